@@ -1,0 +1,1 @@
+//! The cost of each abstraction, and of the peers.

@@ -1,0 +1,3 @@
+//! The data plane of one vGPU: serves one virtio-gpu to one VMM.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! One GPU, many virtual machines: the command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Who shows pixels: none, capture, the VMM's window, the viewer process.

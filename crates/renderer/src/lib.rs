@@ -1,0 +1,1 @@
+//! Who makes pixels: null, soft.

@@ -1,0 +1,1 @@
+//! Shows frames to people: VNC and a web page.

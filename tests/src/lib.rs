@@ -1,0 +1,1 @@
+//! Real guests under QEMU, and the API that makes a guest test five lines.
