@@ -1,0 +1,1 @@
+//! QEMU's vhost-user-gpu side protocol.
