@@ -1,1 +1,21 @@
-//! The GPU that a guest sees: resources, scanouts, fences.
+//! The GPU that a guest sees: resources, scanouts, cursor, fences.
+//!
+//! This crate owns the seams: [`VirtioDevice`] towards a transport, [`Renderer`] towards who makes pixels, [`Display`]
+//! towards who shows them. A device never sees a queue, an eventfd or a socket.
+
+#![forbid(unsafe_code)]
+
+pub mod backing;
+pub mod caps;
+pub mod display;
+pub mod memory;
+pub mod render;
+pub mod stats;
+pub mod virtio;
+
+pub use backing::{Backing, Pages};
+pub use display::{Cursor, Display, DisplayEvent, Frame, Head, Modes, Pixels, Shared};
+pub use memory::{Memory, MemoryError, Region};
+pub use render::{Progress, Rendered, Renderer, ResourceDesc, Transfer};
+pub use stats::Stats;
+pub use virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};

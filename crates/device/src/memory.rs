@@ -1,0 +1,179 @@
+//! Guest memory as a VMM shared it: a table of regions with a generation.
+//!
+//! A table never changes; a new one replaces it. Whoever reads guest memory holds the table for one command only, so
+//! taking memory away waits for one command at most.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thiserror::Error;
+use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
+
+/// One piece of guest-physical memory.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Guest-physical address of the first byte.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Our mapping of it.
+    pub mapping: Arc<MmapRegion>,
+    /// Where in the mapping the region starts, in bytes.
+    pub offset: usize,
+    /// Whether rings and backings may lie in it. What we exported ourselves comes back as guest memory and may not.
+    pub usable: bool,
+}
+
+impl Region {
+    fn end(&self) -> Option<u64> {
+        self.start.checked_add(self.len)
+    }
+}
+
+/// A table of regions that do not overlap, ordered by address.
+#[derive(Debug)]
+pub struct Memory {
+    generation: u64,
+    regions: Vec<Region>,
+}
+
+/// Why regions do not make a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum MemoryError {
+    /// A region of no bytes, or one that wraps around the address space.
+    #[error("Memory region at {start:#x} has the impossible length {len:#x}")]
+    Length {
+        /// Its address.
+        start: u64,
+        /// Its length.
+        len: u64,
+    },
+    /// A region that is larger than its mapping.
+    #[error("Memory region at {0:#x} is larger than what was mapped for it")]
+    Mapping(u64),
+    /// Two regions share an address.
+    #[error("Memory regions at {0:#x} and {1:#x} overlap")]
+    Overlap(u64, u64),
+}
+
+/// A place in a table: valid only with the table of the same generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub region: u32,
+    pub offset: u64,
+}
+
+impl Memory {
+    /// A table of `regions` in any order, with a generation that no other table has.
+    pub fn new(mut regions: Vec<Region>) -> Result<Self, MemoryError> {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        regions.sort_by_key(|region| region.start);
+        for region in &regions {
+            if region.len == 0 || region.end().is_none() {
+                return Err(MemoryError::Length { start: region.start, len: region.len });
+            }
+            let mapped = region.mapping.size().checked_sub(region.offset);
+            if mapped.is_none_or(|mapped| (mapped as u64) < region.len) {
+                return Err(MemoryError::Mapping(region.start));
+            }
+        }
+        for (low, high) in regions.iter().zip(regions.iter().skip(1)) {
+            if low.end().is_none_or(|end| end > high.start) {
+                return Err(MemoryError::Overlap(low.start, high.start));
+            }
+        }
+        Ok(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), regions })
+    }
+
+    /// A table without regions.
+    pub fn empty() -> Self {
+        Self { generation: 0, regions: Vec::new() }
+    }
+
+    /// Differs from every other table's but the empty ones'.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The regions by address.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// `len` bytes at `addr`, when they lie inside one usable region.
+    pub fn slice(&self, addr: u64, len: u64) -> Option<VolatileSlice<'_>> {
+        let (place, room) = self.locate(addr, None)?;
+        (len <= room).then(|| self.at(place, len)).flatten()
+    }
+
+    /// The region of `addr` and the bytes from there to the region's end. `hint` is a region to try first.
+    pub(crate) fn locate(&self, addr: u64, hint: Option<u32>) -> Option<(Place, u64)> {
+        let inside = |region: &Region| addr.checked_sub(region.start).filter(|offset| *offset < region.len);
+        let hinted = hint.and_then(|index| Some((index, inside(self.regions.get(index as usize)?)?)));
+        let (index, offset) = match hinted {
+            Some(found) => found,
+            None => {
+                let index = self.regions.partition_point(|region| region.start <= addr).checked_sub(1)?;
+                (index as u32, inside(&self.regions[index])?)
+            }
+        };
+        let region = &self.regions[index as usize];
+        region.usable.then_some((Place { region: index, offset }, region.len - offset))
+    }
+
+    /// `len` bytes at a place of this table; `None` past the region's end.
+    pub(crate) fn at(&self, place: Place, len: u64) -> Option<VolatileSlice<'_>> {
+        let region = self.regions.get(place.region as usize)?;
+        let end = place.offset.checked_add(len)?;
+        if end > region.len {
+            return None;
+        }
+        let offset = region.offset.checked_add(usize::try_from(place.offset).ok()?)?;
+        region.mapping.get_slice(offset, usize::try_from(len).ok()?).ok()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A region of private memory at `start`.
+    pub fn region(start: u64, len: u64) -> Region {
+        let mapping = Arc::new(MmapRegion::new(len.max(1) as usize).unwrap());
+        Region { start, len, mapping, offset: 0, usable: true }
+    }
+
+    #[test]
+    fn a_slice_lies_inside_one_region() {
+        let memory = Memory::new(vec![region(0x4000, 0x1000), region(0x1000, 0x1000)]).unwrap();
+        assert_eq!(memory.slice(0x1000, 0x1000).unwrap().len(), 0x1000);
+        assert_eq!(memory.slice(0x4fff, 1).unwrap().len(), 1);
+        for (addr, len) in [(0xfff, 1), (0x1001, 0x1000), (0x2000, 1), (0x4fff, 2), (u64::MAX, 1), (0x4000, u64::MAX)] {
+            assert!(memory.slice(addr, len).is_none(), "{len:#x} bytes at {addr:#x}");
+        }
+    }
+
+    #[test]
+    fn impossible_tables_are_refused() {
+        let overlap = Memory::new(vec![region(0, 0x1001), region(0x1000, 1)]);
+        assert_eq!(overlap.unwrap_err(), MemoryError::Overlap(0, 0x1000));
+        assert_eq!(Memory::new(vec![region(0, 0)]).unwrap_err(), MemoryError::Length { start: 0, len: 0 });
+        let wraps = Region { start: u64::MAX, ..region(0, 2) };
+        assert_eq!(Memory::new(vec![wraps]).unwrap_err(), MemoryError::Length { start: u64::MAX, len: 2 });
+        let short = Region { offset: 1, ..region(0, 0x1000) };
+        assert_eq!(Memory::new(vec![short]).unwrap_err(), MemoryError::Mapping(0));
+    }
+
+    #[test]
+    fn a_region_of_our_own_is_never_read() {
+        let own = Region { usable: false, ..region(0, 0x1000) };
+        assert!(Memory::new(vec![own]).unwrap().slice(0, 1).is_none());
+    }
+
+    #[test]
+    fn generations_differ() {
+        let first = Memory::new(vec![region(0, 1)]).unwrap().generation();
+        assert_ne!(first, Memory::new(vec![region(0, 1)]).unwrap().generation());
+        assert_ne!(first, Memory::empty().generation());
+    }
+}
