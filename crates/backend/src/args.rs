@@ -1,0 +1,333 @@
+//! The words of the command line and of the config file, parsed but not yet judged.
+//!
+//! One struct serves both: what is not said on the command line is taken from the file. What the words mean together
+//! is decided in [`crate::config`].
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde::Deserialize;
+
+use crate::values::{Bytes, Heads, RendererKind, SandboxMode, Sink, TransportKind};
+
+/// Wrong usage: the program was not told something it can do. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Serves one virtual GPU to one virtual machine.
+#[derive(Debug, Default, Clone, PartialEq, Parser, Deserialize)]
+#[command(name = "beamsplit-device", version, max_term_width = 120)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// Listen for the VMM on this Unix socket; accept again when a VM has gone.
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    pub socket_path: Option<PathBuf>,
+
+    /// Serve the VMM on this inherited, connected socket; exit when it hangs up (this is how libvirt starts us).
+    #[arg(long, value_name = "N")]
+    #[serde(skip)]
+    pub fd: Option<i32>,
+
+    /// How the VMM's words arrive.
+    #[arg(long, value_enum)]
+    pub transport: Option<TransportKind>,
+
+    /// Who makes the pixels: `soft` draws in memory, `null` draws nothing (the floor of a benchmark).
+    #[arg(long, value_enum)]
+    pub renderer: Option<RendererKind>,
+
+    /// Who shows the pixels: vmm, none, capture=FILE.png, vnc=ADDR or web=ADDR; may be given several times.
+    #[arg(long, value_name = "SINK")]
+    pub display: Vec<Sink>,
+
+    /// The monitors the guest sees, as WIDTHxHEIGHT[@REFRESH], separated by commas.
+    #[arg(long, value_name = "HEADS")]
+    pub heads: Option<Heads>,
+
+    /// Give the first monitor the identity in this file (EDID, 128 to 1024 bytes).
+    #[arg(long, value_name = "FILE")]
+    pub edid: Option<PathBuf>,
+
+    /// Refresh rate in Hz of each monitor that names none.
+    #[arg(long, value_name = "HZ")]
+    pub refresh: Option<u32>,
+
+    /// The most memory that this guest's images, cursors, shadows and frames may take.
+    #[arg(long, value_name = "BYTES")]
+    pub memory: Option<Bytes>,
+
+    /// Answer questions (stats, screenshot, resize) as HTTP on this Unix socket.
+    #[arg(long, value_name = "PATH")]
+    pub control_socket: Option<PathBuf>,
+
+    /// What to call this vGPU in logs, statistics and viewers.
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// Lock the process in once it has started; `log` only reports what `on` would refuse.
+    #[arg(long, value_enum)]
+    pub sandbox: Option<SandboxMode>,
+
+    /// What to log, as in `info` or `warn,device=debug` [default: info; also read from BEAMSPLIT_LOG].
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+
+    /// Print what this program can do, as the vhost-user convention wants it, and exit.
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_capabilities: bool,
+
+    /// Read the options that are not given here from this TOML file.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// The DRM render node to draw with: accepted for libvirt's sake, unused until 3D is built.
+    #[arg(long, value_name = "PATH")]
+    pub render_node: Option<PathBuf>,
+
+    /// Ask for OpenGL: accepted for libvirt's sake, the guest gets 2D until 3D is built.
+    #[arg(long)]
+    pub virgl: bool,
+
+    // Words of the design that nothing answers to yet. They are known, so that the refusal can say so.
+    #[arg(long, hide = true)]
+    model: Option<String>,
+    #[arg(long, hide = true)]
+    msix: Option<String>,
+    #[arg(long, hide = true)]
+    pio: Option<String>,
+    #[arg(long, hide = true)]
+    capsets: Option<String>,
+    #[arg(long, hide = true)]
+    wayland: Option<String>,
+    #[arg(long, hide = true)]
+    window: Option<String>,
+    #[arg(long, hide = true)]
+    input_socket: Option<String>,
+    #[arg(long, hide = true)]
+    isolate: Option<String>,
+}
+
+impl Options {
+    /// Takes the command line apart. `Err` holds what clap wants to print: a refusal, or the text of `--help`.
+    pub fn parse_words(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Options::try_parse_from(words)
+    }
+
+    /// Reads the words of a config file. The message of an error names the line.
+    pub fn from_toml(text: &str) -> Result<Self, Usage> {
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            Usage(format!("line {line}: {}", error.message().replace('\n', " ")))
+        })
+    }
+
+    /// What was said here, else what `file` says. `--socket-path` and `--fd` speak of the same thing: either one
+    /// silences the file's.
+    pub fn or(self, file: Options) -> Options {
+        let endpoint_given = self.socket_path.is_some() || self.fd.is_some();
+        Options {
+            socket_path: if endpoint_given { self.socket_path } else { file.socket_path },
+            fd: self.fd,
+            transport: self.transport.or(file.transport),
+            renderer: self.renderer.or(file.renderer),
+            display: if self.display.is_empty() { file.display } else { self.display },
+            heads: self.heads.or(file.heads),
+            edid: self.edid.or(file.edid),
+            refresh: self.refresh.or(file.refresh),
+            memory: self.memory.or(file.memory),
+            control_socket: self.control_socket.or(file.control_socket),
+            name: self.name.or(file.name),
+            sandbox: self.sandbox.or(file.sandbox),
+            log: self.log.or(file.log),
+            print_capabilities: self.print_capabilities,
+            config: self.config,
+            render_node: self.render_node.or(file.render_node),
+            virgl: self.virgl || file.virgl,
+            model: self.model.or(file.model),
+            msix: self.msix.or(file.msix),
+            pio: self.pio.or(file.pio),
+            capsets: self.capsets.or(file.capsets),
+            wayland: self.wayland.or(file.wayland),
+            window: self.window.or(file.window),
+            input_socket: self.input_socket.or(file.input_socket),
+            isolate: self.isolate.or(file.isolate),
+        }
+    }
+
+    /// Refuses what is planned and not built, each with the way out.
+    pub fn refuse_planned(&self) -> Result<(), Usage> {
+        let planned = |what: &str, instead: &str| Err(Usage(format!("{what} is planned, not built yet: {instead}")));
+        let words = [
+            ("--model", &self.model, "leave it out; the VMM's device decides the model"),
+            ("--msix", &self.msix, "leave it out; it belongs to --transport vfio-user"),
+            ("--pio", &self.pio, "leave it out; it belongs to --transport vfio-user"),
+            ("--capsets", &self.capsets, "leave it out; the guest gets 2D"),
+            ("--wayland", &self.wayland, "leave it out; the guest gets 2D"),
+            ("--window", &self.window, "leave it out; it belongs to 3D"),
+            ("--input-socket", &self.input_socket, "use a virtio keyboard and tablet of the VMM"),
+            ("--isolate", &self.isolate, "leave it out; there is no renderer process to isolate"),
+        ];
+        if let Some((name, _, instead)) = words.iter().find(|(_, value, _)| value.is_some()) {
+            return planned(name, instead);
+        }
+        if self.transport == Some(TransportKind::VfioUser) {
+            return planned("--transport vfio-user", "use --transport vhost-user");
+        }
+        if self.renderer == Some(RendererKind::Virgl) {
+            return planned("--renderer virgl", "use --renderer soft");
+        }
+        if self.display.contains(&Sink::Window) {
+            return planned("--display window", "use --display web=127.0.0.1:8080 and a browser");
+        }
+        Ok(())
+    }
+}
+
+/// clap's message in one line: what it says before its usage text, with its tip.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let said: Vec<&str> = text
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let line = said.join("; ");
+    capitalised(line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn words(line: &str) -> Result<Options, clap::Error> {
+        Options::parse_words(std::iter::once("beamsplit-device").chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    fn options(line: &str) -> Options {
+        words(line).unwrap()
+    }
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_words_are_refused_in_one_line_that_names_them() {
+        let cases = [
+            ("--nonsense", "--nonsense"),
+            ("--socket-path", "--socket-path"),
+            ("--socket-path /a --fd 3", "--fd"),
+            ("--fd three", "three"),
+            ("--renderer opengl", "opengl"),
+            ("--transport tcp", "tcp"),
+            ("--sandbox maybe", "maybe"),
+            ("--heads 1280", "1280"),
+            ("--heads 1280x800,,", "Head 2"),
+            ("--heads 0x800", "0x800"),
+            ("--heads 1280x800@0", "@0"),
+            ("--display teapot", "teapot"),
+            ("--display capture", "capture=FILE.png"),
+            ("--display vnc=example.org:5900", "example.org:5900"),
+            ("--display web", "web=ADDR"),
+            ("--memory lots", "lots"),
+            ("--memory 99999999999G", "99999999999G"),
+            ("--refresh fast", "fast"),
+            ("stray", "stray"),
+        ];
+        for (line, named) in cases {
+            let message = one_line(&words(line).expect_err(line));
+            assert!(message.contains(named), "{line}: {message}");
+            assert!(!message.contains('\n'), "{line}: {message}");
+            assert!(message.starts_with(|first: char| first.is_uppercase()), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn planned_words_are_refused_with_the_way_out() {
+        let cases = [
+            "--transport vfio-user",
+            "--renderer virgl",
+            "--display window",
+            "--model vga",
+            "--msix off",
+            "--pio on",
+            "--capsets venus",
+            "--wayland /run/wayland-0",
+            "--window 1G",
+            "--input-socket /run/in.sock",
+            "--isolate off",
+        ];
+        for line in cases {
+            let message = options(line).refuse_planned().expect_err(line).to_string();
+            assert!(message.contains(line.split(' ').next().unwrap()), "{line}: {message}");
+            assert!(message.contains("planned, not built yet"), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn the_convention_of_libvirt_is_understood() {
+        let options = options("--fd=27 --virgl --render-node=/dev/dri/renderD128");
+        assert_eq!(options.fd, Some(27));
+        assert!(options.virgl);
+        assert_eq!(options.render_node, Some(PathBuf::from("/dev/dri/renderD128")));
+        assert!(options.refuse_planned().is_ok());
+    }
+
+    #[test]
+    fn the_file_uses_the_words_of_the_command_line() {
+        let said =
+            options("--socket-path /a --display vnc=127.0.0.1:5900 --display none --heads 640x480@75 --memory 64M");
+        let file = Options::from_toml(
+            r#"
+            socket-path = "/a"
+            display = ["vnc=127.0.0.1:5900", "none"]
+            heads = "640x480@75"
+            memory = "64M"
+            "#,
+        );
+        assert_eq!(file.unwrap(), said);
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file =
+            Options::from_toml("heads = \"640x480\"\nmemory = \"64M\"\ndisplay = [\"none\"]\nvirgl = true\n").unwrap();
+        let merged = options("--fd 3 --memory 32M").or(file.clone());
+        assert_eq!(merged.memory, options("--memory 32M").memory);
+        assert_eq!(merged.heads, file.heads);
+        assert_eq!(merged.display, file.display);
+        assert!(merged.virgl);
+    }
+
+    #[test]
+    fn an_inherited_socket_silences_the_path_of_the_file() {
+        let file = Options::from_toml("socket-path = \"/a\"").unwrap();
+        assert_eq!(options("--fd 3").or(file).socket_path, None);
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_the_line() {
+        for (text, line, named) in [
+            ("heads = \"640x480\"\ncolour = \"red\"\n", "line 2", "colour"),
+            ("memory = \"lots\"", "line 1", "lots"),
+            ("\n\nsandbox = \"off", "line 3", "string"),
+            ("fd = 3", "line 1", "fd"),
+        ] {
+            let message = Options::from_toml(text).expect_err(text).to_string();
+            assert!(message.contains(line) && message.contains(named), "{text:?}: {message}");
+            assert!(!message.contains('\n'), "{text:?}: {message}");
+        }
+    }
+}

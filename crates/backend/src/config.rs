@@ -1,0 +1,394 @@
+//! What the words mean together: one checked value from the command line and the config file.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tracing_subscriber::filter::Targets;
+
+use crate::args::{Options, Usage};
+use crate::values::{Bytes, HeadSize, Heads, RendererKind, SandboxMode, Sink, refresh_rate};
+
+/// The largest EDID that a virtio-gpu can carry.
+const MAX_EDID: usize = 1024;
+/// The largest config file: what a user writes is three orders of magnitude smaller.
+const MAX_FILE: u64 = 64 << 10;
+/// The least memory that shows a console.
+const MIN_MEMORY: u64 = 16 << 20;
+/// The longest name: it is shown in titles and in every line of statistics.
+const MAX_NAME: usize = 64;
+
+/// Where the VMM is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// It will connect to this path; the device outlives it.
+    Listen(PathBuf),
+    /// It is connected already; the device ends with it.
+    Inherited(i32),
+}
+
+/// One head, complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Frames a second.
+    pub refresh: u32,
+}
+
+/// Who shows the pixels, at most one of each kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sinks {
+    /// The VMM's own window, when it has one.
+    pub vmm: bool,
+    /// A PNG file.
+    pub capture: Option<PathBuf>,
+    /// VNC clients.
+    pub vnc: Option<SocketAddr>,
+    /// Browsers.
+    pub web: Option<SocketAddr>,
+}
+
+/// Everything the device is told before it starts.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the VMM is.
+    pub endpoint: Endpoint,
+    /// Who makes the pixels.
+    pub renderer: RendererKind,
+    /// Who shows them.
+    pub sinks: Sinks,
+    /// The heads at start.
+    pub heads: Vec<Head>,
+    /// The first head's identity, when the user has one.
+    pub edid: Option<Vec<u8>>,
+    /// The cap on what the guest makes us allocate.
+    pub memory: u64,
+    /// Where questions are answered.
+    pub control_socket: Option<PathBuf>,
+    /// What the vGPU is called.
+    pub name: String,
+    /// How strictly the process locks itself in.
+    pub sandbox: SandboxMode,
+    /// What is logged.
+    pub log: Targets,
+    /// What the user should know about what was asked for, one line each.
+    pub notices: Vec<String>,
+}
+
+impl Config {
+    /// Reads the config file where one is due, and judges the whole.
+    pub fn load(said: Options) -> Result<Config> {
+        let file = match &said.config {
+            Some(path) => Some(read_options(path)?.with_context(|| format!("No config file {}", path.display()))?),
+            // libvirt cannot pass options of ours: what it leaves out is looked for in the usual places.
+            None if said.fd.is_some() => find_options(|name| std::env::var_os(name))?,
+            None => None,
+        };
+        Config::judge(said.or(file.unwrap_or_default()), std::env::var("BEAMSPLIT_LOG").ok())
+    }
+
+    fn judge(options: Options, log_environment: Option<String>) -> Result<Config> {
+        options.refuse_planned()?;
+        let mut notices = Vec::new();
+        if options.virgl {
+            notices.push("--virgl: OpenGL is planned, not built yet; the guest gets 2D".to_owned());
+        }
+        if options.render_node.is_some() {
+            notices.push("--render-node: unused until 3D is built".to_owned());
+        }
+        let endpoint = match (options.socket_path, options.fd) {
+            (_, Some(fd)) => Endpoint::Inherited(fd),
+            (Some(path), None) => Endpoint::Listen(path),
+            (None, None) => {
+                return usage(
+                    "Say where the VMM is: --socket-path PATH to listen there, or --fd N for a passed socket",
+                );
+            }
+        };
+        let default_refresh = refresh_rate(options.refresh.unwrap_or(60)).map_err(Usage)?;
+        Ok(Config {
+            sinks: sinks(options.display)?,
+            heads: heads(options.heads, default_refresh),
+            edid: options.edid.as_deref().map(read_edid).transpose()?,
+            memory: memory(options.memory)?,
+            control_socket: options.control_socket.map(with_pid),
+            name: name(options.name, &endpoint)?,
+            renderer: options.renderer.unwrap_or(RendererKind::Soft),
+            sandbox: options.sandbox.unwrap_or(SandboxMode::On),
+            log: log_filter(options.log.or(log_environment))?,
+            endpoint,
+            notices,
+        })
+    }
+}
+
+fn usage<T>(why: impl Into<String>) -> Result<T> {
+    Err(Usage(why.into()).into())
+}
+
+fn sinks(words: Vec<Sink>) -> Result<Sinks> {
+    if words.len() > 1 && words.contains(&Sink::None) {
+        return usage("--display none leaves no room for another --display");
+    }
+    // Without a word the picture goes where the VMM shows it, if it does.
+    let mut sinks = Sinks { vmm: words.is_empty(), ..Sinks::default() };
+    for word in words {
+        let text = word.to_string();
+        let taken = match word {
+            Sink::Vmm => std::mem::replace(&mut sinks.vmm, true),
+            Sink::Capture(file) => sinks.capture.replace(with_pid(file)).is_some(),
+            Sink::Vnc(address) | Sink::Web(address) if !address.ip().is_loopback() => {
+                return usage(format!(
+                    "--display {text} would show the guest to the network without a password: \
+                     use 127.0.0.1 and an SSH tunnel"
+                ));
+            }
+            Sink::Vnc(address) => sinks.vnc.replace(address).is_some(),
+            Sink::Web(address) => sinks.web.replace(address).is_some(),
+            // The one without meaning here is alone; the other was refused as planned.
+            Sink::None | Sink::Window => false,
+        };
+        if taken {
+            return usage(format!("--display {text} is the second of its kind: name one of each"));
+        }
+    }
+    Ok(sinks)
+}
+
+fn heads(words: Option<Heads>, default_refresh: u32) -> Vec<Head> {
+    let words = words.map_or_else(|| vec![HeadSize { width: 1280, height: 800, refresh: None }], |heads| heads.0);
+    let complete = |head: HeadSize| Head {
+        width: head.width,
+        height: head.height,
+        refresh: head.refresh.unwrap_or(default_refresh),
+    };
+    words.into_iter().map(complete).collect()
+}
+
+fn memory(words: Option<Bytes>) -> Result<u64> {
+    let bytes = words.map_or(256 << 20, |bytes| bytes.0);
+    if bytes < MIN_MEMORY {
+        return usage(format!("--memory {bytes} holds no screen: give at least {}M", MIN_MEMORY >> 20));
+    }
+    Ok(bytes)
+}
+
+/// The name the user gave, else the stem of the socket's file name, else our process id.
+fn name(word: Option<String>, endpoint: &Endpoint) -> Result<String> {
+    if let Some(name) = word {
+        let printable = !name.chars().any(char::is_control);
+        return if (1..=MAX_NAME).contains(&name.len()) && printable {
+            Ok(name)
+        } else {
+            usage(format!("--name takes 1 to {MAX_NAME} printable bytes"))
+        };
+    }
+    let stem = match endpoint {
+        Endpoint::Listen(path) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
+        Endpoint::Inherited(_) => None,
+    };
+    Ok(stem.unwrap_or_else(|| std::process::id().to_string()).chars().take(MAX_NAME).collect())
+}
+
+/// A file that several devices share names each of theirs with `{pid}`.
+fn with_pid(path: PathBuf) -> PathBuf {
+    match path.to_str() {
+        Some(text) if text.contains("{pid}") => text.replace("{pid}", &std::process::id().to_string()).into(),
+        _ => path,
+    }
+}
+
+fn log_filter(words: Option<String>) -> Result<Targets> {
+    let words = words.unwrap_or_else(|| "info".to_owned());
+    match words.parse() {
+        Ok(filter) => Ok(filter),
+        Err(why) => usage(format!("Log filter '{words}': {why}; write it as in info or warn,device=debug")),
+    }
+}
+
+/// The places where a config file is looked for, best first.
+fn config_places(environment: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let folder = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = folder("XDG_CONFIG_HOME").or_else(|| folder("HOME").map(|home| home.join(".config")));
+    user.into_iter().chain([PathBuf::from("/etc")]).map(|folder| folder.join("beamsplit/device.toml")).collect()
+}
+
+fn find_options(environment: impl Fn(&str) -> Option<OsString>) -> Result<Option<Options>> {
+    if let Some(path) = environment("BEAMSPLIT_CONFIG").map(PathBuf::from) {
+        let found = read_options(&path)?;
+        return found.map(Some).with_context(|| format!("No config file {} (BEAMSPLIT_CONFIG)", path.display()));
+    }
+    for place in config_places(environment) {
+        if let Some(options) = read_options(&place)? {
+            return Ok(Some(options));
+        }
+    }
+    Ok(None)
+}
+
+/// `None` when there is no such file.
+fn read_options(path: &Path) -> Result<Option<Options>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("Cannot read config file {}", path.display())),
+    };
+    let mut text = String::new();
+    let length = file.take(MAX_FILE + 1).read_to_string(&mut text);
+    let length = length.with_context(|| format!("Cannot read config file {}", path.display()))?;
+    if length as u64 > MAX_FILE {
+        return usage(format!("Config file {} is larger than {} KiB", path.display(), MAX_FILE >> 10));
+    }
+    match Options::from_toml(&text) {
+        Ok(options) => Ok(Some(options)),
+        Err(why) => usage(format!("Config file {}, {why}", path.display())),
+    }
+}
+
+fn read_edid(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_EDID as u64 + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("Cannot read EDID file {}", path.display()))?;
+    match edid_fault(&bytes) {
+        None => Ok(bytes),
+        Some(why) => usage(format!("{} is no EDID: {why}", path.display())),
+    }
+}
+
+fn edid_fault(bytes: &[u8]) -> Option<String> {
+    if bytes.is_empty() || bytes.len() > MAX_EDID || !bytes.len().is_multiple_of(128) {
+        return Some(format!("its size is not a multiple of 128 up to {MAX_EDID}"));
+    }
+    if bytes[..8] != [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0] {
+        return Some("it does not begin as one".to_owned());
+    }
+    let sums = |block: &[u8]| block.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) == 0;
+    bytes.chunks(128).position(|block| !sums(block)).map(|block| format!("the checksum of block {block} is wrong"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(line: &str) -> Result<Config> {
+        let words = std::iter::once("beamsplit-device").chain(line.split_whitespace()).map(OsString::from);
+        Config::judge(Options::parse_words(words).unwrap(), None)
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_manual() {
+        let config = judge("--socket-path /run/vm7.sock").unwrap();
+        assert_eq!(config.endpoint, Endpoint::Listen("/run/vm7.sock".into()));
+        assert_eq!(config.renderer, RendererKind::Soft);
+        assert_eq!(config.sinks, Sinks { vmm: true, ..Sinks::default() });
+        assert_eq!(config.heads, [Head { width: 1280, height: 800, refresh: 60 }]);
+        assert_eq!(config.memory, 256 << 20);
+        assert_eq!(config.sandbox, SandboxMode::On);
+        assert_eq!(config.name, "vm7");
+        assert!(config.notices.is_empty());
+    }
+
+    #[test]
+    fn words_that_contradict_each_other_are_wrong_usage() {
+        for (line, named) in [
+            ("", "--socket-path"),
+            ("--fd 3 --display none --display vmm", "--display none"),
+            ("--fd 3 --display vnc=5900 --display vnc=5901", "second of its kind"),
+            ("--fd 3 --display vmm --display vmm", "second of its kind"),
+            ("--fd 3 --display vnc=0.0.0.0:5900", "without a password"),
+            ("--fd 3 --display web=[::]:80", "without a password"),
+            ("--fd 3 --memory 1M", "at least 16M"),
+            ("--fd 3 --refresh 0", "Refresh 0"),
+            ("--fd 3 --log a=b=c", "a=b=c"),
+            ("--fd 3 --renderer virgl", "planned"),
+        ] {
+            let error = judge(line).expect_err(line);
+            assert!(error.is::<Usage>(), "{line}: {error}");
+            let message = format!("{error:#}");
+            assert!(message.contains(named) && !message.contains('\n'), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn an_empty_name_or_one_that_breaks_lines_is_wrong_usage() {
+        for name in ["", "a\nb", &"x".repeat(65)] {
+            let mut options = Options::default();
+            (options.fd, options.name) = (Some(3), Some(name.to_owned()));
+            assert!(Config::judge(options, None).expect_err(name).is::<Usage>());
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_for_libvirt_alone_is_said() {
+        let config = judge("--fd 3 --virgl --render-node /dev/dri/renderD128").unwrap();
+        assert_eq!(config.notices.len(), 2);
+        assert!(config.notices[0].contains("planned, not built yet"));
+    }
+
+    #[test]
+    fn refresh_completes_heads_that_name_none() {
+        let config = judge("--fd 3 --refresh 75 --heads 640x480,800x600@50").unwrap();
+        assert_eq!(config.heads.iter().map(|head| head.refresh).collect::<Vec<_>>(), [75, 50]);
+    }
+
+    #[test]
+    fn files_of_devices_that_share_a_config_differ_by_pid() {
+        let config = judge("--fd 3 --control-socket /run/b-{pid}.sock").unwrap();
+        let expected = format!("/run/b-{}.sock", std::process::id());
+        assert_eq!(config.control_socket, Some(PathBuf::from(expected)));
+    }
+
+    #[test]
+    fn the_users_config_comes_before_the_systems() {
+        let places = config_places(|name| (name == "HOME").then(|| "/home/u".into()));
+        assert_eq!(
+            places,
+            [PathBuf::from("/home/u/.config/beamsplit/device.toml"), "/etc/beamsplit/device.toml".into()]
+        );
+        let places = config_places(|name| (name == "XDG_CONFIG_HOME").then(|| "/x".into()));
+        assert_eq!(places[0], PathBuf::from("/x/beamsplit/device.toml"));
+    }
+
+    #[test]
+    fn a_config_file_that_was_named_must_exist() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = folder.path().join("device.toml");
+        let look = |name: &str| (name == "BEAMSPLIT_CONFIG").then(|| named.clone().into_os_string());
+        assert!(format!("{:#}", find_options(look).unwrap_err()).contains("device.toml"));
+        std::fs::write(&named, "heads = \"640x480\"").unwrap();
+        assert!(find_options(look).unwrap().unwrap().heads.is_some());
+    }
+
+    #[test]
+    fn a_wrong_config_file_is_named_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("device.toml");
+        std::fs::write(&path, "memory = \"64M\"\nheads = 3\n").unwrap();
+        let error = read_options(&path).unwrap_err();
+        assert!(error.is::<Usage>());
+        let message = format!("{error:#}");
+        assert!(message.contains("device.toml, line 2"), "{message}");
+    }
+
+    #[test]
+    fn an_edid_must_have_its_size_start_and_sums() {
+        let mut edid = vec![0; 128];
+        edid[1..7].fill(0xff);
+        let sum = edid[..127].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        edid[127] = sum.wrapping_neg();
+        assert_eq!(edid_fault(&edid), None);
+        assert!(edid_fault(&edid[..127]).unwrap().contains("size"));
+        assert!(edid_fault(&[]).unwrap().contains("size"));
+        edid[20] ^= 1;
+        assert!(edid_fault(&edid).unwrap().contains("checksum of block 0"));
+        edid[0] = 1;
+        assert!(edid_fault(&edid).unwrap().contains("begin"));
+    }
+}

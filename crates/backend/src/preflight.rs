@@ -1,0 +1,308 @@
+//! Everything that can be wrong with the machine is found before anything is made: paths, ports, rights, programs.
+//!
+//! [`check`] looks, [`Sockets::open`] then makes; whatever was made is unmade when a later step fails.
+
+use std::io::{Error, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::fs::{Access, Mode, access};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+use rustix::process::umask;
+
+use crate::config::{Config, Endpoint};
+use crate::rights;
+
+/// The longest path that fits a Unix socket's address.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Looks whether all that `config` names can be made. Makes nothing.
+pub fn check(config: &Config) -> Result<()> {
+    if let Endpoint::Listen(path) = &config.endpoint {
+        check_socket_path(path)?;
+    }
+    if let Some(path) = &config.control_socket {
+        check_socket_path(path)?;
+        ensure!(
+            config.endpoint != Endpoint::Listen(path.clone()),
+            "{} cannot be the VMM's and the control socket at once: name two paths",
+            path.display()
+        );
+    }
+    if let Some(path) = &config.sinks.capture {
+        check_capture(path)?;
+    }
+    Ok(())
+}
+
+fn check_socket_path(path: &Path) -> Result<()> {
+    let length = path.as_os_str().len();
+    ensure!(
+        length <= MAX_SOCKET_PATH,
+        "Socket path {} is too long ({length} bytes, at most {MAX_SOCKET_PATH}): choose a shorter folder",
+        path.display()
+    );
+    check_folder(path, "listen on")?;
+    let Ok(there) = path.symlink_metadata() else { return Ok(()) };
+    ensure!(
+        there.file_type().is_socket(),
+        "Cannot listen on {}: there is something else than a socket; choose another path",
+        path.display()
+    );
+    ensure!(
+        !is_listened_to(path)?,
+        "Cannot listen on {}: another program does so already; choose another path or end that program",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Asks the kernel without disturbing who listens: a datagram socket cannot reach a listener, and the two ways in which
+/// it fails tell a live one (wrong type) from a file that nobody holds any more (refused).
+fn is_listened_to(path: &Path) -> Result<bool> {
+    let probe = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
+    match connect(&probe, &SocketAddrUnix::new(path)?) {
+        Ok(()) | Err(Errno::PROTOTYPE) => Ok(true),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(error) => Err(rights::explain(error.into(), path)).context(format!("Cannot listen on {}", path.display())),
+    }
+}
+
+fn check_capture(path: &Path) -> Result<()> {
+    check_folder(path, "write")?;
+    match path.metadata() {
+        Ok(there) if !there.is_file() => bail!("Cannot write {}: it is not an ordinary file", path.display()),
+        Ok(_) => access(path, Access::WRITE_OK)
+            .map_err(|error| rights::explain(error.into(), path))
+            .with_context(|| format!("Cannot write {}", path.display())),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The folder that `path` would be made in must be there and be ours to write.
+fn check_folder(path: &Path, verb: &str) -> Result<()> {
+    let folder = folder_of(path);
+    let cannot = || format!("Cannot {verb} {}", path.display());
+    ensure!(path.file_name().is_some(), "{}: it names no file", cannot());
+    match folder.metadata() {
+        Ok(there) if !there.is_dir() => bail!("{}: {} is not a folder", cannot(), folder.display()),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+            "{}: the folder {} does not exist; make it: mkdir -p {}",
+            cannot(),
+            folder.display(),
+            folder.display()
+        ),
+        Err(error) => return Err(rights::explain(error, &folder)).with_context(cannot),
+    }
+    access(&folder, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| rights::explain(error.into(), &folder))
+        .with_context(cannot)
+}
+
+/// The folder of a file: `.` for a bare name.
+pub fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The sockets a device listens on. The files of those made here go when this is dropped without [`Sockets::keep`].
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// For the VMM, when it connects to us.
+    pub vmm: Option<UnixListener>,
+    /// For questions.
+    pub control: Option<UnixListener>,
+    /// For VNC clients.
+    pub vnc: Option<TcpListener>,
+    /// For browsers.
+    pub web: Option<TcpListener>,
+    made: Made,
+}
+
+/// Socket files that go again unless the device gets to run.
+#[derive(Debug, Default)]
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // The failure that brought us here is what the user must read.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Sockets {
+    /// Binds what `config` names: the ports first, because they leave nothing behind.
+    pub fn open(config: &Config) -> Result<Self> {
+        let mut sockets = Sockets {
+            vnc: config.sinks.vnc.map(listen_tcp).transpose()?,
+            web: config.sinks.web.map(listen_tcp).transpose()?,
+            ..Sockets::default()
+        };
+        if let Some(path) = &config.control_socket {
+            // Who may ask may see the screen: nobody but the owner.
+            sockets.control = Some(sockets.listen_unix(path, Mode::XUSR | Mode::RWXG | Mode::RWXO)?);
+        }
+        if let Endpoint::Listen(path) = &config.endpoint {
+            sockets.vmm = Some(sockets.listen_unix(path, Mode::empty())?);
+        }
+        Ok(sockets)
+    }
+
+    /// The device runs: its files stay.
+    pub fn keep(&mut self) {
+        self.made.0.clear();
+    }
+
+    fn listen_unix(&mut self, path: &Path, without: Mode) -> Result<UnixListener> {
+        if path.symlink_metadata().is_ok() && !is_listened_to(path)? {
+            std::fs::remove_file(path)
+                .with_context(|| format!("Cannot replace the stale socket {}", path.display()))?;
+        }
+        let usual = umask(Mode::RWXO);
+        umask(usual | without);
+        let listener = UnixListener::bind(path);
+        umask(usual);
+        let listener = listener.with_context(|| format!("Cannot listen on {}", path.display()))?;
+        self.made.0.push(path.to_owned());
+        Ok(listener)
+    }
+}
+
+fn listen_tcp(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| anyhow!("Cannot listen on {address}: {}", why_no_port(&error, address)))
+}
+
+fn why_no_port(error: &Error, address: SocketAddr) -> String {
+    match error.kind() {
+        ErrorKind::AddrInUse => "another program has that port; choose another, or 0 for any free one".to_owned(),
+        ErrorKind::AddrNotAvailable => format!("this machine has no address {}", address.ip()),
+        ErrorKind::PermissionDenied => "ports below 1024 are root's; choose one from 1024".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Options;
+    use std::ffi::OsString;
+    use std::os::unix::net::UnixStream;
+    use tempfile::tempdir;
+
+    fn config(words: &[String]) -> Config {
+        let words = std::iter::once("beamsplit-device").chain(words.iter().map(String::as_str)).map(OsString::from);
+        Config::load(Options::parse_words(words).unwrap()).unwrap()
+    }
+
+    fn listening_on(path: &Path) -> Config {
+        config(&[format!("--socket-path={}", path.display())])
+    }
+
+    fn refusal(config: &Config) -> String {
+        let message = format!("{:#}", check(config).unwrap_err());
+        assert!(!message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn a_missing_folder_is_named_with_the_command_that_makes_it() {
+        let folder = tempdir().unwrap();
+        let message = refusal(&listening_on(&folder.path().join("none/x.sock")));
+        assert!(message.contains("mkdir -p") && message.contains("/none"), "{message}");
+    }
+
+    #[test]
+    fn what_is_no_socket_is_never_replaced() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("precious");
+        std::fs::write(&path, "data").unwrap();
+        assert!(refusal(&listening_on(&path)).contains("something else than a socket"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"data");
+    }
+
+    #[test]
+    fn an_occupied_socket_is_refused_and_its_owner_not_disturbed() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        let owner = UnixListener::bind(&path).unwrap();
+        assert!(refusal(&listening_on(&path)).contains("another program"));
+        owner.set_nonblocking(true).unwrap();
+        assert_eq!(owner.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let config = listening_on(&path);
+        check(&config).unwrap();
+        let _sockets = Sockets::open(&config).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_long_path_is_refused_before_the_kernel_cuts_it() {
+        let message = refusal(&listening_on(Path::new(&format!("/tmp/{}", "x".repeat(103)))));
+        assert!(message.contains("108 bytes, at most 107"), "{message}");
+    }
+
+    #[test]
+    fn one_path_does_not_serve_two_purposes() {
+        let path = tempdir().unwrap().keep().join("x.sock");
+        let words = [format!("--socket-path={}", path.display()), format!("--control-socket={}", path.display())];
+        assert!(refusal(&config(&words)).contains("two paths"));
+        std::fs::remove_dir(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_capture_must_be_an_ordinary_file() {
+        let folder = tempdir().unwrap();
+        let capture = |path: &Path| config(&["--fd=3".into(), format!("--display=capture={}", path.display())]);
+        assert!(refusal(&capture(folder.path())).contains("not an ordinary file"));
+        assert!(refusal(&capture(Path::new("/dev/full"))).contains("not an ordinary file"));
+        check(&capture(&folder.path().join("screen.png"))).unwrap();
+    }
+
+    #[test]
+    fn a_taken_port_is_refused_and_leaves_no_socket_file() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        let owner = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = owner.local_addr().unwrap();
+        let config = config(&[format!("--socket-path={}", path.display()), format!("--display=vnc={address}")]);
+        let message = format!("{:#}", Sockets::open(&config).unwrap_err());
+        assert!(message.contains(&address.to_string()) && message.contains("another program"), "{message}");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn files_go_unless_kept() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        drop(Sockets::open(&listening_on(&path)).unwrap());
+        assert!(!path.exists());
+        let mut sockets = Sockets::open(&listening_on(&path)).unwrap();
+        sockets.keep();
+        drop(sockets);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn the_control_socket_is_its_owners_alone() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("c.sock");
+        let config = config(&["--fd=3".into(), format!("--control-socket={}", path.display())]);
+        let _sockets = Sockets::open(&config).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,252 @@
+//! The values that options carry: each reads the text a user writes, and refuses what it cannot mean.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+/// The most heads a virtio-gpu has (VIRTIO_GPU_MAX_SCANOUTS).
+const MAX_HEADS: usize = 16;
+/// The largest side of a head: what a PNG viewer, a VNC client and an 8 GiB image agree on.
+const MAX_SIDE: u32 = 16_384;
+
+/// How the VMM's words arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransportKind {
+    /// The rings of one virtio device, served over a Unix socket.
+    VhostUser,
+    /// A whole PCI function, served over a Unix socket.
+    #[value(hide = true)]
+    VfioUser,
+}
+
+/// Who makes the pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RendererKind {
+    /// Draws in memory.
+    Soft,
+    /// Draws nothing.
+    Null,
+    /// Draws with virglrenderer.
+    #[value(hide = true)]
+    Virgl,
+}
+
+/// How strictly the process locks itself in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxMode {
+    /// What the device does not need is refused.
+    On,
+    /// What the device does not need is done, and reported in the kernel's audit log.
+    Log,
+    /// Nothing is refused.
+    Off,
+}
+
+/// One head as the user named it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadSize {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Frames a second, when named.
+    pub refresh: Option<u32>,
+}
+
+/// A list of heads: `1280x800@60,1920x1080`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Heads(pub Vec<HeadSize>);
+
+impl FromStr for Heads {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let heads = text
+            .split(',')
+            .enumerate()
+            .map(|(index, word)| head(word).map_err(|why| format!("Head {}: {why}", index + 1)))
+            .collect::<Result<Vec<_>, _>>()?;
+        if heads.len() > MAX_HEADS {
+            return Err(format!("{} heads, a device has at most {MAX_HEADS}", heads.len()));
+        }
+        Ok(Heads(heads))
+    }
+}
+
+fn head(word: &str) -> Result<HeadSize, String> {
+    let shape = || format!("'{word}' is not WIDTHxHEIGHT[@REFRESH], as in 1920x1080@60");
+    let (size, refresh) = word.split_once('@').map_or((word, None), |(size, refresh)| (size, Some(refresh)));
+    let (width, height) = size.split_once('x').ok_or_else(shape)?;
+    let side = |text: &str| match text.parse::<u32>() {
+        Ok(side) if (1..=MAX_SIDE).contains(&side) => Ok(side),
+        Ok(_) => Err(format!("'{word}' has a side outside 1 to {MAX_SIDE}")),
+        Err(_) => Err(shape()),
+    };
+    let refresh = match refresh.map(str::parse::<u32>) {
+        None => None,
+        Some(Ok(hertz)) => Some(refresh_rate(hertz).map_err(|why| format!("'{word}': {why}"))?),
+        Some(Err(_)) => return Err(shape()),
+    };
+    Ok(HeadSize { width: side(width)?, height: side(height)?, refresh })
+}
+
+/// Refuses a refresh rate that no monitor has.
+pub fn refresh_rate(hertz: u32) -> Result<u32, String> {
+    if (1..=1000).contains(&hertz) { Ok(hertz) } else { Err(format!("Refresh {hertz} is outside 1 to 1000 Hz")) }
+}
+
+/// A number of bytes: `256M`, `1G`, `4096`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (digits, shift) = match text.strip_suffix(['K', 'M', 'G', 'k', 'm', 'g']) {
+            Some(digits) if text.ends_with(['K', 'k']) => (digits, 10),
+            Some(digits) if text.ends_with(['M', 'm']) => (digits, 20),
+            Some(digits) => (digits, 30),
+            None => (text, 0),
+        };
+        digits
+            .parse::<u64>()
+            .ok()
+            .and_then(|count| count.checked_mul(1 << shift))
+            .map(Bytes)
+            .ok_or_else(|| format!("'{text}' is not a number of bytes, as in 256M or 1G"))
+    }
+}
+
+/// Who shows the pixels.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Sink {
+    /// The VMM's own window.
+    Vmm,
+    /// Nobody.
+    None,
+    /// A PNG file that always holds the newest frame.
+    Capture(PathBuf),
+    /// VNC clients.
+    Vnc(SocketAddr),
+    /// Browsers.
+    Web(SocketAddr),
+    /// A window on the host's desktop.
+    Window,
+}
+
+impl FromStr for Sink {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "vmm" => Ok(Sink::Vmm),
+            None if text == "none" => Ok(Sink::None),
+            None if text == "window" => Ok(Sink::Window),
+            None if text == "capture" => Err("Name the file, as in capture=FILE.png".to_owned()),
+            None if text == "vnc" || text == "web" => {
+                Err(format!("Name the address, {text}=ADDR as in {text}=127.0.0.1:5900"))
+            }
+            Some(("capture", file)) if !file.is_empty() => Ok(Sink::Capture(PathBuf::from(file))),
+            Some(("vnc", address)) => listen_address(address).map(Sink::Vnc),
+            Some(("web", address)) => listen_address(address).map(Sink::Web),
+            _ => Err(format!("'{text}' is not one of vmm, none, capture=FILE.png, vnc=ADDR, web=ADDR")),
+        }
+    }
+}
+
+impl fmt::Display for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sink::Vmm => f.write_str("vmm"),
+            Sink::None => f.write_str("none"),
+            Sink::Capture(file) => write!(f, "capture={}", file.display()),
+            Sink::Vnc(address) => write!(f, "vnc={address}"),
+            Sink::Web(address) => write!(f, "web={address}"),
+            Sink::Window => f.write_str("window"),
+        }
+    }
+}
+
+/// `ADDR` is IP:PORT, localhost:PORT or PORT alone (on loopback). Names are not looked up: a name server is not asked
+/// where a guest's screen goes.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let port = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
+    match port.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::new(loopback, port)),
+        Err(_) => text.parse().map_err(|_| {
+            format!("'{text}' is not an address to listen on, as in 127.0.0.1:5900 (port 0: any free one)")
+        }),
+    }
+}
+
+macro_rules! try_from_string {
+    ($($value:ty),*) => { $(
+        impl TryFrom<String> for $value {
+            type Error = String;
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+    )* };
+}
+try_from_string!(Heads, Bytes, Sink);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_read_with_and_without_refresh() {
+        let heads: Heads = "1280x800@60,1920x1080".parse().unwrap();
+        assert_eq!(
+            heads.0,
+            [
+                HeadSize { width: 1280, height: 800, refresh: Some(60) },
+                HeadSize { width: 1920, height: 1080, refresh: None }
+            ]
+        );
+    }
+
+    #[test]
+    fn more_heads_than_the_specification_has_are_refused() {
+        assert!(vec!["1x1"; 16].join(",").parse::<Heads>().is_ok());
+        assert!(vec!["1x1"; 17].join(",").parse::<Heads>().unwrap_err().contains("at most 16"));
+    }
+
+    #[test]
+    fn bytes_take_binary_units_and_never_wrap() {
+        for (text, bytes) in [("4096", 4096), ("3K", 3 << 10), ("256M", 256 << 20), ("1g", 1 << 30)] {
+            assert_eq!(text.parse::<Bytes>(), Ok(Bytes(bytes)));
+        }
+        for text in ["", "M", "-1", "1.5G", "18446744073709551615K"] {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sinks_read_back_as_they_are_written() {
+        for text in ["vmm", "none", "window", "capture=a=b.png", "vnc=127.0.0.1:5900", "web=[::1]:8080"] {
+            assert_eq!(text.parse::<Sink>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_host_is_loopback() {
+        for text in ["5900", ":5900", "localhost:5900", "127.0.0.1:5900"] {
+            assert_eq!(listen_address(text), Ok(SocketAddr::from(([127, 0, 0, 1], 5900))), "{text}");
+        }
+        assert!(listen_address("70000").is_err());
+    }
+}
