@@ -1,1 +1,26 @@
 //! Real guests under QEMU, and the API that makes a guest test five lines.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use tests::{Config, Device, Gpu, Guest};
+//! let device = Device::spawn(&["--display", "vmm"])?;
+//! let mut guest = Guest::boot(Config::mini().gpu(Gpu::vhost_user_gpu(&device)))?;
+//! assert!(guest.run("dmesg")?.text().contains("virtio_gpu"));
+//! guest.screen()?.save("screen.png".as_ref())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`bed`] makes what a guest needs: a cached Debian tree with QEMU, a kernel and the programs that tests use.
+//! - [`guest`] boots one and talks to the agent inside.
+//! - [`device`] starts the program under test.
+//!
+//! Whatever is started here dies with the value that stands for it, and with the test process, however that ends.
+
+pub mod bed;
+pub mod device;
+pub mod guest;
+pub mod picture;
+pub mod process;
+pub mod progress;
+pub mod workspace;

@@ -1,0 +1,138 @@
+//! The test bed: a Debian 13 tree with a current QEMU, a kernel and what the tests run, made once and kept.
+//!
+//! Nothing here needs root: packages come by a private apt state ([`apt`]), are unpacked into a tree ([`tree`]) and run
+//! from there ([`run`]), the same way for root and for an ordinary user, on Debian 12 and 13.
+//! There are three trees, so that a demo waits only for the smallest:
+//!
+//! | tree | holds | for |
+//! |---|---|---|
+//! | [`vm`] | QEMU, firmware, kernel, busybox | every guest |
+//! | [`tools`] | libvirt, a browser, VNC clients, edid-decode, QEMU's own GPU daemon | tests, bench |
+//! | [`desktop`] | weston, Xorg, modetest | guests with a desktop, as a disk image |
+//!
+//! Each lies under `target/bed/NAME-KEY`, where KEY is made of its inputs, and is built in another folder and renamed,
+//! under a file lock: an interrupted build is never taken for a finished one, and two tests never build the same.
+
+pub mod apt;
+pub mod cache;
+pub mod image;
+pub mod run;
+pub mod tree;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use anyhow::Result;
+
+pub use tree::Tree;
+
+/// A list of packages that becomes a tree.
+pub struct Layer {
+    /// The tree's name.
+    pub name: &'static str,
+    /// Packages that come with all they depend on.
+    pub packages: &'static [&'static str],
+    /// Packages that depend on too much: of each (and of what it depends on) only the files whose package name begins
+    /// with one of these words are unpacked.
+    pub only: &'static [(&'static str, &'static [&'static str])],
+}
+
+/// QEMU with its firmware, a kernel with its modules, busybox.
+pub const VM: Layer = Layer {
+    name: "vm",
+    packages: &["qemu-system-x86", "seabios", "ovmf", "busybox-static", "e2fsprogs"],
+    only: &[("linux-image-amd64", &["linux-image-", "linux-binary-", "linux-modules-"])],
+};
+
+/// What the tests run on the host.
+pub const TOOLS: Layer = Layer {
+    name: "tools",
+    packages: &[
+        "base-files",
+        "base-passwd",
+        "bash",
+        "chromium-headless-shell",
+        "coreutils",
+        "edid-decode",
+        "fonts-dejavu-core",
+        "gvncviewer",
+        "libepoxy0",
+        "libgbm1",
+        "libvirglrenderer1",
+        "libvirt-clients",
+        "libvirt-daemon",
+        "libvirt-daemon-driver-qemu",
+        "ovmf",
+        "procps",
+        "qemu-system-x86",
+        "seabios",
+        "tigervnc-viewer",
+        "util-linux",
+        "xvfb",
+    ],
+    only: &[("qemu-system-gui", &["qemu-system-gui"])],
+};
+
+/// What a guest with a desktop runs.
+pub const DESKTOP: Layer = Layer {
+    name: "desktop",
+    packages: &[
+        "base-files",
+        "base-passwd",
+        "bash",
+        "coreutils",
+        "dash",
+        "fonts-dejavu-core",
+        "kmod",
+        "libdrm-tests",
+        "mesa-libgallium",
+        "mount",
+        "procps",
+        "seatd",
+        "udev",
+        "util-linux",
+        "weston",
+        "x11-utils",
+        "x11-xserver-utils",
+        "xkb-data",
+        "xserver-xorg-core",
+        "xserver-xorg-input-libinput",
+        "xterm",
+    ],
+    only: &[],
+};
+
+/// The tree that every guest needs.
+pub fn vm() -> Result<&'static Tree> {
+    static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
+    once(&TREE, || tree::ensure(&VM))
+}
+
+/// The tree of programs that tests run beside a guest.
+pub fn tools() -> Result<&'static Tree> {
+    static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
+    once(&TREE, || tree::ensure(&TOOLS))
+}
+
+/// The kernel's file.
+pub fn kernel() -> Result<PathBuf> {
+    image::kernel(vm()?)
+}
+
+/// The initramfs of every guest: the agent, busybox and the modules.
+pub fn initramfs() -> Result<&'static PathBuf> {
+    static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&IMAGE, || image::initramfs(vm()?))
+}
+
+/// The disk image of guests with a desktop.
+pub fn desktop() -> Result<&'static PathBuf> {
+    static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&IMAGE, || image::desktop(vm()?, &DESKTOP))
+}
+
+/// Makes what is there only once a process, and tells everybody the same error when it cannot be made.
+fn once<T>(cell: &'static OnceLock<Result<T, String>>, make: impl FnOnce() -> Result<T>) -> Result<&'static T> {
+    let made = cell.get_or_init(|| make().map_err(|error| format!("{error:#}")));
+    made.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
+}

@@ -1,0 +1,142 @@
+//! Pictures of a screen, and what two of them differ in.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// A picture: rows of three bytes (red, green, blue) a pixel.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Picture {
+    width: usize,
+    height: usize,
+    rgb: Vec<u8>,
+}
+
+impl fmt::Debug for Picture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Picture({}x{}, {} colours)", self.width, self.height, self.colours())
+    }
+}
+
+impl Picture {
+    /// A picture of X8R8G8B8 pixels in little-endian order, as the guest's buffers hold them.
+    pub fn from_xrgb(width: u32, height: u32, bytes: &[u8]) -> Result<Self> {
+        let (width, height) = (width as usize, height as usize);
+        ensure!(bytes.len() == width * height * 4, "{} bytes are not a picture of {width}x{height}", bytes.len());
+        let rgb = bytes.as_chunks::<4>().0.iter().flat_map(|[blue, green, red, _]| [*red, *green, *blue]).collect();
+        Ok(Picture { width, height, rgb })
+    }
+
+    /// Reads a PNG file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("Cannot open {}", path.display()))?;
+        let mut decoder = png::Decoder::new(BufReader::new(file));
+        decoder.set_transformations(png::Transformations::normalize_to_color8());
+        let mut reader = decoder.read_info().with_context(|| format!("Cannot read {}", path.display()))?;
+        let mut bytes = vec![0; reader.output_buffer_size().context("Picture of an impossible size")?];
+        let info = reader.next_frame(&mut bytes).with_context(|| format!("Cannot read {}", path.display()))?;
+        bytes.truncate(info.buffer_size());
+        let rgb = match info.color_type {
+            png::ColorType::Rgb => bytes,
+            png::ColorType::Rgba => {
+                bytes.as_chunks::<4>().0.iter().flat_map(|[red, green, blue, _]| [*red, *green, *blue]).collect()
+            }
+            png::ColorType::Grayscale => bytes.iter().flat_map(|grey| [*grey; 3]).collect(),
+            other => anyhow::bail!("{} has pixels of type {other:?}", path.display()),
+        };
+        Ok(Picture { width: info.width as usize, height: info.height as usize, rgb })
+    }
+
+    /// Writes a PNG file.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let file = File::create(path).with_context(|| format!("Cannot make {}", path.display()))?;
+        let size = (u32::try_from(self.width)?, u32::try_from(self.height)?);
+        let mut encoder = png::Encoder::new(BufWriter::new(file), size.0, size.1);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header()?.write_image_data(&self.rgb)?;
+        Ok(())
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
+    }
+
+    /// The pixel at a place, if it is inside.
+    pub fn pixel(&self, x: usize, y: usize) -> Option<[u8; 3]> {
+        (x < self.width).then(|| self.rgb.as_chunks::<3>().0.get(y * self.width + x).copied())?
+    }
+
+    /// How many different colours it has.
+    pub fn colours(&self) -> usize {
+        let mut pixels = self.rgb.as_chunks::<3>().0.to_vec();
+        pixels.sort_unstable();
+        pixels.dedup();
+        pixels.len()
+    }
+
+    /// A part of it.
+    pub fn crop(&self, x: usize, y: usize, width: usize, height: usize) -> Result<Self> {
+        ensure!(x + width <= self.width && y + height <= self.height, "Crop outside the picture");
+        let rows = (y..y + height).filter_map(|row| {
+            let start = (row * self.width + x) * 3;
+            self.rgb.get(start..start + width * 3)
+        });
+        Ok(Picture { width, height, rgb: rows.flatten().copied().collect() })
+    }
+
+    /// What is different in another picture: nothing, or a description.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        if self.size() != other.size() {
+            return Some(format!("{:?} against {:?}", self.size(), other.size()));
+        }
+        let pairs = || self.rgb.as_chunks::<3>().0.iter().zip(other.rgb.as_chunks::<3>().0).enumerate();
+        let (index, (one, two)) = pairs().find(|(_, (one, two))| one != two)?;
+        let count = pairs().filter(|(_, (one, two))| one != two).count();
+        let (x, y) = (index % self.width, index / self.width);
+        Some(format!("{count} pixels differ, the first at {x},{y}: {one:02x?} against {two:02x?}"))
+    }
+
+    /// Panics, with both pictures saved, when another picture is not the same to the byte.
+    #[track_caller]
+    pub fn assert_same(&self, other: &Self) {
+        let Some(difference) = self.difference(other) else { return };
+        let dir = crate::workspace::target().join("tmp");
+        let name = std::thread::current().name().unwrap_or("test").replace("::", "-");
+        let paths = [dir.join(format!("{name}-expected.png")), dir.join(format!("{name}-seen.png"))];
+        let _ = self.save(&paths[0]).and_then(|()| other.save(&paths[1]));
+        panic!("Pictures differ: {difference}; see {} and {}", paths[0].display(), paths[1].display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_the_same_after_a_png_file() {
+        let bytes: Vec<u8> = (0..4 * 3 * 2).collect();
+        let picture = Picture::from_xrgb(3, 2, &bytes).unwrap();
+        let dir = crate::workspace::scratch("picture-").unwrap();
+        let path = dir.path().join("picture.png");
+        picture.save(&path).unwrap();
+        assert_eq!(Picture::open(&path).unwrap(), picture);
+        assert_eq!(picture.pixel(1, 0), Some([6, 5, 4]));
+        assert_eq!(picture.pixel(3, 0), None);
+        assert_eq!(picture.crop(1, 1, 2, 1).unwrap().pixel(0, 0), picture.pixel(1, 1));
+    }
+
+    #[test]
+    fn one_wrong_byte_is_found() {
+        let picture = Picture::from_xrgb(2, 2, &[7; 16]).unwrap();
+        let mut bytes = [7; 16];
+        bytes[12] = 8;
+        let other = Picture::from_xrgb(2, 2, &bytes).unwrap();
+        let difference = picture.difference(&other).unwrap();
+        assert_eq!(difference, "1 pixels differ, the first at 1,1: [07, 07, 07] against [07, 07, 08]");
+        assert_eq!(picture.difference(&picture), None);
+    }
+}

@@ -1,0 +1,164 @@
+//! Programs that die with the value that stands for them, and logs that cannot fill a disk.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// What of a program's output is kept in its file, and at most what of its end in memory.
+const LOG_HEAD: usize = 1 << 20;
+const LOG_TAIL: usize = 16 << 10;
+
+/// A program in a process group of its own, with its output in a file of bounded size.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    watchdog: Child,
+    tail: Arc<Mutex<VecDeque<u8>>>,
+    logger: Option<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts a program. Its output goes to `log`.
+    pub fn spawn(mut command: Command, name: &str, log: &Path) -> Result<Self> {
+        let (output, input) = std::io::pipe().context("Cannot make a pipe")?;
+        command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input).process_group(0);
+        let child = command.spawn().with_context(|| format!("Cannot start {name}"))?;
+        // The command holds the writing end: with it dropped, the log ends when the program does.
+        drop(command);
+        let tail = Arc::default();
+        let logger = keep_log(output, File::create(log)?, Arc::clone(&tail));
+        let watchdog = watchdog(child.id())?;
+        Ok(Process { name: name.to_owned(), child, watchdog, tail, logger: Some(logger) })
+    }
+
+    /// The program's process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The end of its output.
+    pub fn log_tail(&self) -> String {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(tail.make_contiguous()).into_owned()
+    }
+
+    /// Waits for the program to end by itself.
+    pub fn wait(&mut self, seconds: u64) -> Result<ExitStatus> {
+        let name = self.name.clone();
+        wait_until(seconds, &format!("{name} to end"), || Ok(self.child.try_wait()?))
+    }
+
+    /// Ends the whole process group at once.
+    pub fn kill(&mut self) {
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            // While the child is not waited for, its id cannot belong to anybody else.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The watchdog first: it knows only a number, which is free again once the child has been waited for.
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
+        self.kill();
+        if let Some(logger) = self.logger.take() {
+            let _ = logger.join();
+        }
+    }
+}
+
+/// Kills a process group when the process that started it is gone, however that ended: the pipe tells.
+fn watchdog(group: u32) -> Result<Child> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "read line; kill -9 -- -$1 2>/dev/null", "sh", &group.to_string()]);
+    shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    shell.spawn().context("Cannot start a watchdog")
+}
+
+fn keep_log(mut output: impl Read + Send + 'static, mut file: File, tail: Arc<Mutex<VecDeque<u8>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut room = LOG_HEAD;
+        let mut bytes = [0; 4096];
+        // What no longer fits is read all the same: a program must not stop because nobody keeps its words.
+        while let Ok(count @ 1..) = output.read(&mut bytes) {
+            let read = bytes.get(..count).unwrap_or_default();
+            let kept = room.min(count);
+            let _ = file.write_all(read.get(..kept).unwrap_or_default());
+            room -= kept;
+            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+            tail.extend(read);
+            let excess = tail.len().saturating_sub(LOG_TAIL);
+            tail.drain(..excess);
+        }
+    })
+}
+
+/// Asks again until there is an answer, at most for some seconds.
+pub fn wait_until<T>(seconds: u64, what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            bail!("Waited {seconds} s in vain for {what}");
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]);
+        shell
+    }
+
+    #[test]
+    fn a_dropped_process_takes_its_children_along() {
+        let dir = crate::workspace::scratch("process-").unwrap();
+        let process = Process::spawn(shell("sleep 1000 & echo $!; wait"), "sleeper", &dir.path().join("log")).unwrap();
+        let first_line = || Ok(process.log_tail().lines().next().map(str::to_owned));
+        let grandchild = wait_until(10, "the child's number", first_line).unwrap();
+        let stat = std::path::PathBuf::from(format!("/proc/{grandchild}/stat"));
+        assert!(stat.exists());
+        drop(process);
+        let gone = || Ok((!std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "))).then_some(()));
+        wait_until(10, "the grandchild to end", gone).unwrap();
+    }
+
+    #[test]
+    fn a_talkative_program_fills_neither_the_disk_nor_its_pipe() {
+        let dir = crate::workspace::scratch("process-").unwrap();
+        let log = dir.path().join("log");
+        let script = "head -c 4000000 /dev/zero | tr '\\0' x; echo the end";
+        let mut process = Process::spawn(shell(script), "talker", &log).unwrap();
+        assert!(process.wait(60).unwrap().success());
+        let ends_well = || Ok(process.log_tail().ends_with("the end\n").then_some(()));
+        wait_until(10, "the last words", ends_well).unwrap();
+        assert_eq!(std::fs::metadata(&log).unwrap().len(), LOG_HEAD as u64);
+    }
+}
