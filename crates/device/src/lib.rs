@@ -8,6 +8,8 @@
 pub mod backing;
 pub mod caps;
 pub mod display;
+pub mod gpu;
+pub mod log;
 pub mod memory;
 pub mod render;
 pub mod stats;
@@ -15,6 +17,7 @@ pub mod virtio;
 
 pub use backing::{Backing, Pages};
 pub use display::{Cursor, Display, DisplayEvent, Frame, Head, Modes, Pixels, Shared};
+pub use gpu::{Capture, Execution, Gpu, GpuOptions};
 pub use memory::{Memory, MemoryError, Region};
 pub use render::{Progress, Rendered, Renderer, ResourceDesc, Transfer};
 pub use stats::Stats;

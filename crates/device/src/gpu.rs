@@ -1,0 +1,273 @@
+//! The GPU: one match over the commands of virtio 1.3, section 5.7.6, and the tables they work on.
+
+mod config;
+mod heads;
+mod order;
+mod resources;
+mod scanouts;
+mod served;
+mod state;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::edid::Mode;
+use protocol::{Command, Header, Reply, ReplyError, ResourceId, feature};
+
+pub use config::GpuConfigSpace;
+pub use scanouts::Capture;
+pub use state::{RestoreError, State};
+
+use crate::display::{Display, DisplayEvent};
+use crate::memory::Memory;
+use crate::render::{Rendered, Renderer};
+use crate::stats::Stats;
+use crate::virtio::Ticket;
+use heads::Heads;
+use order::Order;
+use resources::Resources;
+use scanouts::Scanouts;
+
+/// How long a guest that asks for its modes waits for a VMM that does not answer.
+const MODES_WAIT: Duration = Duration::from_secs(1);
+
+/// What a GPU is made of.
+#[derive(Clone, Debug)]
+pub struct GpuOptions {
+    /// The heads, at most sixteen, as they are until a display resizes them.
+    pub heads: Vec<Mode>,
+    /// The EDID of every head instead of one of our own.
+    pub edid: Option<protocol::edid::Edid>,
+    /// Bytes that images and cursors may take together.
+    pub memory: u64,
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self { heads: vec![Mode { width: 1280, height: 800, refresh: 60 }], edid: None, memory: 256 << 20 }
+    }
+}
+
+/// What becomes of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// Its reply.
+    Done(Reply),
+    /// The ticket under which its reply will come.
+    Later(Ticket),
+}
+
+/// A virtio-gpu.
+pub struct Gpu {
+    renderer: Box<dyn Renderer>,
+    display: Box<dyn Display>,
+    config: Arc<GpuConfigSpace>,
+    stats: Arc<Stats>,
+    features: u64,
+    heads: Heads,
+    resources: Resources,
+    scanouts: Scanouts,
+    order: Order,
+    /// Whether resources of an earlier driver are kept until the next one shows which it is.
+    undecided: bool,
+    panics: Vec<Instant>,
+    // Kept between polls so that an idle one allocates nothing.
+    rendered: Vec<Rendered>,
+    events: Vec<DisplayEvent>,
+}
+
+impl Gpu {
+    /// A GPU whose guest has not started yet.
+    pub fn new(options: GpuOptions, renderer: Box<dyn Renderer>, display: Box<dyn Display>, stats: Arc<Stats>) -> Self {
+        let heads = Heads::new(options.heads, options.edid);
+        Self {
+            renderer,
+            display,
+            config: Arc::new(GpuConfigSpace::new(heads.len())),
+            features: 0,
+            resources: Resources::new(options.memory, stats.clone()),
+            stats,
+            heads,
+            scanouts: Scanouts::default(),
+            order: Order::default(),
+            undecided: false,
+            panics: Vec::new(),
+            rendered: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// What this GPU counts.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// How many commands wait for their reply.
+    pub fn parked(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Executes a command, or parks it behind an earlier one that names the same resource or head and is under way.
+    pub fn execute(&mut self, memory: &Memory, header: Header, command: Command) -> Execution {
+        let ticket = self.order.ticket();
+        if !self.order.is_idle() {
+            if self.order.is_full() {
+                return Execution::Done(Reply::Error(ReplyError::OutOfMemory));
+            }
+            if self.order.must_wait(&command) {
+                self.order.wait(ticket, header, command);
+                return Execution::Later(ticket);
+            }
+        }
+        self.run(memory, ticket, header, command)
+    }
+
+    /// Executes a command that no earlier one stands in the way of.
+    fn run(&mut self, memory: &Memory, ticket: Ticket, header: Header, command: Command) -> Execution {
+        if self.undecided {
+            self.decide(&command);
+        }
+        let step = match command {
+            Command::GetDisplayInfo | Command::GetEdid { .. } if self.heads.are_pending(self.display.as_ref()) => {
+                self.order.wait_for_modes(ticket, header, command);
+                return Execution::Later(ticket);
+            }
+            Command::GetDisplayInfo => Step::Reply(self.get_display_info()),
+            Command::ResourceCreate2d { resource, format, width, height } => {
+                self.create_2d(ticket, resource, format, width, height)
+            }
+            Command::ResourceUnref { resource } => self.unref(resource).into(),
+            Command::SetScanout { rect, scanout, resource } => self.set_scanout(memory, scanout, resource, rect).into(),
+            Command::ResourceFlush { rect, resource } => self.flush(memory, resource, rect).into(),
+            Command::TransferToHost2d { rect, offset, resource } => {
+                self.transfer_to_host_2d(memory, ticket, resource, rect, offset)
+            }
+            Command::ResourceAttachBacking { resource, entries } => {
+                self.attach_backing(memory, ticket, resource, entries)
+            }
+            Command::ResourceDetachBacking { resource } => self.detach_backing(ticket, resource),
+            // No renderer of this device has a capability set.
+            Command::GetCapsetInfo { .. } | Command::GetCapset { .. } => Step::error(ReplyError::InvalidParameter),
+            Command::GetEdid { scanout } => Step::Reply(self.get_edid(scanout)),
+            Command::ResourceAssignUuid { resource } => Step::Reply(self.assign_uuid(resource)),
+            Command::ResourceCreateBlob(blob) => self.create_blob(memory, ticket, blob),
+            Command::SetScanoutBlob(blob) => self.set_scanout_blob(memory, blob).into(),
+            Command::UpdateCursor { position, resource, hot_x, hot_y } => {
+                self.update_cursor(memory, position, resource, hot_x, hot_y).into()
+            }
+            Command::MoveCursor { position } => self.move_cursor(position).into(),
+        };
+        match step {
+            Step::Reply(reply) => Execution::Done(reply),
+            Step::Later(undo, keys) => {
+                self.order.under_way(ticket, header, undo, keys);
+                Execution::Later(ticket)
+            }
+        }
+    }
+
+    /// Whether the driver accepted a feature.
+    fn has(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+
+    /// The first command after a fresh start: a new driver asks what there is, one that was suspended goes on with the
+    /// resources it had. The messages of a reboot and of a resume are otherwise the same.
+    fn decide(&mut self, command: &Command) {
+        self.undecided = false;
+        let is_new = matches!(
+            command,
+            Command::GetDisplayInfo
+                | Command::GetEdid { .. }
+                | Command::GetCapsetInfo { .. }
+                | Command::GetCapset { .. }
+        );
+        if is_new {
+            self.forget_guest();
+        }
+    }
+
+    /// Drops all that the guest made. What it waits for is completed, not dropped.
+    fn forget_guest(&mut self) {
+        for (scanout, _) in self.scanouts.clear() {
+            self.display.set_scanout(scanout, None);
+        }
+        self.hide_cursor();
+        self.resources.clear();
+        self.renderer.reset();
+    }
+
+    fn get_display_info(&self) -> Reply {
+        Reply::DisplayInfo(self.heads.info(self.display.as_ref()))
+    }
+
+    fn get_edid(&self, scanout: protocol::ScanoutId) -> Reply {
+        if !self.has(feature::EDID) {
+            return Reply::Error(ReplyError::Unspec);
+        }
+        match self.heads.edid(self.display.as_ref(), scanout) {
+            Some(edid) => Reply::Edid(edid.to_vec()),
+            None => Reply::Error(ReplyError::InvalidScanoutId),
+        }
+    }
+
+    /// What the renderer finished takes effect, or is undone.
+    fn conclude(&mut self, undo: Undo, result: Result<(), ReplyError>) -> Reply {
+        if result.is_err() {
+            match undo {
+                Undo::Nothing => {}
+                Undo::Create(resource) => self.resources.remove(resource),
+                Undo::Attach(resource) => self.resources.set_backing(resource, None),
+                Undo::Detach(resource, backing) => self.resources.set_backing(resource, Some(backing)),
+            }
+        }
+        result.into()
+    }
+
+    /// The next parked command may be executable now.
+    fn run_waiting(&mut self, memory: &Memory, mut done: impl FnMut(Ticket, Header, Reply)) {
+        while let Some((ticket, header, command)) = self.order.next_runnable() {
+            if let Execution::Done(reply) = self.run(memory, ticket, header, command) {
+                done(ticket, header, reply);
+            }
+        }
+    }
+
+    /// The modes are known, or were waited for long enough.
+    fn run_waiting_for_modes(&mut self, mut done: impl FnMut(Ticket, Header, Reply)) {
+        for (ticket, header, command) in self.order.take_waiting_for_modes() {
+            let reply = match command {
+                Command::GetEdid { scanout } => self.get_edid(scanout),
+                _ => self.get_display_info(),
+            };
+            done(ticket, header, reply);
+        }
+    }
+}
+
+/// How far a command came.
+enum Step {
+    Reply(Reply),
+    /// The renderer goes on with it; what to undo should it fail.
+    Later(Undo, ResourceId),
+}
+
+impl Step {
+    fn error(error: ReplyError) -> Self {
+        Step::Reply(Reply::Error(error))
+    }
+}
+
+impl From<Result<(), ReplyError>> for Step {
+    fn from(result: Result<(), ReplyError>) -> Self {
+        Step::Reply(result.into())
+    }
+}
+
+/// What was recorded before the renderer was called.
+enum Undo {
+    Nothing,
+    Create(ResourceId),
+    Attach(ResourceId),
+    Detach(ResourceId, crate::backing::Backing),
+}

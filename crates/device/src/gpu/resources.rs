@@ -1,0 +1,331 @@
+//! Resources and their backing (virtio 1.3, section 5.7.6.8).
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use protocol::command::CreateBlob;
+use protocol::{Format, MemEntry, Rect, Reply, ReplyError, ResourceId, feature};
+use uuid::Uuid;
+
+use super::{Gpu, Step, Undo};
+use crate::backing::Backing;
+use crate::caps;
+use crate::memory::Memory;
+use crate::render::{Progress, ResourceDesc, Transfer};
+use crate::stats::Stats;
+use crate::virtio::Ticket;
+
+/// `VIRTIO_GPU_BLOB_MEM_GUEST`.
+const BLOB_MEM_GUEST: u32 = 1;
+/// `VIRTIO_GPU_BLOB_FLAG_USE_*`, all of them.
+const BLOB_FLAGS: u32 = 0b111;
+
+pub(super) struct Resource {
+    pub desc: ResourceDesc,
+    pub backing: Option<Backing>,
+    pub uuid: Option<Uuid>,
+    /// Made by a driver that has stopped, and not used since.
+    stale: bool,
+    cost: u64,
+}
+
+/// The table of resources, which holds the caps: what is in it has been charged.
+pub(super) struct Resources {
+    table: HashMap<ResourceId, Resource>,
+    memory_cap: u64,
+    memory_used: u64,
+    entries_used: usize,
+    stats: Arc<Stats>,
+}
+
+impl Resources {
+    pub fn new(memory_cap: u64, stats: Arc<Stats>) -> Self {
+        Self { table: HashMap::new(), memory_cap, memory_used: 0, entries_used: 0, stats }
+    }
+
+    pub fn get(&mut self, resource: ResourceId) -> Result<&mut Resource, ReplyError> {
+        let found = self.table.get_mut(&resource).ok_or(ReplyError::InvalidResourceId)?;
+        found.stale = false;
+        Ok(found)
+    }
+
+    pub fn iter(&mut self) -> impl Iterator<Item = (ResourceId, &mut Resource)> {
+        self.table.iter_mut().map(|(id, resource)| (*id, resource))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Whether a name may be given to a new resource: free, or of a driver that is gone.
+    fn is_free(&self, resource: ResourceId) -> bool {
+        resource.0 != 0 && self.table.get(&resource).is_none_or(|found| found.stale)
+    }
+
+    pub fn is_stale(&self, resource: ResourceId) -> bool {
+        self.table.get(&resource).is_some_and(|found| found.stale)
+    }
+
+    /// What a driver that is gone left behind.
+    fn stale(&self) -> Vec<ResourceId> {
+        self.table.iter().filter(|(_, resource)| resource.stale).map(|(id, _)| *id).collect()
+    }
+
+    pub fn mark_stale(&mut self) {
+        for resource in self.table.values_mut() {
+            resource.stale = true;
+        }
+    }
+
+    /// Records a new resource, if the caps have room for it.
+    pub fn insert(&mut self, resource: ResourceId, desc: ResourceDesc) -> Result<(), ReplyError> {
+        let pixels = match desc {
+            ResourceDesc::Image { width, height, .. } => image_bytes(width, height),
+            ResourceDesc::GuestBlob { .. } => 0,
+        };
+        let cost = pixels + caps::RESOURCE_COST;
+        let used = self.memory_used + cost;
+        if used > self.memory_cap || self.table.len() >= caps::RESOURCES {
+            return Err(ReplyError::OutOfMemory);
+        }
+        match self.table.entry(resource) {
+            Entry::Occupied(_) => return Err(ReplyError::InvalidResourceId),
+            Entry::Vacant(vacant) => vacant.insert(Resource { desc, backing: None, uuid: None, stale: false, cost }),
+        };
+        self.memory_used = used;
+        self.publish();
+        Ok(())
+    }
+
+    pub fn remove(&mut self, resource: ResourceId) {
+        if let Some(gone) = self.table.remove(&resource) {
+            self.memory_used -= gone.cost;
+            self.entries_used -= gone.backing.map_or(0, |backing| backing.entries().len());
+            self.publish();
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.table.clear();
+        self.memory_used = 0;
+        self.entries_used = 0;
+        self.publish();
+    }
+
+    /// Whether `count` more entries keep to the caps.
+    pub fn check_entries(&self, count: usize) -> Result<(), ReplyError> {
+        let fits = count <= caps::BACKING_ENTRIES && self.entries_used + count <= caps::BACKING_ENTRIES_TOTAL;
+        fits.then_some(()).ok_or(ReplyError::OutOfMemory)
+    }
+
+    /// Replaces a resource's backing, and gives the earlier one back by dropping or returning it.
+    pub fn set_backing(&mut self, resource: ResourceId, backing: Option<Backing>) {
+        self.swap_backing(resource, backing);
+    }
+
+    pub fn swap_backing(&mut self, resource: ResourceId, backing: Option<Backing>) -> Option<Backing> {
+        let found = self.table.get_mut(&resource)?;
+        self.entries_used += backing.as_ref().map_or(0, |backing| backing.entries().len());
+        let earlier = std::mem::replace(&mut found.backing, backing);
+        self.entries_used -= earlier.as_ref().map_or(0, |earlier| earlier.entries().len());
+        earlier
+    }
+
+    fn publish(&self) {
+        self.stats.resources.set(self.table.len() as u64);
+        self.stats.image_bytes.set(self.memory_used);
+    }
+}
+
+/// Bytes of an image: at most 2^66, so saturated; the cap refuses it.
+fn image_bytes(width: u32, height: u32) -> u64 {
+    (u64::from(width) * u64::from(height)).saturating_mul(u64::from(Format::BYTES_PER_PIXEL))
+}
+
+impl Gpu {
+    pub(super) fn create_2d(
+        &mut self,
+        ticket: Ticket,
+        resource: ResourceId,
+        format: Format,
+        width: u32,
+        height: u32,
+    ) -> Step {
+        if width == 0 || height == 0 {
+            return Step::error(ReplyError::InvalidParameter);
+        }
+        if width > caps::IMAGE_SIZE || height > caps::IMAGE_SIZE {
+            return Step::error(ReplyError::OutOfMemory);
+        }
+        self.create(ticket, resource, ResourceDesc::Image { format, width, height }, None)
+    }
+
+    pub(super) fn create_blob(&mut self, memory: &Memory, ticket: Ticket, blob: CreateBlob) -> Step {
+        if !self.has(feature::RESOURCE_BLOB) {
+            return Step::error(ReplyError::Unspec);
+        }
+        // The other kinds of blob are made by a context, and this renderer has none.
+        if blob.blob_mem != BLOB_MEM_GUEST || blob.blob_flags & !BLOB_FLAGS != 0 || blob.size == 0 {
+            return Step::error(ReplyError::InvalidParameter);
+        }
+        let backing = match self.new_backing(memory, blob.entries) {
+            Ok(backing) => backing,
+            Err(error) => return Step::error(error),
+        };
+        // CVE-2026-66021: what a blob claims to be must be there.
+        if !backing.is_empty() && backing.len() < blob.size {
+            return Step::error(ReplyError::InvalidParameter);
+        }
+        let backing = (!backing.is_empty()).then_some(backing);
+        self.create(ticket, blob.resource, ResourceDesc::GuestBlob { size: blob.size }, backing)
+    }
+
+    fn create(&mut self, ticket: Ticket, resource: ResourceId, desc: ResourceDesc, backing: Option<Backing>) -> Step {
+        if !self.resources.is_free(resource) {
+            return Step::error(ReplyError::InvalidResourceId);
+        }
+        if self.resources.is_stale(resource) {
+            self.drop_resource(resource);
+        }
+        let mut inserted = self.resources.insert(resource, desc);
+        if inserted == Err(ReplyError::OutOfMemory) {
+            // What an earlier driver left behind may not starve this one.
+            for stale in self.resources.stale() {
+                self.drop_resource(stale);
+            }
+            inserted = self.resources.insert(resource, desc);
+        }
+        if let Err(error) = inserted {
+            return Step::error(error);
+        }
+        self.resources.set_backing(resource, backing);
+        match self.renderer.create(ticket, resource, desc) {
+            Progress::Done(result) => Step::Reply(self.conclude(Undo::Create(resource), result)),
+            Progress::Later => Step::Later(Undo::Create(resource), resource),
+        }
+    }
+
+    pub(super) fn unref(&mut self, resource: ResourceId) -> Result<(), ReplyError> {
+        self.resources.get(resource)?;
+        self.drop_resource(resource);
+        Ok(())
+    }
+
+    /// The heads that show it show nothing, before its pixels are gone.
+    fn drop_resource(&mut self, resource: ResourceId) {
+        for scanout in self.scanouts.remove(resource) {
+            self.display.set_scanout(scanout, None);
+        }
+        self.resources.remove(resource);
+        self.renderer.destroy(resource);
+    }
+
+    /// A backing whose every entry lies in guest memory now.
+    fn new_backing(&self, memory: &Memory, entries: Vec<MemEntry>) -> Result<Backing, ReplyError> {
+        self.resources.check_entries(entries.len())?;
+        let mut backing = Backing::new(entries);
+        backing.pages(memory)?;
+        Ok(backing)
+    }
+
+    pub(super) fn attach_backing(
+        &mut self,
+        memory: &Memory,
+        ticket: Ticket,
+        resource: ResourceId,
+        entries: Vec<MemEntry>,
+    ) -> Step {
+        match self.record_backing(memory, resource, entries) {
+            Ok(()) => {}
+            Err(error) => return Step::error(error),
+        }
+        let pages = self.resources.get(resource).ok().and_then(|found| found.backing.as_mut()?.pages(memory).ok());
+        let Some(pages) = pages else { return Step::error(ReplyError::Unspec) };
+        match self.renderer.attach(ticket, resource, &pages) {
+            Progress::Done(result) => Step::Reply(self.conclude(Undo::Attach(resource), result)),
+            Progress::Later => Step::Later(Undo::Attach(resource), resource),
+        }
+    }
+
+    fn record_backing(
+        &mut self,
+        memory: &Memory,
+        resource: ResourceId,
+        entries: Vec<MemEntry>,
+    ) -> Result<(), ReplyError> {
+        let found = self.resources.get(resource)?;
+        // CVE-2017-5578: a second backing leaked the first.
+        if found.backing.is_some() {
+            return Err(ReplyError::Unspec);
+        }
+        let least = match found.desc {
+            ResourceDesc::GuestBlob { size } => size,
+            ResourceDesc::Image { .. } => 1,
+        };
+        let backing = self.new_backing(memory, entries)?;
+        if backing.len() < least {
+            return Err(ReplyError::InvalidParameter);
+        }
+        self.resources.set_backing(resource, Some(backing));
+        Ok(())
+    }
+
+    pub(super) fn detach_backing(&mut self, ticket: Ticket, resource: ResourceId) -> Step {
+        if let Err(error) = self.resources.get(resource) {
+            return Step::error(error);
+        }
+        let Some(backing) = self.resources.swap_backing(resource, None) else {
+            return Step::error(ReplyError::Unspec);
+        };
+        match self.renderer.detach(ticket, resource) {
+            Progress::Done(result) => Step::Reply(self.conclude(Undo::Detach(resource, backing), result)),
+            Progress::Later => Step::Later(Undo::Detach(resource, backing), resource),
+        }
+    }
+
+    pub(super) fn transfer_to_host_2d(
+        &mut self,
+        memory: &Memory,
+        ticket: Ticket,
+        resource: ResourceId,
+        rect: Rect,
+        offset: u64,
+    ) -> Step {
+        let found = match self.resources.get(resource) {
+            Ok(found) => found,
+            Err(error) => return Step::error(error),
+        };
+        let bytes = match found.desc {
+            ResourceDesc::Image { width, height, .. } if rect.is_within(width, height) => {
+                image_bytes(rect.width, rect.height)
+            }
+            ResourceDesc::Image { .. } => return Step::error(ReplyError::InvalidParameter),
+            // The guest's pages are the blob: there is nothing to copy.
+            ResourceDesc::GuestBlob { .. } => return Step::Reply(Reply::OkNoData),
+        };
+        let pages = match found.backing.as_mut().ok_or(ReplyError::Unspec).and_then(|backing| backing.pages(memory)) {
+            Ok(pages) => pages,
+            Err(error) => return Step::error(error),
+        };
+        match self.renderer.transfer_to_host(ticket, resource, Transfer { rect, offset }, &pages) {
+            Progress::Done(result) => {
+                if result.is_ok() {
+                    self.stats.bytes_copied.add(bytes);
+                }
+                Step::Reply(self.conclude(Undo::Nothing, result))
+            }
+            Progress::Later => Step::Later(Undo::Nothing, resource),
+        }
+    }
+
+    pub(super) fn assign_uuid(&mut self, resource: ResourceId) -> Reply {
+        if !self.has(feature::RESOURCE_UUID) {
+            return Reply::Error(ReplyError::Unspec);
+        }
+        match self.resources.get(resource) {
+            Ok(found) => Reply::ResourceUuid(found.uuid.get_or_insert_with(Uuid::new_v4).into_bytes()),
+            Err(error) => Reply::Error(error),
+        }
+    }
+}

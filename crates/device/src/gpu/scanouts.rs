@@ -1,0 +1,325 @@
+//! Heads that show resources, and the pointer (virtio 1.3, sections 5.7.6.8 and 5.7.6.10).
+
+use std::collections::BTreeMap;
+
+use protocol::command::{CursorPosition, ScanoutBlob};
+use protocol::{Format, Rect, ReplyError, ResourceId, ScanoutId};
+use serde::{Deserialize, Serialize};
+
+use super::Gpu;
+use super::resources::Resources;
+use crate::caps;
+use crate::display::{Cursor, Frame, Pixels};
+use crate::memory::Memory;
+use crate::render::{Renderer, ResourceDesc};
+
+/// What a head shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Scanout {
+    pub resource: ResourceId,
+    /// The part of the image that is shown.
+    pub rect: Rect,
+    pub format: Format,
+    /// Bytes from one row of the image to the next.
+    pub stride: u32,
+    /// Bytes before the image's first row.
+    pub offset: u32,
+}
+
+impl Scanout {
+    /// Position of the first byte that is shown.
+    fn start(&self) -> u64 {
+        u64::from(self.offset)
+            + u64::from(self.rect.y) * u64::from(self.stride)
+            + u64::from(self.rect.x) * u64::from(Format::BYTES_PER_PIXEL)
+    }
+
+    /// Position after the last byte that is shown.
+    pub fn end(&self) -> u64 {
+        let last_row = u64::from(self.rect.height.saturating_sub(1)) * u64::from(self.stride);
+        self.start() + last_row + u64::from(self.rect.width) * u64::from(Format::BYTES_PER_PIXEL)
+    }
+
+    /// The part of `rect`, in the image, that the head shows, in the head's own pixels.
+    fn shown(&self, rect: &Rect) -> Option<Rect> {
+        let shown = self.rect.intersection(rect)?;
+        Some(Rect { x: shown.x - self.rect.x, y: shown.y - self.rect.y, ..shown })
+    }
+}
+
+/// The pointer, with a copy of its picture: the guest may drop the resource at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pointer {
+    pub scanout: ScanoutId,
+    pub x: u32,
+    pub y: u32,
+    pub hot_x: u32,
+    pub hot_y: u32,
+    pub image: Option<PointerImage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PointerImage {
+    pub format: Format,
+    pub width: u32,
+    pub height: u32,
+    pub pixels: Vec<u8>,
+}
+
+/// What the heads show.
+#[derive(Default)]
+pub(super) struct Scanouts {
+    pub shown: BTreeMap<ScanoutId, Scanout>,
+    pub pointer: Option<Pointer>,
+}
+
+impl Scanouts {
+    /// Switches the heads off that show a resource, and names them.
+    pub fn remove(&mut self, resource: ResourceId) -> Vec<ScanoutId> {
+        let gone = self.shown.extract_if(.., |_, scanout| scanout.resource == resource);
+        gone.map(|(id, _)| id).collect()
+    }
+
+    pub fn clear(&mut self) -> BTreeMap<ScanoutId, Scanout> {
+        std::mem::take(&mut self.shown)
+    }
+}
+
+/// A copy of what a head shows: rows packed at `width * 4` bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// Order of a pixel's bytes.
+    pub format: Format,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// The rows.
+    pub pixels: Vec<u8>,
+}
+
+/// The pixels of a head, if they are all there.
+fn frame<'a>(
+    renderer: &'a mut dyn Renderer,
+    resources: &'a mut Resources,
+    memory: &'a Memory,
+    scanout: &Scanout,
+    shared: bool,
+) -> Result<Option<Frame<'a>>, ReplyError> {
+    let found = resources.get(scanout.resource)?;
+    let (pixels, len) = match found.desc {
+        ResourceDesc::Image { width, height, .. } => {
+            let Some(pixels) = renderer.pixels(scanout.resource, shared) else { return Ok(None) };
+            (pixels, u64::from(width) * u64::from(height) * u64::from(Format::BYTES_PER_PIXEL))
+        }
+        ResourceDesc::GuestBlob { .. } => {
+            let backing = found.backing.as_mut().ok_or(ReplyError::Unspec)?;
+            let pages = backing.pages(memory)?;
+            (Pixels::Guest(pages), pages.len())
+        }
+    };
+    let present = match &pixels {
+        Pixels::Private(bytes) => bytes.len() as u64,
+        Pixels::Shared(shared) => shared.slice.len() as u64,
+        Pixels::Guest(pages) => pages.len(),
+    };
+    if scanout.end() > len.min(present) {
+        return Err(ReplyError::InvalidParameter);
+    }
+    let Rect { width, height, .. } = scanout.rect;
+    Ok(Some(Frame { format: scanout.format, width, height, stride: scanout.stride, offset: scanout.start(), pixels }))
+}
+
+impl Gpu {
+    pub(super) fn set_scanout(
+        &mut self,
+        memory: &Memory,
+        id: ScanoutId,
+        resource: ResourceId,
+        rect: Rect,
+    ) -> Result<(), ReplyError> {
+        self.check_scanout(id)?;
+        if resource.0 == 0 {
+            self.switch_off(id);
+            return Ok(());
+        }
+        let ResourceDesc::Image { format, width, height } = self.resources.get(resource)?.desc else {
+            return Err(ReplyError::InvalidParameter);
+        };
+        if rect.is_empty() || !rect.is_within(width, height) {
+            return Err(ReplyError::InvalidParameter);
+        }
+        let stride = width * Format::BYTES_PER_PIXEL;
+        self.show(memory, id, Scanout { resource, rect, format, stride, offset: 0 })
+    }
+
+    pub(super) fn set_scanout_blob(&mut self, memory: &Memory, blob: ScanoutBlob) -> Result<(), ReplyError> {
+        self.check_scanout(blob.scanout)?;
+        if blob.resource.0 == 0 {
+            self.switch_off(blob.scanout);
+            return Ok(());
+        }
+        let ResourceDesc::GuestBlob { size } = self.resources.get(blob.resource)?.desc else {
+            return Err(ReplyError::InvalidParameter);
+        };
+        let ScanoutBlob { scanout: id, resource, rect, width, height, format, stride, offset } = blob;
+        let is_image = (1..=caps::IMAGE_SIZE).contains(&width) && (1..=caps::IMAGE_SIZE).contains(&height);
+        if !is_image || rect.is_empty() || !rect.is_within(width, height) {
+            return Err(ReplyError::InvalidParameter);
+        }
+        let whole = Scanout { resource, rect: Rect::of_size(width, height), format, stride, offset };
+        if stride < width * Format::BYTES_PER_PIXEL || whole.end() > size {
+            return Err(ReplyError::InvalidParameter);
+        }
+        self.show(memory, id, Scanout { rect, ..whole })
+    }
+
+    fn check_scanout(&self, id: ScanoutId) -> Result<(), ReplyError> {
+        let exists = self.heads.contains(self.display.as_ref(), id);
+        exists.then_some(()).ok_or(ReplyError::InvalidScanoutId)
+    }
+
+    fn switch_off(&mut self, id: ScanoutId) {
+        if self.scanouts.shown.remove(&id).is_some() {
+            self.display.set_scanout(id, None);
+        }
+    }
+
+    fn show(&mut self, memory: &Memory, id: ScanoutId, scanout: Scanout) -> Result<(), ReplyError> {
+        let shared = self.display.wants_shared();
+        let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, &scanout, shared)?;
+        self.display.set_scanout(id, frame.as_ref());
+        self.scanouts.shown.insert(id, scanout);
+        Ok(())
+    }
+
+    pub(super) fn flush(&mut self, memory: &Memory, resource: ResourceId, rect: Rect) -> Result<(), ReplyError> {
+        if let ResourceDesc::Image { width, height, .. } = self.resources.get(resource)?.desc
+            && !rect.is_within(width, height)
+        {
+            return Err(ReplyError::InvalidParameter);
+        }
+        let shared = self.display.wants_shared();
+        for (id, scanout) in self.scanouts.shown.iter().filter(|(_, scanout)| scanout.resource == resource) {
+            let Some(damage) = scanout.shown(&rect) else { continue };
+            let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared)?;
+            if let Some(frame) = frame {
+                self.display.flush(*id, &frame, damage);
+                self.stats.frames.add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// A display is ready for what it has not seen of a head. A frame that is not there is not shown.
+    pub(super) fn flush_again(&mut self, memory: &Memory, id: ScanoutId, damage: Rect) {
+        let Some(scanout) = self.scanouts.shown.get(&id) else { return };
+        let shared = self.display.wants_shared();
+        let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared);
+        if let Ok(Some(frame)) = frame
+            && let Some(damage) = frame.rect().intersection(&damage)
+        {
+            self.display.flush(id, &frame, damage);
+        }
+    }
+
+    /// A display that knows nothing is told everything.
+    pub(super) fn show_all(&mut self, memory: &Memory) {
+        let shared = self.display.wants_shared();
+        for (id, scanout) in &self.scanouts.shown {
+            let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared);
+            if let Ok(Some(frame)) = frame {
+                self.display.set_scanout(*id, Some(&frame));
+                self.display.flush(*id, &frame, frame.rect());
+            }
+        }
+        self.show_pointer();
+    }
+
+    pub(super) fn update_cursor(
+        &mut self,
+        memory: &Memory,
+        position: CursorPosition,
+        resource: ResourceId,
+        hot_x: u32,
+        hot_y: u32,
+    ) -> Result<(), ReplyError> {
+        let CursorPosition { scanout, x, y } = position;
+        self.check_scanout(scanout)?;
+        let image = match resource.0 {
+            0 => None,
+            _ => Some(self.read_pointer_image(memory, resource)?),
+        };
+        self.scanouts.pointer = Some(Pointer { scanout, x, y, hot_x, hot_y, image });
+        self.show_pointer();
+        Ok(())
+    }
+
+    /// A picture of at most 64 times 64 pixels; a blob is exactly that, as Linux makes them.
+    fn read_pointer_image(&mut self, memory: &Memory, resource: ResourceId) -> Result<PointerImage, ReplyError> {
+        const SIZE: u32 = caps::CURSOR_SIZE;
+        let (format, width, height) = match self.resources.get(resource)?.desc {
+            ResourceDesc::Image { format, width, height } => (format, width, height),
+            ResourceDesc::GuestBlob { .. } => (Format::B8G8R8A8, SIZE, SIZE),
+        };
+        if width > SIZE || height > SIZE {
+            return Err(ReplyError::InvalidParameter);
+        }
+        let stride = width * Format::BYTES_PER_PIXEL;
+        let whole = Scanout { resource, rect: Rect::of_size(width, height), format, stride, offset: 0 };
+        let pixels = self.copy_frame(memory, &whole)?.map_or_else(Vec::new, |capture| capture.pixels);
+        self.stats.bytes_copied.add(pixels.len() as u64);
+        Ok(PointerImage { format, width, height, pixels })
+    }
+
+    pub(super) fn move_cursor(&mut self, position: CursorPosition) -> Result<(), ReplyError> {
+        let CursorPosition { scanout, x, y } = position;
+        self.check_scanout(scanout)?;
+        if let Some(pointer) = &mut self.scanouts.pointer {
+            (pointer.scanout, pointer.x, pointer.y) = (scanout, x, y);
+        }
+        self.display.move_cursor(scanout, x, y);
+        Ok(())
+    }
+
+    fn show_pointer(&mut self) {
+        let Some(Pointer { scanout, x, y, hot_x, hot_y, image }) = &self.scanouts.pointer else { return };
+        let image = image.as_ref().filter(|image| !image.pixels.is_empty()).map(|image| Frame {
+            format: image.format,
+            width: image.width,
+            height: image.height,
+            stride: image.width * Format::BYTES_PER_PIXEL,
+            offset: 0,
+            pixels: Pixels::Private(&image.pixels),
+        });
+        self.display.cursor(&Cursor { scanout: *scanout, x: *x, y: *y, hot_x: *hot_x, hot_y: *hot_y, image });
+    }
+
+    pub(super) fn hide_cursor(&mut self) {
+        if let Some(pointer) = &mut self.scanouts.pointer {
+            pointer.image = None;
+            self.show_pointer();
+            self.scanouts.pointer = None;
+        }
+    }
+
+    fn copy_frame(&mut self, memory: &Memory, scanout: &Scanout) -> Result<Option<Capture>, ReplyError> {
+        let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, false)?;
+        let Some(frame) = frame else { return Ok(None) };
+        let stride = frame.width as usize * Format::BYTES_PER_PIXEL as usize;
+        let mut pixels = Vec::new();
+        pixels.try_reserve_exact(stride * frame.height as usize).map_err(|_| ReplyError::OutOfMemory)?;
+        pixels.resize(stride * frame.height as usize, 0);
+        let rect = frame.rect();
+        for (row, target) in (0..frame.height).zip(pixels.chunks_exact_mut(stride)) {
+            frame.read_row(&rect, row, target);
+        }
+        Ok(Some(Capture { format: frame.format, width: frame.width, height: frame.height, pixels }))
+    }
+
+    /// A copy of what a head shows, without the pointer; nothing when it shows nothing.
+    pub fn capture(&mut self, memory: &Memory, id: ScanoutId) -> Option<Capture> {
+        let scanout = *self.scanouts.shown.get(&id)?;
+        self.copy_frame(memory, &scanout).ok().flatten()
+    }
+}

@@ -1,0 +1,239 @@
+//! The GPU as a virtio device: bytes become a command, its reply becomes bytes, and no event ends the process.
+
+use std::any::Any;
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::{Command, Header, Reply, ReplyError, feature};
+
+use super::{Execution, Gpu, MODES_WAIT, Undo};
+use crate::display::{DisplayEvent, Modes};
+use crate::guest_log;
+use crate::memory::Memory;
+use crate::render::Rendered;
+use crate::virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};
+
+/// The queue of all commands but the pointer's (virtio 1.3, section 5.7.2).
+pub const CONTROL_QUEUE: u16 = 0;
+/// The queue of the pointer's commands.
+pub const CURSOR_QUEUE: u16 = 1;
+
+/// As QEMU's own device has it for its control queue, for both, since the cost is the guest's.
+const QUEUE_SIZE: u16 = 1024;
+
+/// So many panics in this time, and the queues stop: a guest that found a bug may not retry it for ever.
+const PANICS: usize = 3;
+const PANIC_WINDOW: Duration = Duration::from_secs(60);
+
+impl VirtioDevice for Gpu {
+    fn device_id(&self) -> u32 {
+        16
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE; 2]
+    }
+
+    fn features(&self) -> u64 {
+        feature::EDID | feature::RESOURCE_UUID | feature::RESOURCE_BLOB
+    }
+
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        self.config.clone()
+    }
+
+    fn start(&mut self, features: u64, start: Start) {
+        self.features = features;
+        if start == Start::Fresh {
+            self.config.clear_events();
+            self.resources.mark_stale();
+            self.undecided = !self.resources.is_empty();
+        }
+    }
+
+    fn stop(&mut self) {}
+
+    fn reset(&mut self) {
+        self.order.take_all();
+        self.undecided = false;
+        self.features = 0;
+        self.config.clear_events();
+        if catch_unwind(AssertUnwindSafe(|| {
+            self.forget_guest();
+            self.display.reset();
+        }))
+        .is_err()
+        {
+            self.stats.panics.add(1);
+        }
+    }
+
+    fn request(&mut self, memory: &Memory, queue: u16, request: Request<'_>, reply: &mut Vec<u8>) -> Answer {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve(memory, queue, &request, reply)));
+        outcome.unwrap_or_else(|panic| {
+            if self.recover(panic.as_ref(), Instant::now()) {
+                return Answer::Broken;
+            }
+            reply.clear();
+            let (header, _) = Command::decode(request.bytes);
+            encode(&Reply::Error(ReplyError::Unspec), &header, request.writable, reply);
+            Answer::Done
+        })
+    }
+
+    fn poll(&mut self, memory: &Memory, now: Instant, out: &mut Outbox) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.advance(memory, now, out))) {
+            out.broken |= self.recover(panic.as_ref(), now);
+        }
+    }
+
+    fn abandon(&mut self, out: &mut Outbox) {
+        for (ticket, header, undo) in self.order.take_all() {
+            if let Undo::Create(resource) = undo {
+                self.renderer.destroy(resource);
+            }
+            let reply = self.conclude(undo, Err(ReplyError::Unspec));
+            complete(out, ticket, &header, &reply);
+        }
+    }
+
+    fn config_accessed(&mut self) {
+        self.display.refresh_modes();
+    }
+
+    fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.renderer.poll_fd().into_iter().chain(self.display.poll_fd()).collect()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.order.modes_deadline.into_iter().chain(self.display.deadline()).min()
+    }
+}
+
+impl Gpu {
+    fn serve(&mut self, memory: &Memory, queue: u16, request: &Request<'_>, out: &mut Vec<u8>) -> Answer {
+        self.stats.commands.add(1);
+        let (header, command) = Command::decode(request.bytes);
+        let execution = if request.carried > request.bytes.len() as u64 {
+            Execution::Done(Reply::Error(ReplyError::OutOfMemory))
+        } else {
+            match command {
+                Ok(command) if command.is_cursor() != (queue == CURSOR_QUEUE) => {
+                    Execution::Done(Reply::Error(ReplyError::Unspec))
+                }
+                Ok(command) => self.execute(memory, header, command),
+                Err(error) => {
+                    guest_log!(debug, "{error}");
+                    Execution::Done(Reply::Error(error.into()))
+                }
+            }
+        };
+        match execution {
+            Execution::Done(reply) => {
+                self.stats.errors.add(u64::from(reply.is_error()));
+                encode(&reply, &header, request.writable, out);
+                Answer::Done
+            }
+            Execution::Later(ticket) => {
+                self.stats.parked.add(1);
+                Answer::Later(ticket)
+            }
+        }
+    }
+
+    /// Takes in what the renderer and the display have to say.
+    fn advance(&mut self, memory: &Memory, now: Instant, out: &mut Outbox) {
+        let mut rendered = std::mem::take(&mut self.rendered);
+        self.renderer.poll(&mut rendered);
+        for Rendered { ticket, result } in rendered.drain(..) {
+            // An answer that nobody waits for: a second one, or one to a request that was abandoned.
+            let Some(done) = self.order.finish(ticket) else { continue };
+            let reply = self.conclude(done.undo, result);
+            self.stats.errors.add(u64::from(reply.is_error()));
+            complete(out, ticket, &done.header, &reply);
+        }
+        self.rendered = rendered;
+
+        let mut events = std::mem::take(&mut self.events);
+        self.display.poll(now, &mut events);
+        for event in events.drain(..) {
+            self.take_in(memory, event, out);
+        }
+        self.events = events;
+
+        if self.order.is_idle() {
+            return;
+        }
+        if self.order.is_waiting_for_modes() {
+            let deadline = *self.order.modes_deadline.get_or_insert(now + MODES_WAIT);
+            if self.display.modes() != Modes::Pending || now >= deadline {
+                self.run_waiting_for_modes(|ticket, header, reply| complete(out, ticket, &header, &reply));
+            }
+        }
+        self.run_waiting(memory, |ticket, header, reply| complete(out, ticket, &header, &reply));
+    }
+
+    fn take_in(&mut self, memory: &Memory, event: DisplayEvent, out: &mut Outbox) {
+        match event {
+            DisplayEvent::ModesChanged { notify } => {
+                if notify {
+                    self.config.raise_display_event();
+                    out.config_changed = true;
+                }
+            }
+            DisplayEvent::Resize { scanout, width, height } => {
+                out.config_changed |= self.resize(scanout, width, height);
+            }
+            DisplayEvent::Ready { scanout, damage } => self.flush_again(memory, scanout, damage),
+            DisplayEvent::Forgot => self.show_all(memory),
+        }
+    }
+
+    /// Asks the guest for a head of another size. Returns whether the driver is to be told; `false` also when the VMM
+    /// owns the modes.
+    pub fn resize(&mut self, scanout: protocol::ScanoutId, width: u32, height: u32) -> bool {
+        let resized = self.display.modes() == Modes::Device && self.heads.resize(scanout, width, height);
+        if resized {
+            self.config.raise_display_event();
+        }
+        resized
+    }
+
+    /// The modes that a guest is asked to set, where the device owns the modes.
+    pub fn modes(&self) -> Vec<protocol::edid::Mode> {
+        self.heads.modes().collect()
+    }
+
+    /// After a panic nothing that the guest made can be trusted: it is dropped, as by a reset. Returns whether there
+    /// were too many.
+    fn recover(&mut self, panic: &(dyn Any + Send), now: Instant) -> bool {
+        self.stats.panics.add(1);
+        let message = panic.downcast_ref::<&str>().copied();
+        let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        guest_log!(error, "Caught a panic, dropping the guest's resources: {message}");
+        self.panics.retain(|panic| now.saturating_duration_since(*panic) < PANIC_WINDOW);
+        self.panics.push(now);
+        let dropped = catch_unwind(AssertUnwindSafe(|| self.forget_guest()));
+        dropped.is_err() || self.panics.len() >= PANICS
+    }
+}
+
+/// A reply that does not fit is an error, and one without room for a header is left out.
+fn encode(reply: &Reply, header: &Header, room: u64, out: &mut Vec<u8>) {
+    reply.encode(header, out);
+    if out.len() as u64 > room && out.len() > Header::SIZE {
+        out.clear();
+        Reply::Error(ReplyError::InvalidParameter).encode(header, out);
+    }
+    if out.len() as u64 > room {
+        out.clear();
+    }
+}
+
+fn complete(out: &mut Outbox, ticket: Ticket, header: &Header, reply: &Reply) {
+    let mut bytes = Vec::new();
+    reply.encode(header, &mut bytes);
+    out.completions.push(Completion { ticket, reply: bytes });
+}
