@@ -16,6 +16,7 @@ use protocol::{Command, Header, Reply, ReplyError, ResourceId, feature};
 
 pub use config::GpuConfigSpace;
 pub use scanouts::Capture;
+pub use served::{CONTROL_QUEUE, CURSOR_QUEUE};
 pub use state::{RestoreError, State};
 
 use crate::display::{Display, DisplayEvent};

@@ -44,10 +44,9 @@ impl ConfigSpace for GpuConfigSpace {
 
     fn write(&self, offset: u64, data: &[u8]) {
         let mut clear = [0; 4];
-        for (at, byte) in (offset..).zip(data) {
-            if let Some(index) = at.checked_sub(Self::EVENTS_CLEAR).filter(|index| *index < 4) {
-                clear[index as usize] = *byte;
-            }
+        for (index, target) in (0..).zip(&mut clear) {
+            let at = (Self::EVENTS_CLEAR + index).checked_sub(offset).and_then(|at| usize::try_from(at).ok());
+            *target = at.and_then(|at| data.get(at)).copied().unwrap_or(0);
         }
         self.events.fetch_and(!u32::from_le_bytes(clear), Ordering::AcqRel);
     }
