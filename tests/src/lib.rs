@@ -24,3 +24,8 @@ pub mod picture;
 pub mod process;
 pub mod progress;
 pub mod workspace;
+
+pub use device::Device;
+pub use guest::{Accel, Config, Gpu, Guest};
+pub use guest_agent::Draw;
+pub use picture::Picture;

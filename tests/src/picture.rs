@@ -7,6 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::process::wait_until;
+
 /// A picture: rows of three bytes (red, green, blue) a pixel.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
@@ -98,6 +100,23 @@ impl Picture {
         let count = pairs().filter(|(_, (one, two))| one != two).count();
         let (x, y) = (index % self.width, index / self.width);
         Some(format!("{count} pixels differ, the first at {x},{y}: {one:02x?} against {two:02x?}"))
+    }
+
+    /// Looks again and again until this picture is seen, to the byte. Panics as [`Picture::assert_same`] does when it
+    /// never is.
+    #[track_caller]
+    pub fn wait_until_shown(&self, mut look: impl FnMut() -> Result<Self>) -> Result<()> {
+        let mut last = None;
+        let shown = wait_until(20, "the picture", || {
+            let seen = look()?;
+            let same = seen == *self;
+            last = Some(seen);
+            Ok(same.then_some(()))
+        });
+        if let (Err(_), Some(seen)) = (&shown, &last) {
+            self.assert_same(seen);
+        }
+        shown
     }
 
     /// Panics, with both pictures saved, when another picture is not the same to the byte.

@@ -1,1 +1,96 @@
-fn main() {}
+//! The agent in a test guest: the first program, which mounts, loads modules, and then does what the test asks for.
+
+mod scene;
+mod screen;
+mod shell;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chroot};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use guest_agent::{HELLO, PORT, Reply, Request, read_message, write_message};
+use screen::Screens;
+
+fn main() {
+    if let Err(error) = init().and_then(|()| serve()) {
+        println!("guest agent: {error:#}");
+    }
+    // The first program must not end: the kernel would panic.
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn init() -> Result<()> {
+    let script = Command::new("/bin/busybox").args(["sh", "-c", include_str!("init.sh")]).status();
+    let status = script.context("Cannot run the first script")?;
+    anyhow::ensure!(status.success(), "The first script failed: {status}");
+    if fs::read_dir("/newroot")?.next().is_some() {
+        chroot("/newroot")?;
+        std::env::set_current_dir("/")?;
+    }
+    // From the kernel's level for messages: the screen is the test's from here on.
+    println!("beamsplit guest agent: ready");
+    Ok(())
+}
+
+fn serve() -> Result<()> {
+    let mut port = OpenOptions::new().read(true).write(true).open(port()?).context("Cannot open the agent's port")?;
+    std::io::Write::write_all(&mut port, &HELLO)?;
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let uptime = uptime.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0.0);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    write_message(&mut port, &Reply::Booted { uptime, kernel }, &[])?;
+    let screens = Screens::default();
+    loop {
+        let (request, input) = match read_message::<Request>(&mut port) {
+            Ok(message) => message,
+            // Nobody has the other end open, or left in the middle of a message.
+            Err(_) => {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+        };
+        let (reply, output) =
+            answer(request, &input, &screens).unwrap_or_else(|error| (Reply::Failed(format!("{error:#}")), Vec::new()));
+        write_message(&mut port, &reply, &output)?;
+    }
+}
+
+/// The virtio-serial port with the agent's name. Its driver may not have found it yet.
+fn port() -> Result<PathBuf> {
+    for _ in 0..1000 {
+        for entry in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
+            if fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim() == PORT) {
+                return Ok(PathBuf::from("/dev").join(entry.file_name()));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    anyhow::bail!("No virtio-serial port {PORT}")
+}
+
+fn answer(request: Request, input: &[u8], screens: &Screens) -> Result<(Reply, Vec<u8>)> {
+    match request {
+        Request::Run { command, seconds } => shell::run(&command, input, Duration::from_secs(seconds)),
+        Request::Spawn { command } => Ok((Reply::Started { pid: shell::spawn(&command)? }, Vec::new())),
+        Request::Put { path, mode } => {
+            fs::write(&path, input).with_context(|| format!("Cannot write {path}"))?;
+            File::open(&path)?.set_permissions(fs::Permissions::from_mode(mode))?;
+            Ok((Reply::Done, Vec::new()))
+        }
+        Request::Get { path } => Ok((Reply::Done, fs::read(&path).with_context(|| format!("Cannot read {path}"))?)),
+        Request::Heads => Ok((Reply::Heads(screens.heads()?), Vec::new())),
+        Request::Draw(draw) => screens.draw(draw),
+    }
+}
+
+/// A file that is made anew, for what a command prints.
+fn output_file(path: &str) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true).mode(0o644);
+    options.open(path).with_context(|| format!("Cannot make {path}"))
+}

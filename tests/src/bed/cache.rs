@@ -65,20 +65,20 @@ pub struct Key(u64);
 impl Key {
     /// A key of a recipe's version. Raise it when the code that builds changes what it builds.
     pub fn new(version: u64) -> Self {
-        Key(0xcbf2_9ce4_8422_2325).add(&version.to_le_bytes())
+        Key(0xcbf2_9ce4_8422_2325).with(&version.to_le_bytes())
     }
 
     /// The key with one more input.
     #[must_use]
-    pub fn add(self, input: &[u8]) -> Self {
+    pub fn with(self, input: &[u8]) -> Self {
         let bytes = (input.len() as u64).to_le_bytes();
         let all = bytes.iter().chain(input);
         Key(all.fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)))
     }
 
     /// The key with one more file.
-    pub fn add_file(self, path: &Path) -> Result<Self> {
-        Ok(self.add(&fs::read(path).with_context(|| format!("Cannot read {}", path.display()))?))
+    pub fn with_file(self, path: &Path) -> Result<Self> {
+        Ok(self.with(&fs::read(path).with_context(|| format!("Cannot read {}", path.display()))?))
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn moving_a_byte_between_two_inputs_changes_the_key() {
-        assert_ne!(Key::new(1).add(b"ab").add(b"c").0, Key::new(1).add(b"a").add(b"bc").0);
+        assert_ne!(Key::new(1).with(b"ab").with(b"c").0, Key::new(1).with(b"a").with(b"bc").0);
         assert_ne!(Key::new(1).0, Key::new(2).0);
     }
 

@@ -43,9 +43,9 @@ fn modules_folder(tree: &Tree) -> Result<PathBuf> {
 /// The initramfs: the agent as `/init`, busybox, and modules by groups.
 pub fn initramfs(tree: &Tree) -> Result<PathBuf> {
     let agent = agent()?;
-    let mut key = Key::new(VERSION).add_file(&agent)?.add(tree.root().as_os_str().as_encoded_bytes());
+    let mut key = Key::new(VERSION).with_file(&agent)?.with(tree.root().as_os_str().as_encoded_bytes());
     for (group, modules) in MODULES {
-        key = modules.iter().fold(key.add(group.as_bytes()), |key, module| key.add(module.as_bytes()));
+        key = modules.iter().fold(key.with(group.as_bytes()), |key, module| key.with(module.as_bytes()));
     }
     cache::ensure("initramfs", key, |path| write_initramfs(tree, &agent, path))
 }
@@ -79,11 +79,15 @@ fn write_initramfs(tree: &Tree, agent: &Path, path: &Path) -> Result<()> {
     say("bed: making the guests' initramfs");
     let modules = Modules::of(tree)?;
     let mut archive = Archive { file: File::create(path)?, inode: 0 };
-    for folder in ["bin", "dev", "etc", "modules", "newroot", "proc", "run", "sys", "tmp"] {
+    for folder in ["bin", "dev", "etc", "etc/fonts", "modules", "newroot", "proc", "run", "sys", "tmp"] {
         archive.folder(folder)?;
     }
     archive.file("init", 0o755, &fs::read(agent)?)?;
     archive.file("bin/busybox", 0o755, &fs::read(tree.file("usr/bin/busybox"))?)?;
+    for (name, font) in [("regular", "DejaVuSans.ttf"), ("bold", "DejaVuSans-Bold.ttf")] {
+        let font = tree.file("usr/share/fonts/truetype/dejavu").join(font);
+        archive.file(&format!("etc/fonts/{name}.ttf"), 0o644, &fs::read(font)?)?;
+    }
     for (group, wanted) in MODULES {
         archive.folder(&format!("modules/{group}"))?;
         for (index, name) in modules.in_load_order(wanted)?.into_iter().enumerate() {
@@ -193,15 +197,15 @@ fn dependencies(module: &[u8]) -> Vec<String> {
 }
 
 /// A layer as a disk image: one ext4 file system, to be mounted read-only.
-pub fn desktop(vm: &Tree, layer: &Layer) -> Result<PathBuf> {
-    cache::ensure(&format!("{}.ext4", layer.name), tree::key(layer).add(&VERSION.to_le_bytes()), |path| {
+pub fn desktop(linux: &Tree, layer: &Layer) -> Result<PathBuf> {
+    cache::ensure(&format!("{}.ext4", layer.name), tree::key(layer).with(&VERSION.to_le_bytes()), |path| {
         let root = path.with_extension("tree");
         if root.exists() {
             fs::remove_dir_all(&root)?;
         }
         tree::build(layer, &root)?;
         say(format_args!("bed: {}: writing the disk image", layer.name));
-        let mut mkfs = run::program(vm, "usr/sbin/mkfs.ext4");
+        let mut mkfs = run::program(linux, "usr/sbin/mkfs.ext4");
         mkfs.args(["-q", "-F", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=0", "-d"]);
         mkfs.arg(&root).arg(path).arg(format!("{}M", megabytes(&root)? * 5 / 4 + 64));
         checked(mkfs)?;

@@ -2,11 +2,12 @@
 //!
 //! Nothing here needs root: packages come by a private apt state ([`apt`]), are unpacked into a tree ([`tree`]) and run
 //! from there ([`run`]), the same way for root and for an ordinary user, on Debian 12 and 13.
-//! There are three trees, so that a demo waits only for the smallest:
+//! There are several trees, so that a demo waits only for the smallest:
 //!
 //! | tree | holds | for |
 //! |---|---|---|
-//! | [`vm`] | QEMU, firmware, kernel, busybox | every guest |
+//! | [`linux`] | kernel, busybox | every guest |
+//! | [`vm`] | QEMU, firmware | every guest, unless a demo takes the host's QEMU |
 //! | [`tools`] | libvirt, a browser, VNC clients, edid-decode, QEMU's own GPU daemon | tests, bench |
 //! | [`desktop`] | weston, Xorg, modetest | guests with a desktop, as a disk image |
 //!
@@ -37,12 +38,15 @@ pub struct Layer {
     pub only: &'static [(&'static str, &'static [&'static str])],
 }
 
-/// QEMU with its firmware, a kernel with its modules, busybox.
-pub const VM: Layer = Layer {
-    name: "vm",
-    packages: &["qemu-system-x86", "seabios", "ovmf", "busybox-static", "e2fsprogs"],
+/// A kernel with its modules, busybox, what the initramfs needs.
+pub const LINUX: Layer = Layer {
+    name: "linux",
+    packages: &["busybox-static", "e2fsprogs", "fonts-dejavu-core"],
     only: &[("linux-image-amd64", &["linux-image-", "linux-binary-", "linux-modules-"])],
 };
+
+/// QEMU with its firmware.
+pub const VM: Layer = Layer { name: "vm", packages: &["qemu-system-x86", "seabios", "ovmf"], only: &[] };
 
 /// What the tests run on the host.
 pub const TOOLS: Layer = Layer {
@@ -102,7 +106,13 @@ pub const DESKTOP: Layer = Layer {
     only: &[],
 };
 
-/// The tree that every guest needs.
+/// The tree with the kernel.
+pub fn linux() -> Result<&'static Tree> {
+    static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
+    once(&TREE, || tree::ensure(&LINUX))
+}
+
+/// The tree with QEMU.
 pub fn vm() -> Result<&'static Tree> {
     static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
     once(&TREE, || tree::ensure(&VM))
@@ -116,19 +126,19 @@ pub fn tools() -> Result<&'static Tree> {
 
 /// The kernel's file.
 pub fn kernel() -> Result<PathBuf> {
-    image::kernel(vm()?)
+    image::kernel(linux()?)
 }
 
 /// The initramfs of every guest: the agent, busybox and the modules.
 pub fn initramfs() -> Result<&'static PathBuf> {
     static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    once(&IMAGE, || image::initramfs(vm()?))
+    once(&IMAGE, || image::initramfs(linux()?))
 }
 
 /// The disk image of guests with a desktop.
 pub fn desktop() -> Result<&'static PathBuf> {
     static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    once(&IMAGE, || image::desktop(vm()?, &DESKTOP))
+    once(&IMAGE, || image::desktop(linux()?, &DESKTOP))
 }
 
 /// Makes what is there only once a process, and tells everybody the same error when it cannot be made.

@@ -42,9 +42,9 @@ pub fn ensure(layer: &Layer) -> Result<Tree> {
 
 /// What a layer's tree is made of.
 pub fn key(layer: &Layer) -> Key {
-    let key = layer.packages.iter().fold(Key::new(VERSION), |key, package| key.add(package.as_bytes()));
+    let key = layer.packages.iter().fold(Key::new(VERSION), |key, package| key.with(package.as_bytes()));
     layer.only.iter().fold(key, |key, (package, only)| {
-        only.iter().fold(key.add(package.as_bytes()), |key, word| key.add(word.as_bytes()))
+        only.iter().fold(key.with(package.as_bytes()), |key, word| key.with(word.as_bytes()))
     })
 }
 

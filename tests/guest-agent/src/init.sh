@@ -1,0 +1,38 @@
+# The first program of a guest: mounts, modules, and the root that the agent goes on in.
+# The kernel's command line says what: beamsplit.modules=gpu,disk and beamsplit.root=/dev/vda.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t tmpfs run /run
+mount -t tmpfs tmp /tmp
+
+modules= root=
+for word in $(cat /proc/cmdline); do
+    case $word in
+    beamsplit.modules=*) modules=${word#*=} ;;
+    beamsplit.root=*) root=${word#*=} ;;
+    esac
+done
+
+for group in $(echo "$modules" | tr , ' '); do
+    for module in /modules/"$group"/*.ko; do
+        insmod "$module" 2>/tmp/insmod || grep -q 'File exists' /tmp/insmod || cat /tmp/insmod
+    done
+done
+
+[ -n "$root" ] || exit 0
+mkdir -p /lower /upper
+mount -o ro "$root" /lower
+mount -t tmpfs upper /upper
+mkdir /upper/data /upper/work
+mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work overlay /newroot
+for dir in /proc /sys /dev /run /tmp; do
+    mount --rbind $dir /newroot$dir
+done
+mkdir -p /newroot/lib/modules
+cp /bin/busybox /run/busybox

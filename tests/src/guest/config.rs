@@ -1,0 +1,259 @@
+//! What a guest is made of, and QEMU's command line for it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::bed;
+use crate::device::Device;
+
+/// The guest's display device.
+#[derive(Debug, Clone, Default)]
+pub enum Gpu {
+    /// None.
+    #[default]
+    None,
+    /// QEMU's own virtio-gpu, in its process: to test the bed itself.
+    Qemu,
+    /// QEMU's vhost-user-gpu-pci on a back-end's socket.
+    VhostUserGpu(PathBuf),
+    /// QEMU's vhost-user-vga on a back-end's socket.
+    VhostUserVga(PathBuf),
+    /// QEMU's generic vhost-user device on a back-end's socket.
+    Generic(PathBuf),
+}
+
+impl Gpu {
+    /// vhost-user-gpu-pci served by a device.
+    pub fn vhost_user_gpu(device: &Device) -> Self {
+        Gpu::VhostUserGpu(device.socket())
+    }
+
+    /// vhost-user-vga served by a device.
+    pub fn vhost_user_vga(device: &Device) -> Self {
+        Gpu::VhostUserVga(device.socket())
+    }
+
+    /// The generic vhost-user device served by a device.
+    pub fn generic(device: &Device) -> Self {
+        Gpu::Generic(device.socket())
+    }
+
+    /// The `-device` value without its options and id, as hot-plugging wants it too.
+    fn device(&self, index: usize) -> Option<String> {
+        Some(match self {
+            Gpu::None => return None,
+            Gpu::Qemu => "virtio-gpu-pci".to_owned(),
+            Gpu::VhostUserGpu(_) => format!("vhost-user-gpu-pci,chardev=gpu{index}-socket"),
+            Gpu::VhostUserVga(_) => format!("vhost-user-vga,chardev=gpu{index}-socket"),
+            Gpu::Generic(_) => {
+                let words = "virtio-id=16,num_vqs=2,config_size=20";
+                format!("vhost-user-test-device-pci,chardev=gpu{index}-socket,{words}")
+            }
+        })
+    }
+
+    fn socket(&self) -> Option<&Path> {
+        match self {
+            Gpu::None | Gpu::Qemu => None,
+            Gpu::VhostUserGpu(path) | Gpu::VhostUserVga(path) | Gpu::Generic(path) => Some(path),
+        }
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Gpu::None => "no GPU",
+            Gpu::Qemu => "virtio-gpu-pci",
+            Gpu::VhostUserGpu(_) => "vhost-user-gpu-pci",
+            Gpu::VhostUserVga(_) => "vhost-user-vga",
+            Gpu::Generic(_) => "vhost-user-test-device-pci",
+        })
+    }
+}
+
+/// Who runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accel {
+    /// QEMU's translator: works everywhere.
+    #[default]
+    Tcg,
+    /// The processor.
+    Kvm,
+}
+
+/// A guest to be booted.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(super) gpus: Vec<(Gpu, String)>,
+    pub(super) accel: Accel,
+    machine: &'static str,
+    memory: Vec<u32>,
+    modules: Vec<&'static str>,
+    desktop: bool,
+    qemu: Option<PathBuf>,
+    arguments: Vec<OsString>,
+    kernel_words: String,
+}
+
+impl Config {
+    /// A kernel, busybox and the agent: boots in a few seconds.
+    pub fn mini() -> Self {
+        Config {
+            gpus: Vec::new(),
+            accel: Accel::Tcg,
+            machine: "q35",
+            memory: vec![512],
+            modules: vec!["gpu"],
+            desktop: false,
+            qemu: None,
+            arguments: Vec::new(),
+            kernel_words: String::new(),
+        }
+    }
+
+    /// A Debian with weston, Xorg and modetest, on a disk that is not written.
+    pub fn desktop() -> Self {
+        Config { desktop: true, memory: vec![1024], modules: vec!["gpu", "disk", "input"], ..Config::mini() }
+    }
+
+    /// Adds a display device.
+    #[must_use]
+    pub fn gpu(self, gpu: Gpu) -> Self {
+        self.gpu_with(gpu, "")
+    }
+
+    /// Adds a display device with more of its options, as in `max_outputs=2`.
+    #[must_use]
+    pub fn gpu_with(mut self, gpu: Gpu, options: &str) -> Self {
+        self.gpus.push((gpu, options.to_owned()));
+        self
+    }
+
+    /// Sets the memory in MiB; several numbers make as many back-ends, each a NUMA node.
+    #[must_use]
+    pub fn memory(mut self, megabytes: &[u32]) -> Self {
+        self.memory = megabytes.to_vec();
+        self
+    }
+
+    /// Chooses who runs the guest's instructions.
+    #[must_use]
+    pub fn accel(mut self, accel: Accel) -> Self {
+        self.accel = accel;
+        self
+    }
+
+    /// Chooses which groups of modules the agent loads: gpu, disk, input, udmabuf.
+    #[must_use]
+    pub fn modules(mut self, groups: &[&'static str]) -> Self {
+        self.modules = groups.to_vec();
+        self
+    }
+
+    /// Uses another QEMU than the bed's.
+    #[must_use]
+    pub fn qemu(mut self, program: PathBuf) -> Self {
+        self.qemu = Some(program);
+        self
+    }
+
+    /// Adds QEMU options.
+    #[must_use]
+    pub fn arguments<S: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds words to the kernel's command line.
+    #[must_use]
+    pub fn kernel_words(mut self, words: &str) -> Self {
+        self.kernel_words = format!("{} {words}", self.kernel_words);
+        self
+    }
+
+    /// QEMU's command line. Its sockets and logs are in `dir`.
+    pub(super) fn command(&self, dir: &Path) -> Result<Command> {
+        let mut qemu = match &self.qemu {
+            Some(program) => Command::new(program),
+            None => bed::run::qemu(bed::vm()?),
+        };
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
+        match self.accel {
+            Accel::Tcg => qemu.args(["-accel", "tcg"]),
+            Accel::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
+        };
+        self.add_memory(&mut qemu);
+        qemu.arg("-kernel").arg(bed::kernel()?).arg("-initrd").arg(bed::initramfs()?).arg("-append").arg(self.append());
+        qemu.arg("-serial").arg(path_option("file:", &dir.join("console")));
+        qemu.arg("-qmp").arg(path_option("unix:", &dir.join("qmp")).with(",server=on,wait=off"));
+        qemu.args(["-device", "virtio-serial-pci"]).arg("-chardev");
+        qemu.arg(path_option("socket,id=agent,path=", &dir.join("agent")).with(",server=on,wait=off"));
+        qemu.arg("-device").arg(format!("virtserialport,chardev=agent,name={}", guest_agent::PORT));
+        if self.desktop {
+            qemu.arg("-drive").arg(path_option("if=none,id=root,format=raw,readonly=on,file=", bed::desktop()?));
+            qemu.args(["-device", "virtio-blk-pci,drive=root"]);
+        }
+        for (index, (gpu, options)) in self.gpus.iter().enumerate() {
+            if let Some(socket) = gpu.socket() {
+                qemu.arg("-chardev").arg(path_option(&format!("socket,id=gpu{index}-socket,path="), socket));
+            }
+            if let Some(device) = gpu.device(index) {
+                let comma = if options.is_empty() { "" } else { "," };
+                qemu.arg("-device").arg(format!("{device},id=gpu{index}{comma}{options}"));
+            }
+        }
+        qemu.args(&self.arguments);
+        Ok(qemu)
+    }
+
+    /// Memory that a back-end can map.
+    fn add_memory(&self, qemu: &mut Command) {
+        let object = |index: usize, size: u32| format!("memory-backend-memfd,id=memory{index},size={size}M,share=on");
+        let total: u32 = self.memory.iter().sum();
+        qemu.arg("-m").arg(format!("{total}M"));
+        for (index, size) in self.memory.iter().enumerate() {
+            qemu.arg("-object").arg(object(index, *size));
+        }
+        if self.memory.len() == 1 {
+            qemu.arg("-machine").arg(format!("{},memory-backend=memory0", self.machine));
+        } else {
+            qemu.args(["-machine", self.machine]);
+            for index in 0..self.memory.len() {
+                qemu.arg("-numa").arg(format!("node,memdev=memory{index}"));
+            }
+        }
+    }
+
+    fn append(&self) -> String {
+        let root = if self.desktop { " beamsplit.root=/dev/vda" } else { "" };
+        format!(
+            "console=tty0 console=ttyS0 loglevel=6 mitigations=off no_timer_check tsc=reliable rdinit=/init \
+             beamsplit.modules={}{root}{}",
+            self.modules.join(","),
+            self.kernel_words
+        )
+    }
+}
+
+/// An option of QEMU that ends in a path, in which commas are doubled.
+fn path_option(before: &str, path: &Path) -> OsString {
+    let mut option = OsString::from(before);
+    option.push(path.to_string_lossy().replace(',', ",,"));
+    option
+}
+
+trait With {
+    fn with(self, end: &str) -> Self;
+}
+
+impl With for OsString {
+    fn with(mut self, end: &str) -> Self {
+        self.push(end);
+        self
+    }
+}

@@ -1,0 +1,298 @@
+//! A guest under QEMU, with an agent inside that does what a test asks for.
+
+mod config;
+mod qmp;
+
+use std::fmt;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use guest_agent::{Draw, Head, Reply, Request, read_hello, read_message, write_message};
+use serde_json::{Value, json};
+
+pub use config::{Accel, Config, Gpu};
+pub use qmp::Qmp;
+
+use crate::picture::Picture;
+use crate::process::{Process, wait_until};
+use crate::progress::say;
+use crate::workspace;
+
+/// How long anything may take that takes a moment on an idle machine.
+pub const PATIENCE: u64 = 120;
+
+/// What a command in the guest did.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its exit code, 128 + N when signal N ended it.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// The standard output as text, without white space at its ends.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim().to_owned()
+    }
+}
+
+/// A running guest. It is killed when it is dropped.
+pub struct Guest {
+    qemu: Process,
+    qmp: Qmp,
+    agent: UnixStream,
+    name: String,
+    kernel: String,
+    dir: tempfile::TempDir,
+    screendumps: u32,
+}
+
+impl Guest {
+    /// Boots a guest and waits for its agent.
+    pub fn boot(config: Config) -> Result<Self> {
+        let mut guest = Self::start(&config)?;
+        guest.wait_for_boot()?;
+        Ok(guest)
+    }
+
+    /// Starts a guest without waiting for its agent.
+    pub fn start(config: &Config) -> Result<Self> {
+        let dir = workspace::scratch("guest-")?;
+        let gpus: Vec<_> = config.gpus.iter().map(|(gpu, _)| gpu.to_string()).collect();
+        let accel = if config.accel == Accel::Kvm { ", kvm" } else { "" };
+        let name = format!("{}{accel}", if gpus.is_empty() { "no GPU".to_owned() } else { gpus.join(", ") });
+        let mut qemu = Process::spawn(config.command(dir.path())?, "QEMU", &dir.path().join("qemu.log"))?;
+        let connected = Qmp::connect(&dir.path().join("qmp")).and_then(|qmp| {
+            let agent = UnixStream::connect(dir.path().join("agent")).context("Cannot connect to the agent's port")?;
+            Ok((qmp, agent))
+        });
+        let (qmp, agent) = match connected {
+            Ok(pair) => pair,
+            Err(error) => {
+                let state = if qemu.is_running() { "runs" } else { "ended" };
+                bail!("{error:#}; QEMU {state}; its log:\n{}", qemu.log_tail());
+            }
+        };
+        Ok(Guest { qemu, qmp, agent, name, kernel: String::new(), dir, screendumps: 0 })
+    }
+
+    /// Waits for the agent of a guest that was started or reset.
+    pub fn wait_for_boot(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let hello = self.greet();
+        let reply = self.explain(hello)?;
+        let Reply::Booted { uptime, kernel } = reply else { bail!("The agent said {reply:?} instead of hello") };
+        let seconds = start.elapsed().as_secs_f32();
+        self.kernel = kernel;
+        say(format_args!("guest ({}): booted in {seconds:.1} s, {uptime:.1} s of its own time", self.name));
+        Ok(())
+    }
+
+    fn greet(&mut self) -> Result<Reply> {
+        self.agent.set_read_timeout(Some(Duration::from_secs(PATIENCE)))?;
+        read_hello(&mut self.agent).context("The guest's agent does not report")?;
+        Ok(read_message::<Reply>(&mut self.agent)?.0)
+    }
+
+    /// Runs a shell command; fails when it does.
+    pub fn run(&mut self, command: &str) -> Result<Output> {
+        let output = self.try_run(command)?;
+        if output.code != 0 {
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            let error = format!("`{command}` in the guest: exit code {}\n{}\n{stderr}", output.code, output.text());
+            return self.explain(Err(anyhow::Error::msg(error)));
+        }
+        Ok(output)
+    }
+
+    /// Runs a shell command, whatever its exit code.
+    pub fn try_run(&mut self, command: &str) -> Result<Output> {
+        let request = Request::Run { command: command.to_owned(), seconds: PATIENCE };
+        let (reply, mut stdout) = self.ask(&request, &[])?;
+        let Reply::Ended { code, stdout: length } = reply else { bail!("The agent answered {reply:?}") };
+        ensure!(length as usize <= stdout.len(), "The agent's lengths are wrong");
+        let stderr = stdout.split_off(length as usize);
+        Ok(Output { code, stdout, stderr })
+    }
+
+    /// Starts a shell command that goes on, and returns its process in the guest.
+    pub fn spawn(&mut self, command: &str) -> Result<u32> {
+        match self.ask(&Request::Spawn { command: command.to_owned() }, &[])?.0 {
+            Reply::Started { pid } => Ok(pid),
+            reply => bail!("The agent answered {reply:?}"),
+        }
+    }
+
+    /// Runs a command again and again until it succeeds.
+    pub fn wait_for(&mut self, command: &str) -> Result<Output> {
+        let waited = wait_until(PATIENCE, &format!("`{command}` in the guest"), || {
+            let output = self.try_run(command)?;
+            Ok((output.code == 0).then_some(output))
+        });
+        self.explain(waited)
+    }
+
+    /// Writes a file in the guest.
+    pub fn put(&mut self, path: &str, mode: u32, bytes: &[u8]) -> Result<()> {
+        self.ask(&Request::Put { path: path.to_owned(), mode }, bytes).map(drop)
+    }
+
+    /// Reads a file of the guest.
+    pub fn get(&mut self, path: &str) -> Result<Vec<u8>> {
+        Ok(self.ask(&Request::Get { path: path.to_owned() }, &[])?.1)
+    }
+
+    /// The heads of the guest's card.
+    pub fn heads(&mut self) -> Result<Vec<Head>> {
+        match self.ask(&Request::Heads, &[])?.0 {
+            Reply::Heads(heads) => Ok(heads),
+            reply => bail!("The agent answered {reply:?}"),
+        }
+    }
+
+    /// Draws in the guest and returns what the guest then reads back from its own buffer, if it drew pixels.
+    pub fn draw(&mut self, draw: Draw) -> Result<Option<Picture>> {
+        match self.ask(&Request::Draw(draw), &[])? {
+            (Reply::Drawn { width, height }, pixels) => Picture::from_xrgb(width, height, &pixels).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Sets a mode on a head, with random pixels, which are returned.
+    pub fn show(&mut self, head: u32, width: u32, height: u32) -> Result<Picture> {
+        self.draw(Draw::Show { head, width, height })?.context("Nothing drawn")
+    }
+
+    /// Draws new random pixels in a part of what a head shows, and returns all of it.
+    pub fn damage(&mut self, head: u32, rect: [u32; 4]) -> Result<Picture> {
+        self.draw(Draw::Damage { head, rect })?.context("Nothing drawn")
+    }
+
+    /// Flips a head to another buffer of random pixels, and returns them.
+    pub fn flip(&mut self, head: u32) -> Result<Picture> {
+        self.draw(Draw::Flip { head })?.context("Nothing drawn")
+    }
+
+    /// What QEMU shows of the first head of the first GPU.
+    pub fn screen(&mut self) -> Result<Picture> {
+        self.screen_of("gpu0", 0)
+    }
+
+    /// What QEMU shows of a head of a device.
+    pub fn screen_of(&mut self, device: &str, head: u32) -> Result<Picture> {
+        self.screendumps += 1;
+        let path = self.dir.path().join(format!("screen{}.png", self.screendumps));
+        self.qmp("screendump", json!({"filename": path, "device": device, "head": head, "format": "png"}))?;
+        let picture = Picture::open(&path);
+        let _ = fs::remove_file(&path);
+        picture
+    }
+
+    /// Waits until QEMU shows a picture on a head of the first GPU, to the byte.
+    #[track_caller]
+    pub fn assert_shows(&mut self, head: u32, expected: &Picture) -> Result<()> {
+        let shown = expected.wait_until_shown(|| self.screen_of("gpu0", head));
+        self.explain(shown)
+    }
+
+    /// Runs a QMP command.
+    pub fn qmp(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let answer = self.qmp.execute(command, arguments);
+        self.explain(answer)
+    }
+
+    /// Waits for a QMP event.
+    pub fn wait_event(&mut self, name: &str) -> Result<Value> {
+        let event = self.qmp.wait_event(name, PATIENCE);
+        self.explain(event)
+    }
+
+    /// Reboots as a user would: the kernel shuts its drivers down.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.spawn("sleep 0.1; $(ls /run/busybox /bin/busybox 2>/dev/null | head -n 1) reboot -f")?;
+        self.wait_for_boot()
+    }
+
+    /// Presses the reset button.
+    pub fn reset(&mut self) -> Result<()> {
+        self.qmp("system_reset", json!({}))?;
+        self.wait_for_boot()
+    }
+
+    /// Powers the guest off and waits for QEMU to end.
+    pub fn power_off(mut self) -> Result<()> {
+        self.spawn("sleep 0.1; echo o > /proc/sysrq-trigger")?;
+        let ended = self.qemu.wait(PATIENCE).map(drop);
+        self.explain(ended)
+    }
+
+    /// QEMU's process.
+    pub fn qemu(&mut self) -> &mut Process {
+        &mut self.qemu
+    }
+
+    /// The guest kernel's release.
+    pub fn kernel(&self) -> &str {
+        &self.kernel
+    }
+
+    /// A path for a socket or file of this guest, in a folder that goes with it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What the guest printed on its serial console.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.path().join("console")).unwrap_or_default()).into_owned()
+    }
+
+    fn ask(&mut self, request: &Request, bytes: &[u8]) -> Result<(Reply, Vec<u8>)> {
+        let answer = self.converse(request, bytes);
+        self.explain(answer)
+    }
+
+    fn converse(&mut self, request: &Request, bytes: &[u8]) -> Result<(Reply, Vec<u8>)> {
+        self.agent.set_read_timeout(Some(Duration::from_secs(PATIENCE + 10)))?;
+        write_message(&mut self.agent, request, bytes).context("Cannot write to the guest's agent")?;
+        let (reply, bytes) = read_message(&mut self.agent).context("The guest's agent does not answer")?;
+        match reply {
+            Reply::Failed(error) => bail!("In the guest: {error}"),
+            reply => Ok((reply, bytes)),
+        }
+    }
+
+    /// Adds to an error what the guest and QEMU said last.
+    fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        result.with_context(|| format!("{self}"))
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let console = self.console();
+        let lines: Vec<_> = console.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(25)..).unwrap_or_default().join("\n    ");
+        let log = self.qemu.log_tail().replace('\n', "\n    ");
+        write!(f, "Guest ({})\n  console:\n    {last}\n  QEMU's log:\n    {log}", self.name)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            say(&*self);
+        }
+    }
+}
+
+/// Whether QEMU's device for vhost-user GPUs is in a QEMU.
+pub fn has_vhost_user_gpu(qemu: &Path) -> bool {
+    let help = std::process::Command::new(qemu).args(["-device", "help"]).output();
+    help.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("\"vhost-user-gpu-pci\""))
+}
