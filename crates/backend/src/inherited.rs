@@ -29,7 +29,7 @@ pub fn unix_socket(fd: RawFd, kind: SocketType) -> Result<OwnedFd> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::fs::File;
     use std::os::fd::{AsRawFd, IntoRawFd};
@@ -55,5 +55,25 @@ mod tests {
         assert!(unix_socket(number, SocketType::STREAM).unwrap_err().to_string().contains("twice"));
         drop(taken);
         assert_eq!(std::io::Read::read(&mut &ours, &mut [0]).unwrap(), 0);
+    }
+
+    /// What a debugger would do, for the sandbox to refuse.
+    pub fn trace_me() -> std::io::Result<()> {
+        // SAFETY: PTRACE_TRACEME takes no pointers; it only makes the parent our tracer.
+        match unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What injected code needs, for the sandbox to refuse.
+    pub fn map_code() -> std::io::Result<()> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        match unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) } {
+            libc::MAP_FAILED => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        }
     }
 }

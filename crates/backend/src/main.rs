@@ -2,10 +2,12 @@
 
 mod args;
 mod config;
+mod control;
 mod inherited;
 mod logging;
 mod preflight;
 mod rights;
+mod sandbox;
 mod values;
 
 fn main() {}

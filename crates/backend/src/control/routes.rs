@@ -1,0 +1,171 @@
+//! What can be asked: `/v1/stats`, `/v1/heads`, `/v1/screenshot`, `/v1/resize`.
+
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::http::{Request, Response};
+use super::mailbox::{Answer, Picture, Question};
+
+/// Version of the answers; each listing carries it.
+const VERSION: u32 = 1;
+
+/// What can be said without asking the device's thread.
+pub struct Facts {
+    /// What the vGPU is called.
+    pub name: String,
+    /// When it started.
+    pub started: Instant,
+    /// Its counters and those of its viewer, as JSON objects by section.
+    pub sections: Box<dyn FnMut() -> serde_json::Map<String, Value> + Send>,
+}
+
+/// What becomes of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is answered.
+    Reply(Response),
+    /// The device's thread has to be asked.
+    Ask(Question),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resize {
+    #[serde(default)]
+    head: u32,
+    width: u32,
+    height: u32,
+}
+
+/// Decides about a request.
+pub fn route(request: &Request, facts: &mut Facts) -> Action {
+    decide(request, facts).unwrap_or_else(Action::Reply)
+}
+
+fn decide(request: &Request, facts: &mut Facts) -> Result<Action, Response> {
+    match (request.method.as_str(), request.path.as_str()) {
+        ("GET", "/v1/stats") => Ok(Action::Reply(stats(facts))),
+        ("GET", "/v1/heads") => Ok(Action::Ask(Question::Heads)),
+        ("GET", "/v1/screenshot") => {
+            Ok(Action::Ask(Question::Screenshot { head: request.number("head")?.unwrap_or(0) }))
+        }
+        ("POST", "/v1/resize") => {
+            let Resize { head, width, height } = serde_json::from_slice(&request.body).map_err(|error| {
+                Response::error(400, &format!("Send {{\"head\":0,\"width\":W,\"height\":H}}: {error}"))
+            })?;
+            let side = 1..=device::caps::IMAGE_SIZE;
+            if !side.contains(&width) || !side.contains(&height) {
+                return Err(Response::error(400, &format!("Width and height go from 1 to {}", side.end())));
+            }
+            Ok(Action::Ask(Question::Resize { head, width, height }))
+        }
+        (_, "/v1/stats" | "/v1/heads" | "/v1/screenshot") => Err(Response::error(405, "Use GET")),
+        (_, "/v1/resize") => Err(Response::error(405, "Use POST")),
+        _ => Err(Response::error(404, "There are /v1/stats, /v1/heads, /v1/screenshot and /v1/resize")),
+    }
+}
+
+fn stats(facts: &mut Facts) -> Response {
+    let mut all = serde_json::Map::new();
+    all.insert("version".to_owned(), json!(VERSION));
+    all.insert("name".to_owned(), json!(facts.name));
+    all.insert("pid".to_owned(), json!(std::process::id()));
+    all.insert("uptime_seconds".to_owned(), json!(facts.started.elapsed().as_secs()));
+    all.append(&mut (facts.sections)());
+    Response::json(&Value::Object(all))
+}
+
+/// Puts the device's answer into words.
+pub fn reply(answer: Answer) -> Response {
+    match answer {
+        Answer::Heads(heads) => Response::json(&json!({ "version": VERSION, "heads": heads })),
+        Answer::Done => Response::json(&json!({ "version": VERSION })),
+        Answer::Missing(why) => Response::error(404, why),
+        Answer::Picture(picture) => match png(&picture) {
+            Ok(body) => Response { status: 200, content_type: "image/png", body },
+            Err(error) => Response::error(500, &error.to_string()),
+        },
+    }
+}
+
+fn png(picture: &Picture) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, picture.width, picture.height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fast);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&picture.rgb)?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        let sections = || json!({ "device": { "commands": 7 } }).as_object().cloned().unwrap();
+        Facts { name: "vm7".to_owned(), started: Instant::now(), sections: Box::new(sections) }
+    }
+
+    fn ask(method: &str, path: &str, query: &str, body: &str) -> Action {
+        let request =
+            Request { method: method.into(), path: path.into(), query: query.into(), body: body.as_bytes().to_vec() };
+        route(&request, &mut facts())
+    }
+
+    fn status(action: Action) -> u16 {
+        match action {
+            Action::Reply(response) => response.status,
+            Action::Ask(question) => panic!("asked {question:?}"),
+        }
+    }
+
+    #[test]
+    fn stats_are_told_without_asking_the_device() {
+        let Action::Reply(response) = ask("GET", "/v1/stats", "", "") else { panic!("asked") };
+        let value: Value = serde_json::from_slice(&response.body).unwrap();
+        assert_eq!(
+            (&value["version"], &value["name"], &value["device"]["commands"]),
+            (&json!(1), &json!("vm7"), &json!(7))
+        );
+    }
+
+    #[test]
+    fn each_question_reaches_the_device_with_its_numbers() {
+        assert_eq!(ask("GET", "/v1/heads", "", ""), Action::Ask(Question::Heads));
+        assert_eq!(ask("GET", "/v1/screenshot", "", ""), Action::Ask(Question::Screenshot { head: 0 }));
+        assert_eq!(ask("GET", "/v1/screenshot", "head=2", ""), Action::Ask(Question::Screenshot { head: 2 }));
+        let body = r#"{"head":1,"width":1024,"height":768}"#;
+        let resize = Question::Resize { head: 1, width: 1024, height: 768 };
+        assert_eq!(ask("POST", "/v1/resize", "", body), Action::Ask(resize));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_here() {
+        for (method, path, query, body, expected) in [
+            ("GET", "/", "", "", 404),
+            ("POST", "/v1/stats", "", "", 405),
+            ("GET", "/v1/resize", "", "", 405),
+            ("GET", "/v1/screenshot", "head=x", "", 400),
+            ("POST", "/v1/resize", "", "", 400),
+            ("POST", "/v1/resize", "", r#"{"width":1,"height":0}"#, 400),
+            ("POST", "/v1/resize", "", r#"{"width":16385,"height":1}"#, 400),
+            ("POST", "/v1/resize", "", r#"{"width":1,"height":1,"depth":1}"#, 400),
+        ] {
+            assert_eq!(status(ask(method, path, query, body)), expected, "{method} {path}?{query} {body}");
+        }
+    }
+
+    #[test]
+    fn a_picture_becomes_a_png_of_the_same_pixels() {
+        let picture = Picture { width: 2, height: 1, rgb: vec![1, 2, 3, 250, 251, 252] };
+        let response = reply(Answer::Picture(picture.clone()));
+        let mut reader = png::Decoder::new(std::io::Cursor::new(&response.body)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        assert_eq!(pixels, picture.rgb);
+    }
+}

@@ -1,0 +1,78 @@
+//! The device locks itself in once everything it needs is open: what breaks out of a parser here finds no file, no
+//! network, no other program and no other process within reach.
+//!
+//! Five locks, each of which holds without the others: no new privileges, no capabilities, no core dumps, a list of
+//! files (Landlock, [`files`]) and a list of system calls (seccomp, [`calls`]). What is refused fails with an error
+//! and ends nothing: a device must not die, for its VM would lose its GPU for good.
+
+mod calls;
+mod files;
+
+use anyhow::{Context, Result};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
+    set_no_new_privs,
+};
+
+use crate::values::SandboxMode;
+pub use files::Grant;
+
+/// Descriptors a device may hold: a thousand memory regions, its rings, its clients. Stops a peer that sends fds for ever
+/// at a number that no parent's limit cuts short.
+const MAX_FILES: u64 = 4096;
+
+/// Locks this process in. Call it with one thread running: what starts later is locked in with it. Returns what this
+/// machine cannot enforce, in words for the log.
+pub fn lock_in(mode: SandboxMode, grants: &[Grant]) -> Result<Vec<String>> {
+    match mode {
+        SandboxMode::Off => {
+            Ok(vec!["Sandbox off: a guest that breaks its device has all rights of this user".to_owned()])
+        }
+        SandboxMode::Log => {
+            set_no_new_privs(true).context("Cannot give up new privileges")?;
+            calls::allow(mode, true)?;
+            Ok(vec!["Sandbox log: nothing is refused; unexpected system calls go to the kernel's audit log".to_owned()])
+        }
+        SandboxMode::On => {
+            set_no_new_privs(true).context("Cannot give up new privileges")?;
+            drop_capabilities().context("Cannot give up capabilities")?;
+            let none = Rlimit { current: Some(0), maximum: Some(0) };
+            setrlimit(Resource::Core, none).context("Cannot forbid core dumps")?;
+            let enforced = files::allow_only(grants)?;
+            // Without Landlock no file can be told from another: then none is opened at all, if the device can do so.
+            calls::allow(mode, enforced.guards_files() || !grants.iter().all(Grant::is_optional))?;
+            Ok(enforced.missing().into_iter().collect())
+        }
+    }
+}
+
+/// Makes room for as many descriptors as a device may need, whatever the shell or libvirt allowed for.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(MAX_FILES, |most| most.min(MAX_FILES));
+    if limit.current.is_some_and(|current| current < wanted) {
+        // Failing leaves what there was, which a small guest does not notice.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
+    }
+}
+
+/// Gives up every capability, also those that a program executed as root would get back.
+pub fn drop_capabilities() -> Result<(), Errno> {
+    if capabilities(None)?.effective.contains(CapabilitySet::SETPCAP) {
+        for bit in 0..64 {
+            let capability = CapabilitySet::from_bits_retain(1 << bit);
+            match remove_capability_from_bounding_set(capability) {
+                // Past the last one that this kernel knows.
+                Err(Errno::INVAL) => break,
+                other => other?,
+            }
+        }
+    }
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+}
+
+#[cfg(test)]
+mod tests;
