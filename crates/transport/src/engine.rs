@@ -1,0 +1,475 @@
+//! Drives a device: pops chains, executes them, gives them back, parks what is answered later.
+//!
+//! All of it happens on the thread that calls; nothing here blocks. A front-end's changes come as method calls between two
+//! batches, and [`Engine::attention`] ends a batch early, so that a change waits for one command at most.
+
+mod slot;
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use device::{Answer, Memory, Outbox, Request, Start, Stats, Ticket, VirtioDevice, guest_log};
+
+use crate::chain::{Chain, Segment, scatter};
+use crate::interrupt::Interrupt;
+use crate::ring::{Layout, Popped, Ring, RingError};
+use slot::Slot;
+
+/// How long a ring that stops waits for what it parked, before the device has to give it up.
+pub const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Panics that may escape the device in [`PANIC_WINDOW`] before its rings stop.
+const PANICS: usize = 3;
+const PANIC_WINDOW: Duration = Duration::from_secs(60);
+
+/// A device and its rings.
+pub struct Engine<I> {
+    device: Box<dyn VirtioDevice>,
+    interrupt: I,
+    memory: Arc<Memory>,
+    features: u64,
+    slots: Vec<Slot>,
+    parked: HashMap<Ticket, Parked>,
+    spare: Vec<Vec<Segment>>,
+    chain: Chain,
+    reply: Vec<u8>,
+    outbox: Outbox,
+    /// Whether the device was started and not stopped since.
+    started: bool,
+    stopped: Vec<Stopped>,
+    panics: Vec<Instant>,
+    stats: Option<Arc<Stats>>,
+    attention: Arc<AtomicBool>,
+    tick: fn() -> i64,
+}
+
+/// A chain whose reply comes later.
+#[derive(Debug)]
+struct Parked {
+    queue: u16,
+    incarnation: u64,
+    head: u16,
+    writable: Vec<Segment>,
+}
+
+/// A ring that came to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Its queue.
+    pub queue: u16,
+    /// The entry of the available ring at which it would go on.
+    pub base: u16,
+}
+
+/// How a batch ended.
+enum Batch {
+    Drained,
+    Interrupted,
+    Broken,
+}
+
+impl<I: Interrupt> Engine<I> {
+    /// An engine without memory; every ring is stopped. `tick` is a coarse clock: a batch ends, and the driver is told,
+    /// when it moves. Constant, for virtual time, or [`coarse_clock`].
+    pub fn new(device: Box<dyn VirtioDevice>, interrupt: I, tick: fn() -> i64) -> Self {
+        let slots = device.queue_sizes().iter().map(|_| Slot::default()).collect();
+        Self {
+            device,
+            interrupt,
+            memory: Arc::new(Memory::empty()),
+            features: 0,
+            slots,
+            parked: HashMap::new(),
+            spare: Vec::new(),
+            chain: Chain::default(),
+            reply: Vec::new(),
+            outbox: Outbox::default(),
+            started: false,
+            stopped: Vec::new(),
+            panics: Vec::new(),
+            stats: None,
+            attention: Arc::default(),
+            tick,
+        }
+    }
+
+    /// Counts caught panics in the device's own counters.
+    pub fn count_in(&mut self, stats: Arc<Stats>) {
+        self.stats = Some(stats);
+    }
+
+    /// Set by another thread to end the batch that is being served after its current command.
+    pub fn attention(&self) -> Arc<AtomicBool> {
+        self.attention.clone()
+    }
+
+    /// The device.
+    pub fn device(&self) -> &dyn VirtioDevice {
+        &*self.device
+    }
+
+    /// The way to the driver.
+    pub fn interrupt(&mut self) -> &mut I {
+        &mut self.interrupt
+    }
+
+    /// The memory in use.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The next command reads and writes `memory`, and none still uses the table before it.
+    pub fn set_memory(&mut self, memory: Arc<Memory>) {
+        self.memory = memory;
+    }
+
+    /// Features for rings and a device that start from now on.
+    pub fn set_features(&mut self, features: u64) {
+        self.features = features;
+    }
+
+    /// Sets a ring up and starts it. `layout` is `None` when it cannot be in guest memory. It goes on at `base`, or where
+    /// it stood. A ring that runs as asked is left alone; any other change makes it a new ring, and what was parked for
+    /// the old one is not given back into it.
+    pub fn start_ring(&mut self, queue: u16, layout: Option<Layout>, base: Option<u16>) {
+        let Some(slot) = self.slots.get_mut(usize::from(queue)) else { return };
+        slot.ready = true;
+        if slot.runs_as(layout, base) {
+            return;
+        }
+        let base = base.unwrap_or_else(|| slot.base());
+        slot.incarnation += 1;
+        slot.parked = 0;
+        slot.stopping = None;
+        slot.started_at = Some(base);
+        let ring = layout
+            .ok_or(RingError::Unmapped(0))
+            .and_then(|layout| Ring::new(layout, base, self.features, &self.memory));
+        match ring {
+            Ok(ring) => {
+                slot.ring = Some(ring);
+                slot.broken = false;
+            }
+            Err(why) => {
+                slot.ring = None;
+                slot.broken = false;
+                self.break_ring(queue, why);
+            }
+        }
+        self.start_device();
+    }
+
+    /// Whether chains of the ring are popped.
+    pub fn enable_ring(&mut self, queue: u16, enabled: bool) {
+        let Some(slot) = self.slots.get_mut(usize::from(queue)) else { return };
+        slot.enabled = enabled;
+        slot.ready = true;
+        self.start_device();
+    }
+
+    /// Pops no chain of the ring any more. When nothing of it is parked it has [stopped](Self::take_stopped); else it will
+    /// have, at the latest [`STOP_LIMIT`] after `now`.
+    pub fn stop_ring(&mut self, queue: u16, now: Instant) {
+        let Some(slot) = self.slots.get_mut(usize::from(queue)) else { return };
+        slot.stopping = Some(now + STOP_LIMIT);
+        self.finish_stops();
+    }
+
+    /// Rings that came to rest since the last call.
+    pub fn take_stopped(&mut self) -> impl Iterator<Item = Stopped> + '_ {
+        self.stopped.drain(..)
+    }
+
+    /// The front-end is gone: no ring, no memory, no trace of its guest.
+    pub fn reset(&mut self, now: Instant) {
+        self.forget_parked();
+        for slot in &mut self.slots {
+            *slot = Slot { incarnation: slot.incarnation + 1, ..Slot::default() };
+        }
+        self.memory = Arc::new(Memory::empty());
+        self.features = 0;
+        self.started = false;
+        self.stopped.clear();
+        if guarded(&mut *self.device, |device| device.reset()).is_none() {
+            self.panicked(now);
+        }
+    }
+
+    /// The driver kicked the queue: [`run`](Self::run) will look at its ring.
+    pub fn kick(&mut self, queue: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(queue)) {
+            slot.ready = true;
+        }
+    }
+
+    /// The configuration was read or written.
+    pub fn config_accessed(&mut self, now: Instant) {
+        if guarded(&mut *self.device, |device| device.config_accessed()).is_none() {
+            self.panicked(now);
+        }
+    }
+
+    /// Serves one batch of each ring that was kicked, polls the device, tells the driver. Returns whether there is more to
+    /// do at once.
+    pub fn run(&mut self, now: Instant) -> bool {
+        for queue in 0..self.slots.len() {
+            if self.slots[queue].serves() && self.slots[queue].ready {
+                self.serve(queue as u16, now);
+            }
+        }
+        self.poll(now);
+        self.slots.iter().any(|slot| slot.serves() && slot.ready)
+    }
+
+    /// When [`run`](Self::run) is due although nobody kicked.
+    pub fn deadline(&self) -> Option<Instant> {
+        let stops = self.slots.iter().filter_map(|slot| slot.stopping);
+        stops.chain(self.device.deadline()).min()
+    }
+
+    /// One batch of a ring.
+    fn serve(&mut self, queue: u16, now: Instant) {
+        match self.batch(queue, now) {
+            Ok(Batch::Drained) => self.slots[usize::from(queue)].ready = false,
+            Ok(Batch::Interrupted) => {}
+            Ok(Batch::Broken) => self.break_all(),
+            Err(why) => self.break_ring(queue, why),
+        }
+        self.signal(queue);
+        self.chain.trim();
+    }
+
+    fn batch(&mut self, queue: u16, now: Instant) -> Result<Batch, RingError> {
+        let Self { device, memory, slots, parked, spare, chain, reply, .. } = self;
+        let slot = &mut slots[usize::from(queue)];
+        let Some(ring) = &mut slot.ring else { return Ok(Batch::Drained) };
+        let mut budget = ring.layout().size;
+        let mut ring = ring.open(memory)?;
+        let tick = (self.tick)();
+        ring.silence()?;
+        let mut pending = ring.pending()?;
+        loop {
+            if pending == 0 {
+                pending = ring.listen()?;
+                if pending == 0 {
+                    return Ok(Batch::Drained);
+                }
+                ring.silence()?;
+            }
+            if budget == 0 || self.attention.load(Ordering::Relaxed) || (self.tick)() != tick {
+                return Ok(Batch::Interrupted);
+            }
+            pending -= 1;
+            budget -= 1;
+            let head = match ring.pop(chain)? {
+                Popped::Chain { head } => head,
+                Popped::Bad { head, why } => {
+                    guest_log!(warn, "Queue {queue}: {why}; the chain is given back");
+                    ring.push(head, 0)?;
+                    continue;
+                }
+            };
+            reply.clear();
+            let request = Request { bytes: chain.bytes(), carried: chain.carried(), writable: chain.room() };
+            let answer = guarded(&mut **device, |device| device.request(memory, queue, request, reply));
+            match answer {
+                Some(Answer::Done) => ring.push(head, scatter(memory, chain.writable(), reply))?,
+                Some(Answer::Later(ticket)) => {
+                    let mut writable = spare.pop().unwrap_or_default();
+                    writable.clear();
+                    writable.extend_from_slice(chain.writable());
+                    let chain = Parked { queue, incarnation: slot.incarnation, head, writable };
+                    slot.parked += 1;
+                    if let Some(twice) = parked.insert(ticket, chain) {
+                        // The device broke its promise; the chain before is lost, not the count.
+                        slot.parked -= usize::from(twice.queue == queue && twice.incarnation == slot.incarnation);
+                    }
+                }
+                Some(Answer::Broken) => return Ok(Batch::Broken),
+                None => {
+                    ring.push(head, 0)?;
+                    self.panicked(now);
+                    return Ok(Batch::Interrupted);
+                }
+            }
+        }
+    }
+
+    /// Tells the driver what was given back, when it wants to hear of it.
+    fn signal(&mut self, queue: u16) {
+        let slot = &mut self.slots[usize::from(queue)];
+        let Some(ring) = &mut slot.ring else { return };
+        match ring.open(&self.memory).and_then(|mut ring| ring.wants_interrupt()) {
+            Ok(true) => self.interrupt.queue(queue),
+            Ok(false) => {}
+            Err(why) => self.break_ring(queue, why),
+        }
+    }
+
+    fn poll(&mut self, now: Instant) {
+        let Self { device, memory, outbox, .. } = self;
+        let polled = guarded(&mut **device, |device| device.poll(memory, now, outbox));
+        if polled.is_none() {
+            self.panicked(now);
+        }
+        self.deliver();
+        if self.slots.iter().any(|slot| slot.stopping.is_some_and(|limit| limit <= now)) {
+            self.abandon(now);
+        }
+    }
+
+    /// Gives back what the outbox completes and does what else it says.
+    fn deliver(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        let mut completions = std::mem::take(&mut self.outbox.completions);
+        for completion in completions.drain(..) {
+            match self.parked.remove(&completion.ticket) {
+                Some(parked) => self.give_back(parked, &completion.reply),
+                None => guest_log!(debug, "The chain of {:?} is gone", completion.ticket),
+            }
+        }
+        // An empty list with room for the next ones.
+        self.outbox.completions = completions;
+        for queue in 0..self.slots.len() {
+            self.signal(queue as u16);
+        }
+        if std::mem::take(&mut self.outbox.config_changed) {
+            self.interrupt.config();
+        }
+        if std::mem::take(&mut self.outbox.broken) {
+            self.break_all();
+        }
+        self.finish_stops();
+    }
+
+    fn give_back(&mut self, parked: Parked, reply: &[u8]) {
+        let slot = &mut self.slots[usize::from(parked.queue)];
+        if slot.incarnation == parked.incarnation {
+            slot.parked = slot.parked.saturating_sub(1);
+            if let Some(ring) = &mut slot.ring {
+                let len = scatter(&self.memory, &parked.writable, reply);
+                let pushed = ring.open(&self.memory).and_then(|mut ring| ring.push(parked.head, len));
+                if let Err(why) = pushed {
+                    self.break_ring(parked.queue, why);
+                }
+            }
+        }
+        self.spare.push(parked.writable);
+    }
+
+    /// A ring waited long enough: the device gives up all that is parked, and what it forgets is given back empty.
+    fn abandon(&mut self, now: Instant) {
+        let Self { device, outbox, .. } = self;
+        if guarded(&mut **device, |device| device.abandon(outbox)).is_none() {
+            self.panicked(now);
+        }
+        self.deliver();
+        let stopping = |parked: &Parked| self.slots[usize::from(parked.queue)].stopping.is_some();
+        let left: Vec<Ticket> = self.parked.iter().filter(|(_, parked)| stopping(parked)).map(|(t, _)| *t).collect();
+        for ticket in left {
+            if let Some(parked) = self.parked.remove(&ticket) {
+                let queue = parked.queue;
+                self.give_back(parked, &[]);
+                self.signal(queue);
+            }
+        }
+        self.finish_stops();
+    }
+
+    fn finish_stops(&mut self) {
+        for (queue, slot) in self.slots.iter_mut().enumerate() {
+            if slot.stopping.is_some() && slot.parked == 0 {
+                let base = slot.stop();
+                self.stopped.push(Stopped { queue: queue as u16, base });
+            }
+        }
+        if self.started && self.slots.iter().all(|slot| slot.started_at.is_none()) {
+            self.started = false;
+            // A device that cannot even stop is dealt with when it is called next.
+            guarded(&mut *self.device, |device| device.stop());
+        }
+    }
+
+    fn start_device(&mut self) {
+        if self.started || !self.slots.iter().any(Slot::serves) {
+            return;
+        }
+        self.started = true;
+        let mut set_up = self.slots.iter().filter(|slot| slot.started_at.is_some()).peekable();
+        let progress = set_up.clone().any(|slot| slot.started_at != Some(0));
+        let start = match progress && set_up.all(Slot::goes_on) {
+            true => Start::Resumed,
+            false => Start::Fresh,
+        };
+        let features = self.features;
+        guarded(&mut *self.device, |device| device.start(features, start));
+    }
+
+    /// A ring that cannot be followed stops until it is set up again.
+    fn break_ring(&mut self, queue: u16, why: RingError) {
+        if !std::mem::replace(&mut self.slots[usize::from(queue)].broken, true) {
+            guest_log!(warn, "Queue {queue} stops: {why}");
+            self.interrupt.broken(queue);
+        }
+    }
+
+    fn break_all(&mut self) {
+        guest_log!(error, "The device stops: it failed too often");
+        for (queue, slot) in self.slots.iter_mut().enumerate() {
+            if slot.started_at.is_some() && !slot.broken {
+                slot.broken = true;
+                self.interrupt.broken(queue as u16);
+            }
+        }
+    }
+
+    /// A panic came out of the device, which catches its own: what it knows of its guest is dropped as by a reset.
+    fn panicked(&mut self, now: Instant) {
+        guest_log!(error, "The device panicked; it is reset");
+        if let Some(stats) = &self.stats {
+            stats.panics.add(1);
+        }
+        self.panics.retain(|at| now.saturating_duration_since(*at) < PANIC_WINDOW);
+        self.panics.push(now);
+        self.outbox = Outbox::default();
+        for (_, parked) in std::mem::take(&mut self.parked) {
+            let queue = parked.queue;
+            self.give_back(parked, &[]);
+            self.signal(queue);
+        }
+        let (started, features) = (self.started, self.features);
+        let restarted = guarded(&mut *self.device, |device| {
+            device.reset();
+            if started {
+                device.start(features, Start::Fresh);
+            }
+        });
+        if restarted.is_none() || self.panics.len() >= PANICS {
+            self.break_all();
+        }
+    }
+
+    fn forget_parked(&mut self) {
+        let Self { parked, spare, .. } = self;
+        spare.extend(parked.drain().map(|(_, chain)| chain.writable));
+    }
+}
+
+/// Milliseconds of a clock that costs a few nanoseconds to read and moves every few milliseconds.
+pub fn coarse_clock() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec.wrapping_mul(1000).wrapping_add(now.tv_nsec / 1_000_000)
+}
+
+/// Calls the device; `None` when it panicked.
+fn guarded<T>(device: &mut dyn VirtioDevice, call: impl FnOnce(&mut dyn VirtioDevice) -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(|| call(device))).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! A device that does as the request's first byte says, and remembers what was asked of it.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use device::{Answer, Completion, ConfigSpace, Memory, Outbox, Request, Start, Ticket, VirtioDevice};
+
+/// Answered with its own bytes.
+pub const ECHO: u8 = b'e';
+/// Answered later, when the test says so, or when abandoned.
+pub const LATER: u8 = b'l';
+/// Answered later, at the next poll.
+pub const SOON: u8 = b's';
+/// Promised, never completed.
+pub const FORGET: u8 = b'f';
+/// Panics.
+pub const PANIC: u8 = b'p';
+/// The device gives up.
+pub const BROKEN: u8 = b'b';
+/// Answered with nothing.
+pub const SILENT: u8 = b'n';
+/// Answered with more than there is room for.
+pub const TOO_MUCH: u8 = b't';
+
+/// What a test and the device share.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub calls: Vec<String>,
+    pub requests: Vec<(u16, Vec<u8>, u64, u64)>,
+    /// Promised replies, each completed with its request's bytes.
+    pub open: Vec<(Ticket, Vec<u8>)>,
+    /// To be completed at the next poll.
+    pub ready: Vec<(Ticket, Vec<u8>)>,
+    pub config_changed: bool,
+    pub config: Vec<u8>,
+    pub generation: u64,
+    next_ticket: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<Mutex<Seen>>);
+
+impl Shared {
+    pub fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Lets every promised reply come at the next poll, the last one first.
+    pub fn release(&self) {
+        let mut seen = self.lock();
+        let open: Vec<_> = std::mem::take(&mut seen.open).into_iter().rev().collect();
+        seen.ready.extend(open);
+    }
+
+    pub fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().calls)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Fake {
+    pub seen: Shared,
+}
+
+impl Fake {
+    pub fn new() -> (Self, Shared) {
+        let seen = Shared::default();
+        seen.lock().config = vec![0xc0; 20];
+        (Self { seen: seen.clone() }, seen)
+    }
+}
+
+impl ConfigSpace for Shared {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let seen = self.lock();
+        for (at, byte) in data.iter_mut().enumerate() {
+            let at = offset.saturating_add(at as u64);
+            *byte = usize::try_from(at).ok().and_then(|at| seen.config.get(at)).copied().unwrap_or(0);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let mut seen = self.lock();
+        for (at, byte) in data.iter().enumerate() {
+            let at = usize::try_from(offset.saturating_add(at as u64)).unwrap_or(usize::MAX);
+            if let Some(field) = seen.config.get_mut(at) {
+                *field = *byte;
+            }
+        }
+    }
+}
+
+impl VirtioDevice for Fake {
+    fn device_id(&self) -> u32 {
+        16
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[64, 16]
+    }
+
+    fn features(&self) -> u64 {
+        0b11
+    }
+
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        Arc::new(self.seen.clone())
+    }
+
+    fn start(&mut self, features: u64, start: Start) {
+        self.seen.lock().calls.push(format!("start {features:#x} {start:?}"));
+    }
+
+    fn stop(&mut self) {
+        self.seen.lock().calls.push("stop".into());
+    }
+
+    fn reset(&mut self) {
+        let mut seen = self.seen.lock();
+        seen.open.clear();
+        seen.ready.clear();
+        seen.calls.push("reset".into());
+    }
+
+    fn request(&mut self, memory: &Memory, queue: u16, request: Request<'_>, reply: &mut Vec<u8>) -> Answer {
+        let mut seen = self.seen.lock();
+        seen.generation = memory.generation();
+        seen.requests.push((queue, request.bytes.to_vec(), request.carried, request.writable));
+        seen.next_ticket += 1;
+        let ticket = Ticket(seen.next_ticket);
+        let later = (ticket, request.bytes.to_vec());
+        match request.bytes.first() {
+            Some(&LATER) => seen.open.push(later),
+            Some(&SOON) => seen.ready.push(later),
+            Some(&FORGET) => {}
+            Some(&BROKEN) => return Answer::Broken,
+            Some(&SILENT) => return Answer::Done,
+            Some(&PANIC) => {
+                drop(seen);
+                panic!("as asked");
+            }
+            Some(&TOO_MUCH) => {
+                reply.resize(request.writable as usize + 100, TOO_MUCH);
+                return Answer::Done;
+            }
+            _ => {
+                reply.extend_from_slice(request.bytes);
+                reply.truncate(request.writable as usize);
+                return Answer::Done;
+            }
+        }
+        Answer::Later(ticket)
+    }
+
+    fn poll(&mut self, _memory: &Memory, _now: Instant, out: &mut Outbox) {
+        let mut seen = self.seen.lock();
+        out.completions.extend(seen.ready.drain(..).map(|(ticket, reply)| Completion { ticket, reply }));
+        out.config_changed |= std::mem::take(&mut seen.config_changed);
+    }
+
+    fn abandon(&mut self, out: &mut Outbox) {
+        let mut seen = self.seen.lock();
+        seen.calls.push("abandon".into());
+        let open = std::mem::take(&mut seen.open);
+        out.completions.extend(open.into_iter().map(|(ticket, _)| Completion { ticket, reply: b"abandoned".to_vec() }));
+    }
+
+    fn config_accessed(&mut self) {
+        self.seen.lock().calls.push("config accessed".into());
+    }
+
+    fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}
