@@ -1,6 +1,6 @@
 //! The program under test: one vGPU's device process.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{Process, wait_until};
 use crate::progress::say;
-use crate::{Picture, workspace};
+use crate::{Picture, bed, workspace};
 
 /// A running `beamsplit-device`. It is killed when it is dropped.
 pub struct Device {
@@ -28,6 +28,18 @@ impl Device {
         let mut device = Device { process, dir };
         device.wait_for_socket(&socket)?;
         device.wait_for_socket(&control)?;
+        Ok(device)
+    }
+
+    /// Starts QEMU's own daemon instead: the reference, and a test of the bed.
+    pub fn spawn_qemu_daemon() -> Result<Self> {
+        let dir = workspace::scratch("daemon-")?;
+        let socket = dir.path().join("gpu");
+        let mut command = bed::run::program(bed::tools()?, "usr/lib/qemu/vhost-user-gpu");
+        command.arg(path_argument("--socket-path=", &socket));
+        let process = Process::spawn(command, "vhost-user-gpu", &dir.path().join("log"))?;
+        let mut device = Device { process, dir };
+        device.wait_for_socket(&socket)?;
         Ok(device)
     }
 
@@ -65,7 +77,7 @@ impl Device {
         let file = self.dir.path().join("screenshot.png");
         let mut command = Command::new(workspace::binary("beamsplit")?);
         command.args(["screenshot", "--socket"]).arg(self.control_socket()).arg(&file);
-        crate::bed::apt::checked(command)?;
+        bed::apt::checked(command)?;
         Picture::open(&file)
     }
 
@@ -73,7 +85,7 @@ impl Device {
     pub fn stats(&self) -> Result<serde_json::Value> {
         let mut command = Command::new(workspace::binary("beamsplit")?);
         command.args(["stats", "--json", "--socket"]).arg(self.control_socket());
-        let output = crate::bed::apt::checked(command)?;
+        let output = bed::apt::checked(command)?;
         serde_json::from_slice(&output.stdout).context("The device's counters are no JSON")
     }
 
@@ -90,6 +102,12 @@ impl Drop for Device {
             say(format_args!("Device {}'s log:\n    {}", self.id(), self.process.log_tail().replace('\n', "\n    ")));
         }
     }
+}
+
+fn path_argument(before: &str, path: &Path) -> OsString {
+    let mut argument = OsString::from(before);
+    argument.push(path);
+    argument
 }
 
 /// Whether somebody listens on a Unix socket. To connect would be to ask for service.

@@ -7,6 +7,11 @@ use std::time::Instant;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// Starts the clock; without this it starts at the first line.
+pub fn start() {
+    LazyLock::force(&START);
+}
+
 /// Prints one line to standard error, also from inside a test whose output is captured.
 pub fn say(line: impl fmt::Display) {
     let seconds = START.elapsed().as_secs_f32();

@@ -1,23 +1,46 @@
-//! The project's own commands: demo, test, check, guest, bench, fuzz.
+//! The project's own commands.
+
+mod check;
+mod demo;
+mod fuzz;
+mod guest;
+mod step;
 
 use clap::Parser;
 
 /// The project's own commands.
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 120)]
 enum Task {
+    /// Boot a guest and show its screen on a web page and by VNC.
+    Demo(demo::Options),
+    /// Run everything that a change must pass: check, all tests, real guests, a short fuzzing.
+    Test,
+    /// Look at the code without running guests: format, lints, documentation, dependencies.
+    Check,
+    /// Run one theme's guest tests, or list the themes.
+    Guest(guest::Options),
+    /// Measure Beamsplit and its peers on this machine.
+    Bench {
+        /// Options of the bench.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Fuzz each target for a while.
+    Fuzz(fuzz::Options),
     /// Make the test bed and nothing else.
     Bed,
 }
 
 fn main() -> anyhow::Result<()> {
+    tests::progress::start();
     match Task::parse() {
-        Task::Bed => {
-            tests::bed::kernel()?;
-            tests::bed::initramfs()?;
-            tests::bed::tools()?;
-            tests::bed::desktop()?;
-            Ok(())
-        }
+        Task::Demo(options) => demo::run(&options),
+        Task::Test => check::test(),
+        Task::Check => check::check(),
+        Task::Guest(options) => guest::run(&options),
+        Task::Bench { arguments } => check::bench(&arguments),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Bed => guest::make_bed(),
     }
 }

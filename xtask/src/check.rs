@@ -1,0 +1,41 @@
+//! What a change must pass.
+
+use anyhow::Result;
+use tests::progress::say;
+use tests::{bed, workspace};
+
+use crate::step::{self, cargo};
+use crate::{fuzz, guest};
+
+/// What needs no guest.
+pub fn check() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    cargo(&["clippy", "-p", "beamsplit-guest-agent", "--all-targets", "--features", "guest", "--", "-D", "warnings"])?;
+    let mut doc = workspace::cargo();
+    doc.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    step::run(doc, "cargo doc")?;
+    cargo(&["test", "--quiet", "-p", "beamsplit-tests", "--test", "dependencies"])
+}
+
+/// Everything.
+pub fn test() -> Result<()> {
+    check()?;
+    cargo(&["build", "-p", "beamsplit-backend", "-p", "beamsplit"])?;
+    cargo(&["test", "--workspace", "--exclude", "beamsplit-tests", "--exclude", "xtask", "--no-fail-fast"])?;
+    guest::make_bed()?;
+    cargo(&["test", "-p", "beamsplit-tests", "--no-fail-fast"])?;
+    fuzz::run(&fuzz::Options { seconds: 5, target: None })?;
+    say("all passed");
+    Ok(())
+}
+
+/// Measures, with the peers from the bed.
+pub fn bench(arguments: &[String]) -> Result<()> {
+    bed::tools()?;
+    let mut words = vec!["run", "--release", "-p", "beamsplit-bench", "--"];
+    words.extend(arguments.iter().map(String::as_str));
+    cargo(&["build", "--release", "-p", "beamsplit-backend", "-p", "beamsplit"])?;
+    cargo(&words)
+}

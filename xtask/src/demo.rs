@@ -1,0 +1,154 @@
+//! The first try: a real guest whose screen is seen on a web page and by VNC.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use tests::guest::has_vhost_user_gpu;
+use tests::process::wait_until;
+use tests::progress::say;
+use tests::{Accel, Config, Device, Draw, Gpu, Guest, bed, workspace};
+
+use crate::step::cargo;
+
+/// How long a guest may stay silent under KVM before TCG is tried.
+const SILENCE: u64 = 15;
+
+/// How to run the demo.
+#[derive(Args)]
+pub struct Options {
+    /// Take a picture, say what is on it, stop everything.
+    #[arg(long)]
+    once: bool,
+    /// Who runs the guest's instructions.
+    #[arg(long, value_enum, default_value_t = Acceleration::Auto)]
+    accel: Acceleration,
+    /// Where the web page is served.
+    #[arg(long, value_name = "ADDR")]
+    web: Option<SocketAddr>,
+    /// Where VNC viewers connect.
+    #[arg(long, value_name = "ADDR")]
+    vnc: Option<SocketAddr>,
+    /// Use the bed's QEMU even if this host has one.
+    #[arg(long)]
+    bed: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Acceleration {
+    /// KVM, and TCG when a guest says nothing under it.
+    Auto,
+    /// The processor.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// Runs the demo.
+pub fn run(options: &Options) -> Result<()> {
+    cargo(&["build", "-p", "beamsplit-backend", "-p", "beamsplit"])?;
+    let web = address(options.web, 8080)?;
+    let vnc = address(options.vnc, 5900)?;
+    let mut config = Config::mini();
+    match host_qemu().filter(|_| !options.bed) {
+        Some(program) => {
+            say(format_args!("demo: using this host's {}", program.display()));
+            config = config.qemu(program);
+        }
+        None => drop(bed::vm()?),
+    }
+    bed::kernel()?;
+    bed::initramfs()?;
+    let device =
+        Device::spawn(&["--display", "vmm", "--display", &format!("web={web}"), "--display", &format!("vnc={vnc}")])?;
+    let mut guest = boot(config.gpu(Gpu::vhost_user_gpu(&device)), options.accel)?;
+    guest.draw(Draw::Animate).context("The guest cannot draw")?;
+    if options.once {
+        look(&device)?;
+        return guest.power_off();
+    }
+    say("demo: the guest draws; its screen is at");
+    println!("\n    web page    http://{web}/\n    VNC viewer  {vnc}    (as in: gvncviewer {})\n", vnc_name(vnc));
+    println!("Ctrl-C stops everything.");
+    guest.qemu().wait(u64::from(u32::MAX)).map(drop)
+}
+
+/// The wanted address, or a free one on loopback.
+fn address(wanted: Option<SocketAddr>, port: u16) -> Result<SocketAddr> {
+    if let Some(address) = wanted {
+        return Ok(address);
+    }
+    let free = (port..port.saturating_add(20)).chain([0]).find_map(|port| {
+        let listener = TcpListener::bind(("127.0.0.1", port)).ok()?;
+        listener.local_addr().ok()
+    });
+    free.context("No free port on 127.0.0.1")
+}
+
+/// An address as VNC viewers name it: the display's number instead of the port.
+fn vnc_name(address: SocketAddr) -> String {
+    match address.port().checked_sub(5900) {
+        Some(display) if display < 100 => format!("{}:{display}", address.ip()),
+        _ => format!("{}::{}", address.ip(), address.port()),
+    }
+}
+
+/// This host's own QEMU, if it has the device.
+fn host_qemu() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let found =
+        std::env::split_paths(&path).map(|dir| dir.join("qemu-system-x86_64")).find(|program| program.exists())?;
+    has_vhost_user_gpu(&found).then_some(found)
+}
+
+fn boot(config: Config, acceleration: Acceleration) -> Result<Guest> {
+    let usable = || fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    match acceleration {
+        Acceleration::Tcg => {}
+        Acceleration::Kvm => return Guest::boot(config.accel(Accel::Kvm)),
+        Acceleration::Auto => match usable() {
+            Err(error) => say(format_args!("demo: no KVM here ({error}), using TCG")),
+            Ok(_) => match boot_with_kvm(config.clone().accel(Accel::Kvm)) {
+                Ok(guest) => return Ok(guest),
+                Err(error) => say(format_args!("demo: KVM does not work here ({error}), using TCG")),
+            },
+        },
+    }
+    say("demo: booting a guest");
+    Guest::boot(config)
+}
+
+fn boot_with_kvm(config: Config) -> Result<Guest> {
+    say("demo: booting a guest under KVM");
+    let Ok(mut guest) = Guest::start(&config) else { bail!("QEMU refuses it") };
+    let spoke = wait_until(SILENCE, "the guest to print something", || {
+        ensure!(guest.qemu().is_running(), "QEMU ended");
+        Ok((!guest.console().is_empty()).then_some(()))
+    });
+    spoke.ok().with_context(|| format!("the guest printed nothing in {SILENCE} s"))?;
+    guest.wait_for_boot().ok().context("the guest did not come up")?;
+    Ok(guest)
+}
+
+/// Takes two pictures from the device itself and says what is on them.
+fn look(device: &Device) -> Result<()> {
+    let first = wait_until(30, "something on the screen", || {
+        let picture = device.screen()?;
+        Ok((picture.colours() > 1).then_some(picture))
+    });
+    let first = first.context("The screen is blank")?;
+    let moved = wait_until(30, "the picture to move", || {
+        let picture = device.screen()?;
+        Ok(first.difference(&picture).map(|difference| (picture, difference)))
+    });
+    let (second, difference) = moved.context("The picture does not move")?;
+    let path = workspace::target().join("demo/screen.png");
+    fs::create_dir_all(workspace::target().join("demo"))?;
+    second.save(&path)?;
+    let (width, height) = second.size();
+    println!("screen: {width}x{height}, {} colours, moving ({difference})", second.colours());
+    println!("picture: {}", path.display());
+    Ok(())
+}
