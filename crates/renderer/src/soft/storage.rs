@@ -1,11 +1,13 @@
 //! Where an image's pixels are.
 
 use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use device::{Pages, Pixels, Shared};
-use frames::SharedImage;
 use memmap2::MmapMut;
 use protocol::ReplyError;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 /// From this size on an image is mapped on its own: zeroed by the kernel page by page when first touched, and given
 /// back to the kernel when it goes.
@@ -21,8 +23,8 @@ pub enum Storage {
     Heap(Vec<u8>),
     /// Large.
     Mapped(MmapMut),
-    /// Moved to where another process can map it. The file is the image's, for who passes it on.
-    Shared(SharedImage, File),
+    /// Moved to where another process can map it.
+    Shared(SharedMemory),
 }
 
 impl Storage {
@@ -46,21 +48,21 @@ impl Storage {
     /// Moves the bytes, `len` of them, to where another process can map them. Whether that went well; if not, they
     /// are where they were.
     pub fn share(&mut self, len: u64) -> bool {
-        let Ok(image) = SharedImage::create(len) else { return false };
-        let (Some(slice), Ok(file)) = (image.slice(), image.fd().try_clone_to_owned()) else { return false };
+        let Some(shared) = SharedMemory::new(len) else { return false };
+        let slice = shared.region.as_volatile_slice();
         match self {
             Storage::Unmade => {}
             Storage::Heap(bytes) => slice.copy_from(&bytes[..]),
             Storage::Mapped(bytes) => slice.copy_from(&bytes[..]),
-            Storage::Shared(..) => return true,
+            Storage::Shared(_) => return true,
         }
-        *self = Storage::Shared(image, File::from(file));
+        *self = Storage::Shared(shared);
         true
     }
 
     /// Whether another process can map it.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Storage::Shared(..))
+        matches!(self, Storage::Shared(_))
     }
 
     /// The bytes; none before [`make`](Self::make).
@@ -69,8 +71,9 @@ impl Storage {
             Storage::Unmade => None,
             Storage::Heap(bytes) => Some(Pixels::Private(bytes)),
             Storage::Mapped(bytes) => Some(Pixels::Private(bytes)),
-            Storage::Shared(image, file) => {
-                Some(Pixels::Shared(Shared { id: image.id(), file, slice: image.slice()? }))
+            Storage::Shared(SharedMemory { id, region }) => {
+                let file = region.file_offset()?.file();
+                Some(Pixels::Shared(Shared { id: *id, file, slice: region.as_volatile_slice() }))
             }
         }
     }
@@ -84,7 +87,7 @@ impl Storage {
             Storage::Unmade => None,
             Storage::Heap(bytes) => pages.read(source, bytes.get_mut(range)?),
             Storage::Mapped(bytes) => pages.read(source, bytes.get_mut(range)?),
-            Storage::Shared(image, _) => pages.read_volatile(source, image.slice()?.subslice(target, len).ok()?),
+            Storage::Shared(shared) => pages.read_volatile(source, shared.region.get_slice(target, len).ok()?),
         }
     }
 
@@ -94,11 +97,27 @@ impl Storage {
             Storage::Unmade => {}
             Storage::Heap(bytes) => bytes.copy_from_slice(pixels),
             Storage::Mapped(bytes) => bytes.copy_from_slice(pixels),
-            Storage::Shared(image, _) => {
-                if let Some(slice) = image.slice() {
-                    slice.copy_from(pixels);
-                }
-            }
+            Storage::Shared(shared) => shared.region.as_volatile_slice().copy_from(pixels),
         }
+    }
+}
+
+/// A memfd and our mapping of it.
+#[derive(Debug)]
+pub struct SharedMemory {
+    id: u64,
+    region: MmapRegion,
+}
+
+impl SharedMemory {
+    /// New memory, all zero. Whoever gets the file can neither write it nor change its size.
+    fn new(len: u64) -> Option<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let fd = memfd_create("beamsplit-image", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).ok()?;
+        ftruncate(&fd, len).ok()?;
+        let region = MmapRegion::from_file(FileOffset::new(File::from(fd), 0), usize::try_from(len).ok()?).ok()?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
+        fcntl_add_seals(region.file_offset()?.file(), seals).ok()?;
+        Some(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), region })
     }
 }

@@ -1,0 +1,161 @@
+//! Conversations: requests with the replies they must have, and what must be seen in between.
+//!
+//! ```text
+//! create_2d 1 bgrx 4x4 -> ok           a request and its reply
+//! wait                                 the guest waits for all replies
+//! shows 0 4x4 bgrx                     head 0 is of this size
+//! pixels 0 0,0+4x4 0x1000 16           .. and shows what lies at 0x1000, rows 16 bytes apart
+//! dark 0 1,1+1x1                       .. or nothing yet
+//! off 0                                .. or nothing at all
+//! pointer 0 3,4 1,1 8x8 0x1000         the pointer: head, place, hot spot, size, picture; or `pointer hidden`
+//! memory 0 2                           the table of guest memory holds these pieces
+//! stop / start resumed / start fresh / reset
+//! resources 1                          so many exist
+//! ```
+//!
+//! Each is held with `soft`, its images private and shared, and in haste with `late` under several seeds: the replies
+//! must be the same. At its end nothing may be left.
+
+use device::Start;
+use renderer::Mood;
+
+use crate::machine::Machine;
+use crate::script::{Request, describe_format, number, pair, rect};
+
+const SEEDS: u64 = 24;
+
+/// Holds a conversation in every way there is.
+pub fn hold(text: &str) {
+    Conversation::new(Machine::soft(), "soft").hold(text);
+    Conversation::new(Machine::with(Box::new(renderer::Soft::new()), true), "soft, shared").hold(text);
+    for seed in 0..SEEDS {
+        let machine = Machine::late(Mood::honest(seed), seed % 2 == 1);
+        Conversation::new(machine, &format!("late, seed {seed}")).hold(text);
+    }
+}
+
+/// Names a conversation after what it guards.
+macro_rules! conversations {
+    ($($(#[$meta:meta])* $name:ident: $text:expr;)*) => {
+        $(
+            $(#[$meta])*
+            #[test]
+            fn $name() {
+                $crate::conversation::hold($text);
+            }
+        )*
+    };
+}
+pub(crate) use conversations;
+
+struct Conversation {
+    machine: Machine,
+    way: String,
+    /// Line, reply as it must be, how to ask for it.
+    expected: Vec<(String, String, usize)>,
+}
+
+impl Conversation {
+    fn new(machine: Machine, way: &str) -> Self {
+        Self { machine, way: way.into(), expected: Vec::new() }
+    }
+
+    fn hold(&mut self, text: &str) {
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            match line.split_once("->") {
+                Some((request, reply)) => self.request(request, reply.trim()),
+                None => self.statement(line),
+            }
+        }
+        self.wait();
+        self.machine.finish();
+    }
+
+    fn request(&mut self, request: &str, reply: &str) {
+        let index = self.machine.send(&Request::parse(request));
+        self.expected.push((request.trim().into(), reply.into(), index));
+        if !self.machine.hasty {
+            self.wait();
+        } else if index.is_multiple_of(3) {
+            self.machine.poll();
+        }
+    }
+
+    fn wait(&mut self) {
+        self.machine.wait();
+        for (request, reply, index) in self.expected.drain(..) {
+            assert_eq!(self.machine.reply(index), Some(reply), "{request} ({})", self.way);
+        }
+    }
+
+    fn statement(&mut self, line: &str) {
+        self.wait();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let way = format!("{line} ({})", self.way);
+        let screen = self.machine.screen.clone();
+        let seen = || screen.seen();
+        match words[..] {
+            ["wait"] => {}
+            ["shows", head, size, format] => {
+                let seen = seen();
+                let picture = seen.heads.get(&(number(head) as u32)).unwrap_or_else(|| panic!("{way}: it is off"));
+                let (width, height) = pair(size, 'x');
+                assert_eq!((u64::from(picture.width), u64::from(picture.height)), (width, height), "{way}");
+                assert_eq!(picture.format as u32, describe_format(format), "{way}");
+            }
+            ["pixels", head, area, addr, stride] => {
+                let seen = seen();
+                let picture = &seen.heads[&(number(head) as u32)];
+                let [x, y, width, height] = rect(area);
+                for (row, column) in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
+                    let pixel = picture.pixels[((y + row) * u64::from(picture.width) + x + column) as usize];
+                    let expected = (number(addr) + row * number(stride) + column * 4) as u32;
+                    let found = pixel.map(u32::from_le_bytes);
+                    assert_eq!(found, Some(expected), "{way}: pixel {column},{row} of {expected:#x}");
+                }
+            }
+            ["dark", head, area] => {
+                let seen = seen();
+                let picture = &seen.heads[&(number(head) as u32)];
+                let [x, y, width, height] = rect(area);
+                for (row, column) in (y..y + height).flat_map(|row| (x..x + width).map(move |column| (row, column))) {
+                    let pixel = picture.pixels[(row * u64::from(picture.width) + column) as usize];
+                    assert_eq!(pixel, None, "{way}: pixel {column},{row}");
+                }
+            }
+            ["off", head] => assert!(!seen().heads.contains_key(&(number(head) as u32)), "{way}"),
+            ["pointer", "hidden"] => assert_eq!(seen().pointer.image, None, "{way}"),
+            ["pointer", head, at, hot, size, addr] => {
+                let pointer = seen().pointer.clone();
+                assert_eq!(u64::from(pointer.scanout), number(head), "{way}");
+                assert_eq!((u64::from(pointer.at.0), u64::from(pointer.at.1)), pair(at, ','), "{way}");
+                assert_eq!((u64::from(pointer.hot.0), u64::from(pointer.hot.1)), pair(hot, ','), "{way}");
+                let (width, height, bytes) = pointer.image.unwrap_or_else(|| panic!("{way}: it is hidden"));
+                assert_eq!((u64::from(width), u64::from(height)), pair(size, 'x'), "{way}");
+                let expected = (number(addr)..).step_by(4).map(|addr| addr as u32);
+                assert!(
+                    bytes
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|pixel| u32::from_le_bytes(*pixel))
+                        .eq(expected.take(bytes.len() / 4)),
+                    "{way}"
+                );
+            }
+            ["memory", ref pieces @ ..] => {
+                let pieces: Vec<usize> = pieces.iter().map(|piece| number(piece) as usize).collect();
+                self.machine.set_memory(&pieces);
+            }
+            ["stop"] => self.machine.stop(),
+            ["start", "resumed"] => self.machine.start(Start::Resumed),
+            ["start", "fresh"] => self.machine.start(Start::Fresh),
+            ["reset"] => {
+                self.machine.reset();
+                self.machine.start(Start::Fresh);
+            }
+            ["resources", count] => assert_eq!(self.machine.stats.resources.get(), number(count), "{way}"),
+            _ => panic!("{way}: no such statement"),
+        }
+    }
+}

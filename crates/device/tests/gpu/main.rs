@@ -1,0 +1,13 @@
+//! What a guest and its VMM may say to a GPU, and what must come of it.
+
+#![allow(clippy::unwrap_used)] // It is all test, also where no function says so.
+
+mod commands;
+mod conversation;
+mod hostile;
+mod machine;
+mod memory;
+mod panics;
+mod pause;
+mod screen;
+mod script;
