@@ -138,7 +138,7 @@ pub enum DisplayEvent {
         /// Height in pixels.
         height: u32,
     },
-    /// The display is ready for a head's newest pixels: [`Display::flush`] is to be called with the damage given here.
+    /// The display is ready for a head's newest pixels: [`Display::supply`] is to be called with the damage given here.
     Ready {
         /// The head.
         scanout: ScanoutId,
@@ -156,6 +156,14 @@ pub trait Display: Send {
 
     /// Pixels of a head changed inside `damage`, which lies inside the frame.
     fn flush(&mut self, scanout: ScanoutId, frame: &Frame<'_>, damage: Rect);
+
+    /// What [`DisplayEvent::Ready`] asked for: nothing may have changed inside `damage`, but the display has not seen it.
+    /// None when the head shows nothing now. Several displays behind one tell by this who asked.
+    fn supply(&mut self, scanout: ScanoutId, frame: Option<&Frame<'_>>, damage: Rect) {
+        if let Some(frame) = frame {
+            self.flush(scanout, frame, damage);
+        }
+    }
 
     /// The pointer has another picture (or none) and place.
     fn cursor(&mut self, cursor: &Cursor<'_>);

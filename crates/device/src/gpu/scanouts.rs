@@ -212,15 +212,13 @@ impl Gpu {
     }
 
     /// A display is ready for what it has not seen of a head. A frame that is not there is not shown.
-    pub(super) fn flush_again(&mut self, memory: &Memory, id: ScanoutId, damage: Rect) {
-        let Some(scanout) = self.scanouts.shown.get(&id) else { return };
+    pub(super) fn supply(&mut self, memory: &Memory, id: ScanoutId, damage: Rect) {
         let shared = self.display.wants_shared();
-        let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared);
-        if let Ok(Some(frame)) = frame
-            && let Some(damage) = frame.rect().intersection(&damage)
-        {
-            self.display.flush(id, &frame, damage);
-        }
+        let frame = self.scanouts.shown.get(&id).and_then(|scanout| {
+            frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared).ok().flatten()
+        });
+        let inside = frame.as_ref().map_or(damage, |frame| frame.rect().intersection(&damage).unwrap_or_default());
+        self.display.supply(id, frame.as_ref(), inside);
     }
 
     /// A display that knows nothing is told everything.

@@ -186,7 +186,7 @@ impl Gpu {
             DisplayEvent::Resize { scanout, width, height } => {
                 out.config_changed |= self.resize(scanout, width, height);
             }
-            DisplayEvent::Ready { scanout, damage } => self.flush_again(memory, scanout, damage),
+            DisplayEvent::Ready { scanout, damage } => self.supply(memory, scanout, damage),
             DisplayEvent::Forgot => self.show_all(memory),
         }
     }
