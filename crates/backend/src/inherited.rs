@@ -2,29 +2,27 @@
 #![allow(unsafe_code)] // A number becomes an owned descriptor only here; the standard library has no safe way.
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-static TAKEN: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
-
-/// Takes ownership of a socket of the Unix family that was passed as number `fd`. Call before anything else in this
-/// process opens files, so that the number cannot mean a descriptor of ours.
+/// Takes ownership of a socket of the Unix family that was passed as number `fd`, once.
+///
+/// What this process opens itself is marked to be closed when it executes another program; what it was passed is not,
+/// or it would not be here. The mark, which is set here, tells a descriptor that is owned already.
 pub fn unix_socket(fd: RawFd, kind: SocketType) -> Result<OwnedFd> {
     ensure!(fd > 2, "File descriptor {fd} is a standard stream: pass a socket as 3 or above");
-    let mut taken = TAKEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    ensure!(!taken.contains(&fd), "File descriptor {fd} is named twice");
     // SAFETY: `fd` is not negative; the borrow ends before this function does, and nothing closes it meanwhile.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    fcntl_getfd(borrowed).with_context(|| format!("File descriptor {fd} is not open: the parent must pass it"))?;
+    let flags = fcntl_getfd(borrowed);
+    let flags = flags.with_context(|| format!("File descriptor {fd} is not open: the parent must pass it"))?;
+    ensure!(!flags.contains(FdFlags::CLOEXEC), "File descriptor {fd} was not passed by the parent");
     let family = sockopt::socket_domain(borrowed).with_context(|| format!("File descriptor {fd} is not a socket"))?;
     ensure!(family == AddressFamily::UNIX, "File descriptor {fd} is not a Unix socket");
     ensure!(sockopt::socket_type(borrowed)? == kind, "File descriptor {fd} is a socket of another type");
     fcntl_setfd(borrowed, FdFlags::CLOEXEC)?;
-    taken.push(fd);
-    // SAFETY: it is open, as was just seen, inherited, so that nothing in this process owns it, and not taken before.
+    // SAFETY: it is open, as was just seen, and nothing in this process owns it, as its mark told.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -32,29 +30,32 @@ pub fn unix_socket(fd: RawFd, kind: SocketType) -> Result<OwnedFd> {
 pub(crate) mod tests {
     use super::*;
     use std::fs::File;
-    use std::os::fd::{AsRawFd, IntoRawFd};
+    use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
     use std::os::unix::net::UnixStream;
 
     #[test]
     fn only_a_passed_socket_is_taken_and_only_once() {
         let file = File::open("/dev/null").unwrap();
-        let (stream, _other) = UnixStream::pair().unwrap();
+        let (stream, other) = UnixStream::pair().unwrap();
+        for fd in [file.as_fd(), stream.as_fd()] {
+            fcntl_setfd(fd, FdFlags::empty()).unwrap();
+        }
         for (number, kind, why) in [
             (-1, SocketType::STREAM, "standard stream"),
             (0, SocketType::STREAM, "standard stream"),
             (1_000_000, SocketType::STREAM, "not open"),
             (file.as_raw_fd(), SocketType::STREAM, "not a socket"),
             (stream.as_raw_fd(), SocketType::SEQPACKET, "another type"),
+            (other.as_raw_fd(), SocketType::STREAM, "not passed"),
         ] {
             let message = unix_socket(number, kind).unwrap_err().to_string();
             assert!(message.contains(why), "{number}: {message}");
         }
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let number = theirs.into_raw_fd();
-        let taken = unix_socket(number, SocketType::STREAM).unwrap();
-        assert!(unix_socket(number, SocketType::STREAM).unwrap_err().to_string().contains("twice"));
+        let taken = unix_socket(stream.into_raw_fd(), SocketType::STREAM).unwrap();
+        let again = unix_socket(taken.as_raw_fd(), SocketType::STREAM);
+        assert!(again.unwrap_err().to_string().contains("not passed"));
         drop(taken);
-        assert_eq!(std::io::Read::read(&mut &ours, &mut [0]).unwrap(), 0);
+        assert_eq!(std::io::Read::read(&mut &other, &mut [0]).unwrap(), 0);
     }
 
     /// What a debugger would do, for the sandbox to refuse.

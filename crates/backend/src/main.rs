@@ -4,6 +4,7 @@ mod args;
 mod config;
 mod control;
 mod inherited;
+mod launcher;
 mod logging;
 mod preflight;
 mod rights;

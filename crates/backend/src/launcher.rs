@@ -1,0 +1,127 @@
+//! Programs that are started after the device locked itself in: today the viewer.
+//!
+//! A locked-in process cannot execute anything. So, only when a viewer is asked for, the device starts a small copy of
+//! itself first, in the role of a launcher. The launcher keeps what a viewer needs (the frames socket and the bound
+//! listeners) and starts one viewer after another with them; it never sees a byte of the guest. When the device ends,
+//! however it ends, their socket pair hangs up and the launcher takes the viewer with it.
+
+mod backoff;
+mod role;
+
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{Access, access};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use serde::{Deserialize, Serialize};
+
+pub use role::{ROLE, run};
+
+/// The program that has the viewer.
+const PROGRAM: &str = "beamsplit";
+
+/// What a viewer is started with.
+pub struct Viewer<'a> {
+    /// The program, as [`find_program`] found it.
+    pub program: &'a Path,
+    /// The viewer's end of the frames socket.
+    pub frames: OwnedFd,
+    /// Where VNC clients come.
+    pub vnc: Option<TcpListener>,
+    /// Where browsers come.
+    pub web: Option<TcpListener>,
+}
+
+/// What the launcher last said about its viewer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The viewer's process; absent while none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// How many were started.
+    pub starts: u64,
+}
+
+/// The device's hold on its launcher. Dropping it ends the launcher and the viewer.
+#[derive(Debug)]
+pub struct Link {
+    socket: OwnedFd,
+    launcher: Child,
+    last: Status,
+}
+
+impl Link {
+    /// What the launcher last said. Never waits.
+    pub fn status(&mut self) -> Status {
+        let mut bytes = [0; 256];
+        while let Ok((length, _)) = recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT) {
+            match serde_json::from_slice(&bytes[..length]) {
+                Ok(status) => self.last = status,
+                // Length 0: it is gone, and with it who would start another viewer.
+                Err(_) => break,
+            }
+        }
+        self.last
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Hangs up for the launcher, which ends its viewer; only then it is waited for.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        let _ = self.launcher.wait();
+    }
+}
+
+/// Finds the program that has the viewer: beside our own executable, else in PATH.
+pub fn find_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("Cannot find our own executable")?;
+    let beside = own.with_file_name(PROGRAM);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    match first_executable(&beside, &path) {
+        Some(program) => Ok(program),
+        None => bail!(
+            "--display vnc and web need the program {PROGRAM}: it is neither beside {} nor in PATH; install it there",
+            own.display()
+        ),
+    }
+}
+
+fn first_executable(beside: &Path, path: &OsStr) -> Option<PathBuf> {
+    let folders = std::env::split_paths(path).filter(|folder| folder.is_absolute());
+    std::iter::once(beside.to_owned())
+        .chain(folders.map(|folder| folder.join(PROGRAM)))
+        .find(|program| program.is_file() && access(program, Access::EXEC_OK).is_ok())
+}
+
+/// Starts the launcher. Call it before the device locks itself in; what `viewer` holds is open in the launcher alone
+/// afterwards.
+pub fn start(viewer: Viewer<'_>) -> Result<Link> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("beamsplit-device").arg(ROLE).stdin(Stdio::null());
+    command.arg(inherit(theirs.as_fd())?).arg(viewer.program);
+    command.arg("--fd").arg(inherit(viewer.frames.as_fd())?);
+    for (name, listener) in [("--vnc-fd", &viewer.vnc), ("--web-fd", &viewer.web)] {
+        if let Some(listener) = listener {
+            command.arg(name).arg(inherit(listener.as_fd())?);
+        }
+    }
+    let launcher = command.spawn().context("Cannot start the launcher of the viewer")?;
+    Ok(Link { socket: ours, launcher, last: Status::default() })
+}
+
+/// Lets the next program started have this descriptor, and names it. We close ours soon.
+fn inherit(fd: BorrowedFd<'_>) -> Result<String> {
+    fcntl_setfd(fd, FdFlags::empty()).context("Cannot pass a descriptor on")?;
+    Ok(fd.as_raw_fd().to_string())
+}
+
+#[cfg(test)]
+mod tests;
