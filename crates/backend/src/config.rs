@@ -3,18 +3,16 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use protocol::edid::{Edid, Mode};
 use tracing_subscriber::filter::Targets;
 
 use crate::args::{Options, Usage};
-use crate::values::{Bytes, HeadSize, Heads, RendererKind, SandboxMode, Sink, refresh_rate};
+use crate::values::{Bytes, HeadSize, Heads, Listen, RendererKind, SandboxMode, Sink, refresh_rate};
 
-/// The largest EDID that a virtio-gpu can carry.
-const MAX_EDID: usize = 1024;
-/// The largest config file: what a user writes is three orders of magnitude smaller.
+/// The largest config or EDID file: real ones have a hundredth of it.
 const MAX_FILE: u64 = 64 << 10;
 /// The least memory that shows a console.
 const MIN_MEMORY: u64 = 16 << 20;
@@ -30,18 +28,7 @@ pub enum Endpoint {
     Inherited(i32),
 }
 
-/// One head, complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    /// Pixels in a row.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
-    /// Frames a second.
-    pub refresh: u32,
-}
-
-/// Who shows the pixels, at most one of each kind.
+/// Who shows the pixels: at most one of each kind, of those that are for one head one for each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sinks {
     /// The VMM's own window, when it has one.
@@ -49,9 +36,9 @@ pub struct Sinks {
     /// A PNG file.
     pub capture: Option<PathBuf>,
     /// VNC clients.
-    pub vnc: Option<SocketAddr>,
+    pub vnc: Vec<Listen>,
     /// Browsers.
-    pub web: Option<SocketAddr>,
+    pub web: Vec<Listen>,
 }
 
 /// Everything the device is told before it starts.
@@ -64,9 +51,9 @@ pub struct Config {
     /// Who shows them.
     pub sinks: Sinks,
     /// The heads at start.
-    pub heads: Vec<Head>,
+    pub heads: Vec<Mode>,
     /// The first head's identity, when the user has one.
-    pub edid: Option<Vec<u8>>,
+    pub edid: Option<Edid>,
     /// The cap on what the guest makes us allocate.
     pub memory: u64,
     /// Where questions are answered.
@@ -111,11 +98,16 @@ impl Config {
                 );
             }
         };
-        let default_refresh = refresh_rate(options.refresh.unwrap_or(60)).map_err(Usage)?;
+        let edid = options.edid.as_deref().map(read_edid).transpose()?;
+        let sinks = sinks(options.display)?;
+        let heads = heads(options.heads, options.refresh, edid.as_ref())?;
+        if let Some(place) = sinks.vnc.iter().chain(&sinks.web).find(|place| usize::from(place.head) >= heads.len()) {
+            return usage(format!("--display {place} shows a head that --heads does not have"));
+        }
         Ok(Config {
-            sinks: sinks(options.display)?,
-            heads: heads(options.heads, default_refresh),
-            edid: options.edid.as_deref().map(read_edid).transpose()?,
+            sinks,
+            heads,
+            edid,
             memory: memory(options.memory)?,
             control_socket: options.control_socket.map(with_pid),
             name: name(options.name, &endpoint)?,
@@ -143,32 +135,48 @@ fn sinks(words: Vec<Sink>) -> Result<Sinks> {
         let taken = match word {
             Sink::Vmm => std::mem::replace(&mut sinks.vmm, true),
             Sink::Capture(file) => sinks.capture.replace(with_pid(file)).is_some(),
-            Sink::Vnc(address) | Sink::Web(address) if !address.ip().is_loopback() => {
+            Sink::Vnc(listen) | Sink::Web(listen) if !listen.address.ip().is_loopback() => {
                 return usage(format!(
                     "--display {text} would show the guest to the network without a password: \
                      use 127.0.0.1 and an SSH tunnel"
                 ));
             }
-            Sink::Vnc(address) => sinks.vnc.replace(address).is_some(),
-            Sink::Web(address) => sinks.web.replace(address).is_some(),
+            Sink::Vnc(listen) => add(&mut sinks.vnc, listen),
+            Sink::Web(listen) => add(&mut sinks.web, listen),
             // The one without meaning here is alone; the other was refused as planned.
             Sink::None | Sink::Window => false,
         };
         if taken {
-            return usage(format!("--display {text} is the second of its kind: name one of each"));
+            return usage(format!("--display {text} is one too many: each kind, or head, is shown once"));
         }
     }
     Ok(sinks)
 }
 
-fn heads(words: Option<Heads>, default_refresh: u32) -> Vec<Head> {
-    let words = words.map_or_else(|| vec![HeadSize { width: 1280, height: 800, refresh: None }], |heads| heads.0);
-    let complete = |head: HeadSize| Head {
-        width: head.width,
-        height: head.height,
-        refresh: head.refresh.unwrap_or(default_refresh),
-    };
-    words.into_iter().map(complete).collect()
+/// Whether the head is shown there already.
+fn add(places: &mut Vec<Listen>, place: Listen) -> bool {
+    let taken = places.iter().any(|other| other.head == place.head);
+    places.push(place);
+    taken
+}
+
+/// The heads that were named, else one as the given monitor likes it, else one of 1280x800.
+fn heads(words: Option<Heads>, refresh: Option<u32>, edid: Option<&Edid>) -> Result<Vec<Mode>> {
+    let refresh = refresh.map(|hertz| refresh_rate(hertz).map_err(Usage)).transpose()?;
+    let usual = 60;
+    Ok(match words {
+        Some(Heads(heads)) => heads
+            .into_iter()
+            .map(|HeadSize { width, height, refresh: own }| {
+                let refresh = own.or(refresh).unwrap_or(usual);
+                Mode { width, height, refresh }
+            })
+            .collect(),
+        None => {
+            let mode = edid.and_then(Edid::preferred_mode).unwrap_or(Mode { width: 1280, height: 800, refresh: usual });
+            vec![Mode { refresh: refresh.unwrap_or(mode.refresh), ..mode }]
+        }
+    })
 }
 
 fn memory(words: Option<Bytes>) -> Result<u64> {
@@ -251,26 +259,12 @@ fn read_options(path: &Path) -> Result<Option<Options>> {
     }
 }
 
-fn read_edid(path: &Path) -> Result<Vec<u8>> {
+fn read_edid(path: &Path) -> Result<Edid> {
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(MAX_EDID as u64 + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
         .with_context(|| format!("Cannot read EDID file {}", path.display()))?;
-    match edid_fault(&bytes) {
-        None => Ok(bytes),
-        Some(why) => usage(format!("{} is no EDID: {why}", path.display())),
-    }
-}
-
-fn edid_fault(bytes: &[u8]) -> Option<String> {
-    if bytes.is_empty() || bytes.len() > MAX_EDID || !bytes.len().is_multiple_of(128) {
-        return Some(format!("its size is not a multiple of 128 up to {MAX_EDID}"));
-    }
-    if bytes[..8] != [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0] {
-        return Some("it does not begin as one".to_owned());
-    }
-    let sums = |block: &[u8]| block.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) == 0;
-    bytes.chunks(128).position(|block| !sums(block)).map(|block| format!("the checksum of block {block} is wrong"))
+    Edid::parse(&bytes).map_err(|why| Usage(format!("{}: {why}", path.display())).into())
 }
 
 #[cfg(test)]
@@ -288,7 +282,7 @@ mod tests {
         assert_eq!(config.endpoint, Endpoint::Listen("/run/vm7.sock".into()));
         assert_eq!(config.renderer, RendererKind::Soft);
         assert_eq!(config.sinks, Sinks { vmm: true, ..Sinks::default() });
-        assert_eq!(config.heads, [Head { width: 1280, height: 800, refresh: 60 }]);
+        assert_eq!(config.heads, [Mode { width: 1280, height: 800, refresh: 60 }]);
         assert_eq!(config.memory, 256 << 20);
         assert_eq!(config.sandbox, SandboxMode::On);
         assert_eq!(config.name, "vm7");
@@ -300,8 +294,9 @@ mod tests {
         for (line, named) in [
             ("", "--socket-path"),
             ("--fd 3 --display none --display vmm", "--display none"),
-            ("--fd 3 --display vnc=5900 --display vnc=5901", "second of its kind"),
-            ("--fd 3 --display vmm --display vmm", "second of its kind"),
+            ("--fd 3 --display vnc=5900 --display vnc=5901", "one too many"),
+            ("--fd 3 --display vmm --display vmm", "one too many"),
+            ("--fd 3 --display vnc=5900 --display vnc=5901,head=1", "does not have"),
             ("--fd 3 --display vnc=0.0.0.0:5900", "without a password"),
             ("--fd 3 --display web=[::]:80", "without a password"),
             ("--fd 3 --memory 1M", "at least 16M"),
@@ -378,17 +373,19 @@ mod tests {
     }
 
     #[test]
-    fn an_edid_must_have_its_size_start_and_sums() {
-        let mut edid = vec![0; 128];
-        edid[1..7].fill(0xff);
-        let sum = edid[..127].iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-        edid[127] = sum.wrapping_neg();
-        assert_eq!(edid_fault(&edid), None);
-        assert!(edid_fault(&edid[..127]).unwrap().contains("size"));
-        assert!(edid_fault(&[]).unwrap().contains("size"));
-        edid[20] ^= 1;
-        assert!(edid_fault(&edid).unwrap().contains("checksum of block 0"));
-        edid[0] = 1;
-        assert!(edid_fault(&edid).unwrap().contains("begin"));
+    fn a_monitor_file_gives_the_head_its_size_and_a_bad_one_is_wrong_usage() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("monitor.bin");
+        let judge = |line: &str| judge(&format!("--fd 3 --edid {} {line}", path.display()));
+        assert!(!judge("").unwrap_err().is::<Usage>());
+        let monitor = protocol::edid::Monitor::head(0, Mode { width: 1600, height: 900, refresh: 60 });
+        std::fs::write(&path, monitor.edid().as_bytes()).unwrap();
+        let config = judge("").unwrap();
+        assert_eq!(config.heads, [Mode { width: 1600, height: 900, refresh: 60 }]);
+        assert_eq!(config.edid, Some(monitor.edid()));
+        assert_eq!(judge("--heads 640x480").unwrap().heads, [Mode { width: 640, height: 480, refresh: 60 }]);
+        std::fs::write(&path, &monitor.edid().as_bytes()[1..]).unwrap();
+        let error = judge("").unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains("monitor.bin"), "{error:#}");
     }
 }

@@ -248,8 +248,10 @@ fn timespec(duration: Duration) -> Timespec {
 
 #[cfg(test)]
 mod tests {
-    use super::mailbox::{Inbox, Picture, Question, mailbox};
+    use super::mailbox::{Inbox, Question, mailbox};
     use super::*;
+    use device::gpu::Capture;
+    use protocol::Format;
     use std::path::PathBuf;
     use tempfile::TempDir;
 
@@ -374,8 +376,8 @@ mod tests {
     fn one_who_does_not_read_a_large_answer_holds_up_nobody() {
         let mut bed = Bed::new();
         let lazy = bed.ask("GET /v1/screenshot HTTP/1.1\r\n\r\n");
-        let rgb = (0..750_000u32).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
-        bed.answer(Answer::Picture(Picture { width: 500, height: 500, rgb }));
+        let pixels = (0..1_000_000u32).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+        bed.answer(Answer::Picture(Capture { format: Format::B8G8R8X8, width: 500, height: 500, pixels }));
         assert!(matches!(bed.clients.open[0].state, State::Writing(..)));
         assert!(text(bed.ask("GET /v1/stats HTTP/1.1\r\n\r\n")).starts_with("HTTP/1.1 200 OK"));
         bed.clients.end_overdue(Instant::now() + PATIENCE);

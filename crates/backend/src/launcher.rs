@@ -32,10 +32,10 @@ pub struct Viewer<'a> {
     pub program: &'a Path,
     /// The viewer's end of the frames socket.
     pub frames: OwnedFd,
-    /// Where VNC clients come.
-    pub vnc: Option<TcpListener>,
-    /// Where browsers come.
-    pub web: Option<TcpListener>,
+    /// Where VNC clients come, and the head they see.
+    pub vnc: Vec<(TcpListener, u8)>,
+    /// Where browsers come, and the head they see.
+    pub web: Vec<(TcpListener, u8)>,
 }
 
 /// What the launcher last said about its viewer.
@@ -108,9 +108,9 @@ pub fn start(viewer: Viewer<'_>) -> Result<Link> {
     command.arg0("beamsplit-device").arg(ROLE).stdin(Stdio::null());
     command.arg(inherit(theirs.as_fd())?).arg(viewer.program);
     command.arg("--fd").arg(inherit(viewer.frames.as_fd())?);
-    for (name, listener) in [("--vnc-fd", &viewer.vnc), ("--web-fd", &viewer.web)] {
-        if let Some(listener) = listener {
-            command.arg(name).arg(inherit(listener.as_fd())?);
+    for (name, listeners) in [("--vnc-fd", &viewer.vnc), ("--web-fd", &viewer.web)] {
+        for (listener, head) in listeners {
+            command.arg(name).arg(format!("{},head={head}", inherit(listener.as_fd())?));
         }
     }
     let launcher = command.spawn().context("Cannot start the launcher of the viewer")?;

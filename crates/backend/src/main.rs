@@ -10,5 +10,6 @@ mod preflight;
 mod rights;
 mod sandbox;
 mod values;
+mod vgpu;
 
 fn main() {}

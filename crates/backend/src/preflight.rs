@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Access, Mode, access};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
@@ -16,6 +16,7 @@ use rustix::process::umask;
 
 use crate::config::{Config, Endpoint};
 use crate::rights;
+use crate::values::Listen;
 
 /// The longest path that fits a Unix socket's address.
 const MAX_SOCKET_PATH: usize = 107;
@@ -119,10 +120,10 @@ pub struct Sockets {
     pub vmm: Option<UnixListener>,
     /// For questions.
     pub control: Option<UnixListener>,
-    /// For VNC clients.
-    pub vnc: Option<TcpListener>,
-    /// For browsers.
-    pub web: Option<TcpListener>,
+    /// For VNC clients, with the head they see.
+    pub vnc: Vec<(TcpListener, u8)>,
+    /// For browsers, with the head they see.
+    pub web: Vec<(TcpListener, u8)>,
     made: Made,
 }
 
@@ -143,8 +144,8 @@ impl Sockets {
     /// Binds what `config` names: the ports first, because they leave nothing behind.
     pub fn open(config: &Config) -> Result<Self> {
         let mut sockets = Sockets {
-            vnc: config.sinks.vnc.map(listen_tcp).transpose()?,
-            web: config.sinks.web.map(listen_tcp).transpose()?,
+            vnc: config.sinks.vnc.iter().map(listen_tcp).collect::<Result<_>>()?,
+            web: config.sinks.web.iter().map(listen_tcp).collect::<Result<_>>()?,
             ..Sockets::default()
         };
         if let Some(path) = &config.control_socket {
@@ -177,8 +178,11 @@ impl Sockets {
     }
 }
 
-fn listen_tcp(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).map_err(|error| anyhow!("Cannot listen on {address}: {}", why_no_port(&error, address)))
+fn listen_tcp(&Listen { address, head }: &Listen) -> Result<(TcpListener, u8)> {
+    match TcpListener::bind(address) {
+        Ok(listener) => Ok((listener, head)),
+        Err(error) => bail!("Cannot listen on {address}: {}", why_no_port(&error, address)),
+    }
 }
 
 fn why_no_port(error: &Error, address: SocketAddr) -> String {

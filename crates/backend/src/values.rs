@@ -127,6 +127,15 @@ impl FromStr for Bytes {
     }
 }
 
+/// Where people connect, and which head they see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// The head.
+    pub head: u8,
+}
+
 /// Who shows the pixels.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -138,9 +147,9 @@ pub enum Sink {
     /// A PNG file that always holds the newest frame.
     Capture(PathBuf),
     /// VNC clients.
-    Vnc(SocketAddr),
+    Vnc(Listen),
     /// Browsers.
-    Web(SocketAddr),
+    Web(Listen),
     /// A window on the host's desktop.
     Window,
 }
@@ -158,8 +167,8 @@ impl FromStr for Sink {
                 Err(format!("Name the address, {text}=ADDR as in {text}=127.0.0.1:5900"))
             }
             Some(("capture", file)) if !file.is_empty() => Ok(Sink::Capture(PathBuf::from(file))),
-            Some(("vnc", address)) => listen_address(address).map(Sink::Vnc),
-            Some(("web", address)) => listen_address(address).map(Sink::Web),
+            Some(("vnc", place)) => listen(place).map(Sink::Vnc),
+            Some(("web", place)) => listen(place).map(Sink::Web),
             _ => Err(format!("'{text}' is not one of vmm, none, capture=FILE.png, vnc=ADDR, web=ADDR")),
         }
     }
@@ -171,11 +180,28 @@ impl fmt::Display for Sink {
             Sink::Vmm => f.write_str("vmm"),
             Sink::None => f.write_str("none"),
             Sink::Capture(file) => write!(f, "capture={}", file.display()),
-            Sink::Vnc(address) => write!(f, "vnc={address}"),
-            Sink::Web(address) => write!(f, "web={address}"),
+            Sink::Vnc(listen) => write!(f, "vnc={listen}"),
+            Sink::Web(listen) => write!(f, "web={listen}"),
             Sink::Window => f.write_str("window"),
         }
     }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.head {
+            0 => write!(f, "{}", self.address),
+            head => write!(f, "{},head={head}", self.address),
+        }
+    }
+}
+
+/// `ADDR[,head=N]`.
+fn listen(text: &str) -> Result<Listen, String> {
+    let (address, head) = text.split_once(",head=").unwrap_or((text, "0"));
+    let head = head.parse().ok().filter(|head| usize::from(*head) < MAX_HEADS);
+    let head = head.ok_or_else(|| format!("'{text}' names no head from 0 to {}", MAX_HEADS - 1))?;
+    Ok(Listen { address: listen_address(address)?, head })
 }
 
 /// `ADDR` is IP:PORT, localhost:PORT or PORT alone (on loopback). Names are not looked up: a name server is not asked
@@ -237,7 +263,15 @@ mod tests {
 
     #[test]
     fn sinks_read_back_as_they_are_written() {
-        for text in ["vmm", "none", "window", "capture=a=b.png", "vnc=127.0.0.1:5900", "web=[::1]:8080"] {
+        for text in [
+            "vmm",
+            "none",
+            "window",
+            "capture=a=b.png",
+            "vnc=127.0.0.1:5900",
+            "web=[::1]:8080",
+            "vnc=127.0.0.1:5901,head=1",
+        ] {
             assert_eq!(text.parse::<Sink>().unwrap().to_string(), text);
         }
     }
@@ -248,5 +282,6 @@ mod tests {
             assert_eq!(listen_address(text), Ok(SocketAddr::from(([127, 0, 0, 1], 5900))), "{text}");
         }
         assert!(listen_address("70000").is_err());
+        assert!(listen("5900,head=16").is_err());
     }
 }

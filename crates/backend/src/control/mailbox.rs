@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 
+use device::gpu::Capture;
+use protocol::edid::Mode;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// The most questions that wait for the device.
@@ -36,41 +38,16 @@ pub enum Question {
 /// What the device's thread says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// One entry for each head.
-    Heads(Vec<HeadState>),
+    /// The size that the guest is offered for each head.
+    Heads(Vec<Mode>),
     /// The copy.
-    Picture(Picture),
+    Picture(Capture),
     /// It is done.
     Done,
-    /// It cannot be done: the head does not exist, or shows nothing.
+    /// The head does not exist, or shows nothing.
     Missing(&'static str),
-}
-
-/// A head at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct HeadState {
-    /// Number of the scanout.
-    pub head: u32,
-    /// Whether a monitor is there.
-    pub connected: bool,
-    /// The size that the guest is offered.
-    pub width: u32,
-    /// See `width`.
-    pub height: u32,
-    /// The size of what it shows: absent when it is dark.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shown: Option<(u32, u32)>,
-}
-
-/// A copy of pixels: 3 bytes (red, green, blue) each, rows without gaps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picture {
-    /// Pixels in a row.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
-    /// `width * height * 3` bytes.
-    pub rgb: Vec<u8>,
+    /// Somebody else decides that.
+    Refused(&'static str),
 }
 
 /// Names a question, so that a late answer finds nobody rather than somebody else.

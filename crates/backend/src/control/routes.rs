@@ -1,12 +1,17 @@
 //! What can be asked: `/v1/stats`, `/v1/heads`, `/v1/screenshot`, `/v1/resize`.
 
+use std::io::Write;
 use std::time::Instant;
 
+use device::gpu::Capture;
+use protocol::Format;
+use protocol::edid::Mode;
+use protocol::value::Channels;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::http::{Request, Response};
-use super::mailbox::{Answer, Picture, Question};
+use super::mailbox::{Answer, Question};
 
 /// Version of the answers; each listing carries it.
 const VERSION: u32 = 1;
@@ -80,9 +85,14 @@ fn stats(facts: &mut Facts) -> Response {
 /// Puts the device's answer into words.
 pub fn reply(answer: Answer) -> Response {
     match answer {
-        Answer::Heads(heads) => Response::json(&json!({ "version": VERSION, "heads": heads })),
+        Answer::Heads(heads) => {
+            let entry = |(head, mode): (usize, &Mode)| json!({ "head": head, "width": mode.width, "height": mode.height, "refresh": mode.refresh });
+            let heads: Vec<_> = heads.iter().enumerate().map(entry).collect();
+            Response::json(&json!({ "version": VERSION, "heads": heads }))
+        }
         Answer::Done => Response::json(&json!({ "version": VERSION })),
         Answer::Missing(why) => Response::error(404, why),
+        Answer::Refused(why) => Response::error(409, why),
         Answer::Picture(picture) => match png(&picture) {
             Ok(body) => Response { status: 200, content_type: "image/png", body },
             Err(error) => Response::error(500, &error.to_string()),
@@ -90,14 +100,22 @@ pub fn reply(answer: Answer) -> Response {
     }
 }
 
-fn png(picture: &Picture) -> Result<Vec<u8>, png::EncodingError> {
+fn png(picture: &Capture) -> Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, picture.width, picture.height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_compression(png::Compression::Fast);
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(&picture.rgb)?;
-    writer.finish()?;
+    let mut stream = writer.stream_writer()?;
+    let Channels { red, green, blue, .. } = picture.format.channels();
+    // Row by row, so that a large picture is not in memory once more.
+    for row in picture.pixels.chunks((picture.width * Format::BYTES_PER_PIXEL) as usize) {
+        let pixels = row.as_chunks::<{ Format::BYTES_PER_PIXEL as usize }>().0;
+        let rgb: Vec<u8> = pixels.iter().flat_map(|pixel| [pixel[red], pixel[green], pixel[blue]]).collect();
+        stream.write_all(&rgb)?;
+    }
+    stream.finish()?;
+    drop(writer);
     Ok(bytes)
 }
 
@@ -160,12 +178,18 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_becomes_a_png_of_the_same_pixels() {
-        let picture = Picture { width: 2, height: 1, rgb: vec![1, 2, 3, 250, 251, 252] };
-        let response = reply(Answer::Picture(picture.clone()));
-        let mut reader = png::Decoder::new(std::io::Cursor::new(&response.body)).read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        reader.next_frame(&mut pixels).unwrap();
-        assert_eq!(pixels, picture.rgb);
+    fn a_picture_of_any_format_becomes_a_png_of_the_same_colours() {
+        for (format, pixels) in [
+            (Format::B8G8R8X8, [3, 2, 1, 9, 252, 251, 250, 9]),
+            (Format::A8R8G8B8, [9, 1, 2, 3, 9, 250, 251, 252]),
+            (Format::R8G8B8A8, [1, 2, 3, 9, 250, 251, 252, 9]),
+        ] {
+            let response = reply(Answer::Picture(Capture { format, width: 1, height: 2, pixels: pixels.to_vec() }));
+            let mut reader = png::Decoder::new(std::io::Cursor::new(&response.body)).read_info().unwrap();
+            assert_eq!(reader.info().size(), (1, 2));
+            let mut colours = vec![0; reader.output_buffer_size().unwrap()];
+            reader.next_frame(&mut colours).unwrap();
+            assert_eq!(colours, [1, 2, 3, 250, 251, 252], "{format:?}");
+        }
     }
 }

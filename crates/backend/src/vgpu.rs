@@ -1,0 +1,176 @@
+//! The GPU as its transport serves it, with a mailbox beside the guest's queues: who asks over the control socket is
+//! answered by the thread that owns the GPU, one question between two polls.
+
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use device::gpu::Gpu;
+use device::virtio::{Answer, ConfigSpace, Outbox, Request, Start, VirtioDevice};
+use device::{Memory, guest_log};
+use protocol::ScanoutId;
+
+use crate::control::mailbox::{self, Inbox, Question};
+
+/// A GPU and who may ask about it.
+pub struct Vgpu {
+    gpu: Gpu,
+    inbox: Option<Inbox>,
+}
+
+impl Vgpu {
+    /// Without an inbox nobody asks.
+    pub fn new(gpu: Gpu, inbox: Option<Inbox>) -> Self {
+        Vgpu { gpu, inbox }
+    }
+
+    fn answer(&mut self, memory: &Memory, question: Question, out: &mut Outbox) -> mailbox::Answer {
+        use mailbox::Answer::{Done, Heads, Missing, Picture, Refused};
+        match question {
+            Question::Heads => Heads(self.gpu.modes()),
+            Question::Screenshot { head } => match self.gpu.capture(memory, ScanoutId(head)) {
+                Some(capture) => Picture(capture),
+                None => Missing("This head shows nothing"),
+            },
+            Question::Resize { head, width, height } => match self.gpu.modes().get(head as usize) {
+                None => Missing("There is no such head"),
+                Some(mode) if (mode.width, mode.height) == (width, height) => Done,
+                Some(_) if self.gpu.resize(ScanoutId(head), width, height) => {
+                    out.config_changed = true;
+                    Done
+                }
+                Some(_) => Refused("The VMM owns the sizes of its heads: resize its window"),
+            },
+        }
+    }
+}
+
+impl VirtioDevice for Vgpu {
+    fn device_id(&self) -> u32 {
+        self.gpu.device_id()
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        self.gpu.queue_sizes()
+    }
+
+    fn features(&self) -> u64 {
+        self.gpu.features()
+    }
+
+    fn config(&self) -> Arc<dyn ConfigSpace> {
+        self.gpu.config()
+    }
+
+    fn start(&mut self, features: u64, start: Start) {
+        self.gpu.start(features, start);
+    }
+
+    fn stop(&mut self) {
+        self.gpu.stop();
+    }
+
+    fn reset(&mut self) {
+        self.gpu.reset();
+    }
+
+    fn request(&mut self, memory: &Memory, queue: u16, request: Request<'_>, reply: &mut Vec<u8>) -> Answer {
+        self.gpu.request(memory, queue, request, reply)
+    }
+
+    fn poll(&mut self, memory: &Memory, now: Instant, out: &mut Outbox) {
+        self.gpu.poll(memory, now, out);
+        let Some((token, question)) = self.inbox.as_ref().and_then(Inbox::question) else { return };
+        let answer = catch_unwind(AssertUnwindSafe(|| self.answer(memory, question, out))).unwrap_or_else(|_| {
+            guest_log!(error, "Caught a panic while answering {question:?}");
+            mailbox::Answer::Missing("The device failed to answer")
+        });
+        if let Some(inbox) = &self.inbox {
+            inbox.answer(token, answer);
+        }
+    }
+
+    fn abandon(&mut self, out: &mut Outbox) {
+        self.gpu.abandon(out);
+    }
+
+    fn config_accessed(&mut self) {
+        self.gpu.config_accessed();
+    }
+
+    fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = self.gpu.poll_fds();
+        fds.extend(self.inbox.as_ref().map(Inbox::fd));
+        fds
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.gpu.deadline()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::mailbox::{Answer as Said, Asker, mailbox};
+    use device::gpu::GpuOptions;
+    use device::stats::Stats;
+
+    struct Quiet;
+
+    impl device::Display for Quiet {
+        fn set_scanout(&mut self, _: ScanoutId, _: Option<&device::Frame<'_>>) {}
+        fn flush(&mut self, _: ScanoutId, _: &device::Frame<'_>, _: protocol::Rect) {}
+        fn cursor(&mut self, _: &device::Cursor<'_>) {}
+        fn move_cursor(&mut self, _: ScanoutId, _: u32, _: u32) {}
+    }
+
+    fn vgpu() -> (Vgpu, Asker) {
+        let stats = Arc::new(Stats::default());
+        let gpu = Gpu::new(GpuOptions::default(), Box::new(renderer::Null::default()), Box::new(Quiet), stats);
+        let (asker, inbox) = mailbox().unwrap();
+        (Vgpu::new(gpu, Some(inbox)), asker)
+    }
+
+    /// The device's answer to one question, and whether the driver was told of new sizes.
+    fn ask(vgpu: &mut Vgpu, asker: &Asker, question: Question) -> (Said, bool) {
+        assert!(asker.ask(1, question));
+        let mut out = Outbox::default();
+        vgpu.poll(&Memory::empty(), Instant::now(), &mut out);
+        (asker.answer().unwrap().1, out.config_changed)
+    }
+
+    #[test]
+    fn a_resize_is_told_to_the_driver_once() {
+        let (mut vgpu, asker) = vgpu();
+        let resize = Question::Resize { head: 0, width: 1024, height: 768 };
+        assert_eq!(ask(&mut vgpu, &asker, resize), (Said::Done, true));
+        assert_eq!(ask(&mut vgpu, &asker, resize), (Said::Done, false));
+        let (Said::Heads(heads), _) = ask(&mut vgpu, &asker, Question::Heads) else { panic!("no heads") };
+        assert_eq!((heads.len(), heads[0].width, heads[0].height), (1, 1024, 768));
+    }
+
+    #[test]
+    fn heads_that_are_dark_or_absent_are_missing() {
+        let (mut vgpu, asker) = vgpu();
+        for question in [
+            Question::Screenshot { head: 0 },
+            Question::Screenshot { head: 99 },
+            Question::Resize { head: 1, width: 640, height: 480 },
+        ] {
+            assert!(matches!(ask(&mut vgpu, &asker, question), (Said::Missing(_), false)), "{question:?}");
+        }
+    }
+
+    #[test]
+    fn one_question_is_answered_between_two_polls() {
+        let (mut vgpu, asker) = vgpu();
+        assert!(asker.ask(1, Question::Heads) && asker.ask(2, Question::Heads));
+        vgpu.poll(&Memory::empty(), Instant::now(), &mut Outbox::default());
+        assert_eq!(asker.answer().map(|(token, _)| token), Some(1));
+        assert_eq!(asker.answer(), None);
+        vgpu.poll(&Memory::empty(), Instant::now(), &mut Outbox::default());
+        assert_eq!(asker.answer().map(|(token, _)| token), Some(2));
+    }
+}
