@@ -2,10 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{Cursor, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 
 use crate::process::{Process, wait_until};
 use crate::progress::say;
@@ -72,27 +76,48 @@ impl Device {
         &mut self.process
     }
 
-    /// What the device itself shows: `beamsplit screenshot`.
+    /// What the device itself shows on its first head.
     pub fn screen(&self) -> Result<Picture> {
-        let file = self.dir.path().join("screenshot.png");
-        let mut command = Command::new(workspace::binary("beamsplit")?);
-        command.args(["screenshot", "--socket"]).arg(self.control_socket()).arg(&file);
-        bed::apt::checked(command)?;
-        Picture::open(&file)
+        self.screen_of(0)
     }
 
-    /// The device's counters: `beamsplit stats`.
-    pub fn stats(&self) -> Result<serde_json::Value> {
-        let mut command = Command::new(workspace::binary("beamsplit")?);
-        command.args(["stats", "--json", "--socket"]).arg(self.control_socket());
-        let output = bed::apt::checked(command)?;
-        serde_json::from_slice(&output.stdout).context("The device's counters are no JSON")
+    /// What the device itself shows on a head.
+    pub fn screen_of(&self, head: u32) -> Result<Picture> {
+        Picture::decode(Cursor::new(self.ask("GET", &format!("/v1/screenshot?head={head}"), "")?))
+    }
+
+    /// The device's counters.
+    pub fn stats(&self) -> Result<Value> {
+        serde_json::from_slice(&self.ask("GET", "/v1/stats", "")?).context("The device's counters are no JSON")
+    }
+
+    /// Asks for another size of a head, as a viewer would.
+    pub fn resize(&self, head: u32, width: u32, height: u32) -> Result<()> {
+        let body = json!({"head": head, "width": width, "height": height}).to_string();
+        self.ask("POST", "/v1/resize", &body).map(drop)
     }
 
     /// Waits until the device itself shows a picture, to the byte.
     #[track_caller]
-    pub fn assert_shows(&self, expected: &Picture) -> Result<()> {
-        expected.wait_until_shown(|| self.screen())
+    pub fn assert_shows(&self, head: u32, expected: &Picture) -> Result<()> {
+        expected.wait_until_shown(|| self.screen_of(head))
+    }
+
+    /// Asks the control socket: HTTP/1.1, one question a connection.
+    fn ask(&self, method: &str, path: &str, body: &str) -> Result<Vec<u8>> {
+        let mut stream = UnixStream::connect(self.control_socket()).context("Cannot connect to the control socket")?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: device\r\nConnection: close\r\n");
+        write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).with_context(|| format!("No answer to {method} {path}"))?;
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("An answer without a head")?;
+        let body = answer.split_off(end + 4);
+        let head = String::from_utf8_lossy(&answer).into_owned();
+        if !head.starts_with("HTTP/1.1 200 ") {
+            bail!("{method} {path}: {} {}", head.lines().next().unwrap_or_default(), String::from_utf8_lossy(&body));
+        }
+        Ok(body)
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::{BufRead, BufReader, BufWriter, Seek};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::process::wait_until;
+
+/// How long a picture may take to be seen, in seconds.
+const PATIENCE: u64 = 20;
 
 /// A picture: rows of three bytes (red, green, blue) a pixel.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,11 +38,16 @@ impl Picture {
     /// Reads a PNG file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("Cannot open {}", path.display()))?;
-        let mut decoder = png::Decoder::new(BufReader::new(file));
+        Self::decode(BufReader::new(file)).with_context(|| format!("Cannot read {}", path.display()))
+    }
+
+    /// Reads a PNG.
+    pub fn decode(from: impl BufRead + Seek) -> Result<Self> {
+        let mut decoder = png::Decoder::new(from);
         decoder.set_transformations(png::Transformations::normalize_to_color8());
-        let mut reader = decoder.read_info().with_context(|| format!("Cannot read {}", path.display()))?;
+        let mut reader = decoder.read_info()?;
         let mut bytes = vec![0; reader.output_buffer_size().context("Picture of an impossible size")?];
-        let info = reader.next_frame(&mut bytes).with_context(|| format!("Cannot read {}", path.display()))?;
+        let info = reader.next_frame(&mut bytes)?;
         bytes.truncate(info.buffer_size());
         let rgb = match info.color_type {
             png::ColorType::Rgb => bytes,
@@ -47,7 +55,7 @@ impl Picture {
                 bytes.as_chunks::<4>().0.iter().flat_map(|[red, green, blue, _]| [*red, *green, *blue]).collect()
             }
             png::ColorType::Grayscale => bytes.iter().flat_map(|grey| [*grey; 3]).collect(),
-            other => anyhow::bail!("{} has pixels of type {other:?}", path.display()),
+            other => anyhow::bail!("Pixels of type {other:?}"),
         };
         Ok(Picture { width: info.width as usize, height: info.height as usize, rgb })
     }
@@ -107,16 +115,20 @@ impl Picture {
     #[track_caller]
     pub fn wait_until_shown(&self, mut look: impl FnMut() -> Result<Self>) -> Result<()> {
         let mut last = None;
-        let shown = wait_until(20, "the picture", || {
-            let seen = look()?;
-            let same = seen == *self;
+        let shown = wait_until(PATIENCE, "the picture", || {
+            let seen = look();
+            let same = seen.as_ref().is_ok_and(|seen| seen == self);
             last = Some(seen);
             Ok(same.then_some(()))
         });
-        if let (Err(_), Some(seen)) = (&shown, &last) {
-            self.assert_same(seen);
+        match (shown, last) {
+            (Ok(()), _) | (Err(_), None) => Ok(()),
+            (Err(_), Some(Ok(seen))) => {
+                self.assert_same(&seen);
+                Ok(())
+            }
+            (Err(waited), Some(Err(error))) => Err(error.context(waited)),
         }
-        shown
     }
 
     /// Panics, with both pictures saved, when another picture is not the same to the byte.

@@ -1,58 +1,32 @@
 //! A guest sees its screen, and so do we: QEMU's own vhost-user display devices.
 
 use anyhow::Result;
+use tests::process::wait_until;
 use tests::{Config, Device, Draw, Gpu, Guest};
 
-/// Pictures that only the guest knows, changed in every way, against what QEMU shows and what the device shows.
-fn the_guests_pictures_are_shown(guest: &mut Guest, device: &Device) -> Result<()> {
-    let heads = guest.heads()?;
-    assert!(heads[0].connected, "{heads:?}");
-    assert_eq!(heads[0].edid.len() % 128, 0);
-    assert!(!heads[0].edid.is_empty(), "No EDID reached the guest");
-    let (width, height, _) = heads[0].modes[0];
-
-    let first = guest.show(0, width, height)?;
-    guest.assert_shows(0, &first)?;
-    device.assert_shows(&first)?;
-    let second = guest.damage(0, [17, 33, 251, 127])?;
-    assert_ne!(first, second);
-    guest.assert_shows(0, &second)?;
-    device.assert_shows(&second)?;
-    let third = guest.flip(0)?;
-    assert_ne!(second, third);
-    guest.assert_shows(0, &third)?;
-    device.assert_shows(&third)?;
-    let smaller = guest.show(0, 800, 600)?;
-    guest.assert_shows(0, &smaller)?;
-    device.assert_shows(&smaller)
-}
-
 #[test]
-fn vhost_user_gpu_pci_shows_the_guests_pictures_also_after_a_reboot() -> Result<()> {
+fn vhost_user_gpu_pci_shows_the_guests_pictures_also_after_reboots_and_to_the_next_guest() -> Result<()> {
     let device = Device::spawn(&["--display", "vmm"])?;
-    let pid = device.id();
     let mut guest = Guest::boot(Config::mini().gpu(Gpu::vhost_user_gpu(&device)))?;
 
     // The kernel's console comes first, before anything of ours draws.
-    let console = guest.screen()?;
-    assert!(console.colours() > 1, "The console is blank: {console:?}");
+    assert!(guest.screen()?.colours() > 1, "The console is blank");
     assert!(guest.run("dmesg")?.text().contains("virtio_gpu"));
-    the_guests_pictures_are_shown(&mut guest, &device)?;
-
+    guest.assert_pictures_are_shown(&device)?;
+    let smaller = guest.show(0, 800, 600)?;
+    guest.assert_shown(&device, 0, &smaller)?;
     guest.draw(Draw::Animate)?;
-    let before = guest.screen()?;
-    tests::process::wait_until(20, "the picture to move", || Ok((guest.screen()? != before).then_some(())))?;
+    guest.wait_until_moving(&device)?;
 
     guest.reboot()?;
-    the_guests_pictures_are_shown(&mut guest, &device)?;
+    guest.assert_pictures_are_shown(&device)?;
     guest.reset()?;
-    the_guests_pictures_are_shown(&mut guest, &device)?;
-    assert_eq!(device.id(), pid);
+    guest.assert_pictures_are_shown(&device)?;
     guest.power_off()?;
 
     // The device goes on and serves the next virtual machine.
     let mut next = Guest::boot(Config::mini().gpu(Gpu::vhost_user_gpu(&device)))?;
-    the_guests_pictures_are_shown(&mut next, &device)
+    next.assert_pictures_are_shown(&device)
 }
 
 #[test]
@@ -64,8 +38,8 @@ fn vhost_user_vga_shows_the_text_screen_and_then_the_guests_pictures() -> Result
     assert_eq!(text.size(), (720, 400), "Not a text screen");
     assert!(text.colours() > 1, "The text screen is blank");
     guest.run("echo; echo; echo changed > /dev/tty1")?;
-    tests::process::wait_until(20, "the text to change", || Ok((guest.screen()? != text).then_some(())))?;
+    wait_until(20, "the text to change", || Ok((guest.screen()? != text).then_some(())))?;
 
     guest.run("for module in /modules/gpu/*.ko; do insmod $module || exit 1; done")?;
-    the_guests_pictures_are_shown(&mut guest, &device)
+    guest.assert_pictures_are_shown(&device)
 }

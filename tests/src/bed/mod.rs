@@ -57,6 +57,7 @@ pub const TOOLS: Layer = Layer {
         "bash",
         "chromium-headless-shell",
         "coreutils",
+        "dash",
         "edid-decode",
         "fonts-dejavu-core",
         "gvncviewer",

@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
 
 use crate::bed;
 use crate::device::Device;
@@ -42,18 +43,36 @@ impl Gpu {
         Gpu::Generic(device.socket())
     }
 
-    /// The `-device` value without its options and id, as hot-plugging wants it too.
-    fn device(&self, index: usize) -> Option<String> {
+    /// The `-device` value without its options and id.
+    fn device(&self, id: &str) -> Option<String> {
         Some(match self {
             Gpu::None => return None,
             Gpu::Qemu => "virtio-gpu-pci".to_owned(),
-            Gpu::VhostUserGpu(_) => format!("vhost-user-gpu-pci,chardev=gpu{index}-socket"),
-            Gpu::VhostUserVga(_) => format!("vhost-user-vga,chardev=gpu{index}-socket"),
+            Gpu::VhostUserGpu(_) => format!("vhost-user-gpu-pci,chardev={id}-socket"),
+            Gpu::VhostUserVga(_) => format!("vhost-user-vga,chardev={id}-socket"),
             Gpu::Generic(_) => {
                 let words = "virtio-id=16,num_vqs=2,config_size=20";
-                format!("vhost-user-test-device-pci,chardev=gpu{index}-socket,{words}")
+                format!("vhost-user-test-device-pci,chardev={id}-socket,{words}")
             }
         })
+    }
+
+    /// The QMP commands, with their arguments, that plug this device into a port.
+    pub fn hot_plug(&self, id: &str, port: &str) -> Result<Vec<(&'static str, Value)>> {
+        let (Some(device), Some(socket)) = (self.device(id), self.socket()) else { bail!("{self} is not hot-plugged") };
+        let address = json!({"type": "unix", "data": {"path": socket}});
+        let backend = json!({"type": "socket", "data": {"addr": address, "server": false}});
+        let mut words = device.split(',');
+        let mut arguments = json!({"driver": words.next(), "id": id, "bus": port});
+        for (name, value) in words.filter_map(|word| word.split_once('=')) {
+            arguments[name] = value.parse::<u64>().map_or_else(|_| json!(value), |number| json!(number));
+        }
+        Ok(vec![("chardev-add", json!({"id": format!("{id}-socket"), "backend": backend})), ("device_add", arguments)])
+    }
+
+    /// Whether QEMU itself shows this device's screen.
+    pub(super) fn screen_in_qemu(&self) -> bool {
+        matches!(self, Gpu::Qemu | Gpu::VhostUserGpu(_) | Gpu::VhostUserVga(_))
     }
 
     fn socket(&self) -> Option<&Path> {
@@ -199,12 +218,13 @@ impl Config {
             qemu.args(["-device", "virtio-blk-pci,drive=root"]);
         }
         for (index, (gpu, options)) in self.gpus.iter().enumerate() {
+            let id = format!("gpu{index}");
             if let Some(socket) = gpu.socket() {
-                qemu.arg("-chardev").arg(path_option(&format!("socket,id=gpu{index}-socket,path="), socket));
+                qemu.arg("-chardev").arg(path_option(&format!("socket,id={id}-socket,path="), socket));
             }
-            if let Some(device) = gpu.device(index) {
+            if let Some(device) = gpu.device(&id) {
                 let comma = if options.is_empty() { "" } else { "," };
-                qemu.arg("-device").arg(format!("{device},id=gpu{index}{comma}{options}"));
+                qemu.arg("-device").arg(format!("{device},id={id}{comma}{options}"));
             }
         }
         qemu.args(&self.arguments);

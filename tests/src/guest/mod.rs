@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 pub use config::{Accel, Config, Gpu};
 pub use qmp::Qmp;
 
+use crate::device::Device;
 use crate::picture::Picture;
 use crate::process::{Process, wait_until};
 use crate::progress::say;
@@ -51,6 +52,7 @@ pub struct Guest {
     kernel: String,
     dir: tempfile::TempDir,
     screendumps: u32,
+    screen_in_qemu: bool,
 }
 
 impl Guest {
@@ -79,7 +81,8 @@ impl Guest {
                 bail!("{error:#}; QEMU {state}; its log:\n{}", qemu.log_tail());
             }
         };
-        Ok(Guest { qemu, qmp, agent, name, kernel: String::new(), dir, screendumps: 0 })
+        let screen_in_qemu = config.gpus.iter().any(|(gpu, _)| gpu.screen_in_qemu());
+        Ok(Guest { qemu, qmp, agent, name, kernel: String::new(), dir, screendumps: 0, screen_in_qemu })
     }
 
     /// Waits for the agent of a guest that was started or reset.
@@ -199,6 +202,57 @@ impl Guest {
     pub fn assert_shows(&mut self, head: u32, expected: &Picture) -> Result<()> {
         let shown = expected.wait_until_shown(|| self.screen_of("gpu0", head));
         self.explain(shown)
+    }
+
+    /// Waits until a picture is shown wherever this guest's screen is: by the device, and by QEMU if it has the screen.
+    #[track_caller]
+    pub fn assert_shown(&mut self, device: &Device, head: u32, expected: &Picture) -> Result<()> {
+        if self.screen_in_qemu {
+            self.assert_shows(head, expected)?;
+        }
+        let shown = device.assert_shows(head, expected);
+        self.explain(shown)
+    }
+
+    /// Draws pictures that only the guest knows, changed in every way, and waits until each is shown.
+    #[track_caller]
+    pub fn assert_pictures_are_shown(&mut self, device: &Device) -> Result<()> {
+        let heads = self.heads()?;
+        let head = heads.first().context("The guest's card has no head")?;
+        ensure!(head.connected && !head.edid.is_empty(), "The guest's first head is {head:?}");
+        let (width, height, _) = *head.modes.first().context("The guest's first head has no modes")?;
+        let first = self.show(0, width, height)?;
+        self.assert_shown(device, 0, &first)?;
+        let second = self.damage(0, [17, 33, 251, 127])?;
+        assert_ne!(first, second);
+        self.assert_shown(device, 0, &second)?;
+        let third = self.flip(0)?;
+        assert_ne!(second, third);
+        self.assert_shown(device, 0, &third)
+    }
+
+    /// Plugs a display device into a port, and takes its screen as the guest's.
+    pub fn plug(&mut self, gpu: &Gpu, id: &str, port: &str) -> Result<()> {
+        for (command, arguments) in gpu.hot_plug(id, port)? {
+            self.qmp(command, arguments)?;
+        }
+        self.screen_in_qemu = gpu.screen_in_qemu();
+        Ok(())
+    }
+
+    /// Unplugs a display device and waits until the guest has let it go.
+    pub fn unplug(&mut self, id: &str) -> Result<()> {
+        self.qmp("device_del", json!({"id": id}))?;
+        while self.wait_event("DEVICE_DELETED")?["data"]["device"] != id {}
+        self.qmp("chardev-remove", json!({"id": format!("{id}-socket")}))?;
+        Ok(())
+    }
+
+    /// Waits until what the device shows changes.
+    pub fn wait_until_moving(&mut self, device: &Device) -> Result<()> {
+        let before = device.screen()?;
+        let moved = wait_until(20, "the picture to move", || Ok((device.screen()? != before).then_some(())));
+        self.explain(moved)
     }
 
     /// Runs a QMP command.

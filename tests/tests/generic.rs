@@ -1,0 +1,34 @@
+//! QEMU's generic vhost-user device as a GPU: the screen is ours alone.
+
+use anyhow::Result;
+use tests::{Config, Device, Draw, Gpu, Guest};
+
+#[test]
+fn the_generic_device_is_a_gpu_whose_pictures_the_device_shows_also_after_reboots() -> Result<()> {
+    let device = Device::spawn(&["--display", "none", "--heads", "1280x800"])?;
+    let mut guest = Guest::boot(Config::mini().gpu(Gpu::generic(&device)))?;
+    assert!(guest.run("dmesg")?.text().contains("virtio_gpu"));
+    assert_eq!(guest.heads()?[0].modes[0], (1280, 800, 60));
+    guest.assert_pictures_are_shown(&device)?;
+    let smaller = guest.show(0, 800, 600)?;
+    guest.assert_shown(&device, 0, &smaller)?;
+    guest.draw(Draw::Animate)?;
+    guest.wait_until_moving(&device)?;
+
+    guest.reboot()?;
+    guest.assert_pictures_are_shown(&device)?;
+    guest.reset()?;
+    guest.assert_pictures_are_shown(&device)?;
+
+    // A viewer asks for another size: the driver hears of it and offers the mode first.
+    device.resize(0, 1024, 640)?;
+    guest.wait_for("grep -q 1024x640 /sys/class/drm/card0-Virtual-1/modes")?;
+    let (width, height, _) = guest.heads()?[0].modes[0];
+    assert_eq!((width, height), (1024, 640));
+    let resized = guest.show(0, width, height)?;
+    guest.assert_shown(&device, 0, &resized)?;
+    guest.power_off()?;
+
+    let mut next = Guest::boot(Config::mini().gpu(Gpu::generic(&device)))?;
+    next.assert_pictures_are_shown(&device)
+}
