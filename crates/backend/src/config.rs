@@ -41,6 +41,13 @@ pub struct Sinks {
     pub web: Vec<Listen>,
 }
 
+impl Sinks {
+    /// Whether pixels go to another process that shows them.
+    pub fn need_viewer(&self) -> bool {
+        !self.vnc.is_empty() || !self.web.is_empty()
+    }
+}
+
 /// Everything the device is told before it starts.
 #[derive(Debug)]
 pub struct Config {

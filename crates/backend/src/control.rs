@@ -18,8 +18,8 @@ use rustix::io::Errno;
 
 use http::Response;
 use mailbox::{Answer, Asker, Token};
-pub use routes::Facts;
 use routes::{Action, reply, route};
+pub use routes::{Facts, Sections};
 
 /// Connections served at once. More wait in the listener's queue. Stops a client that opens thousands.
 const CLIENTS: usize = 16;

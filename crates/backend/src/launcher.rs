@@ -13,7 +13,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Access, access};
@@ -48,11 +48,10 @@ pub struct Status {
     pub starts: u64,
 }
 
-/// The device's hold on its launcher. Dropping it ends the launcher and the viewer.
+/// The device's hold on its launcher, which ends with it, and takes the viewer along.
 #[derive(Debug)]
 pub struct Link {
     socket: OwnedFd,
-    launcher: Child,
     last: Status,
 }
 
@@ -68,14 +67,6 @@ impl Link {
             }
         }
         self.last
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        // Hangs up for the launcher, which ends its viewer; only then it is waited for.
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-        let _ = self.launcher.wait();
     }
 }
 
@@ -113,8 +104,9 @@ pub fn start(viewer: Viewer<'_>) -> Result<Link> {
             command.arg(name).arg(format!("{},head={head}", inherit(listener.as_fd())?));
         }
     }
-    let launcher = command.spawn().context("Cannot start the launcher of the viewer")?;
-    Ok(Link { socket: ours, launcher, last: Status::default() })
+    // It is never waited for: it ends after us, and what is left of one that ends before us is an entry in a table.
+    command.spawn().context("Cannot start the launcher of the viewer")?;
+    Ok(Link { socket: ours, last: Status::default() })
 }
 
 /// Lets the next program started have this descriptor, and names it. We close ours soon.

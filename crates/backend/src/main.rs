@@ -1,6 +1,11 @@
 //! The data plane of one vGPU: serves one virtio-gpu to one VMM.
+//!
+//! The words are parsed ([`args`]) and judged ([`config`]); what the machine must have is looked for before anything is
+//! made ([`preflight`]); the parts are put together ([`assembly`]); the process locks itself in ([`sandbox`]); only then
+//! is the first byte of a guest read.
 
 mod args;
+mod assembly;
 mod config;
 mod control;
 mod inherited;
@@ -12,4 +17,71 @@ mod sandbox;
 mod values;
 mod vgpu;
 
-fn main() {}
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use device::Stats;
+
+use args::{Options, Usage};
+use config::Config;
+use control::mailbox::mailbox;
+use preflight::Sockets;
+
+/// What we can do that the vhost-user convention has a word for: neither virgl nor render-node is true yet.
+const CAPABILITIES: &str = "{\n  \"type\": \"gpu\",\n  \"features\": []\n}";
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let done = match words.get(1) {
+        Some(word) if word == launcher::ROLE => launcher::run(&words[2..]),
+        _ => understand(words),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beamsplit-device: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn understand(words: Vec<OsString>) -> Result<()> {
+    match Options::parse_words(words) {
+        Ok(options) if options.print_capabilities => println!("{CAPABILITIES}"),
+        Ok(options) => serve(Config::load(options)?)?,
+        // --help and --version come as errors whose code is 0.
+        Err(text) if text.exit_code() == 0 => text.print()?,
+        Err(error) => return Err(Usage(args::one_line(&error)).into()),
+    }
+    Ok(())
+}
+
+fn serve(config: Config) -> Result<()> {
+    let started = Instant::now();
+    logging::start(config.log.clone());
+    config.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
+
+    preflight::check(&config)?;
+    let program = config.sinks.need_viewer().then(launcher::find_program).transpose()?;
+    sandbox::raise_file_limit();
+    let Sockets { vmm, control, vnc, web, mut made } = Sockets::open(&config)?;
+
+    let stats = Arc::new(Stats::default());
+    let (asker, inbox) = mailbox().context("Cannot make a mailbox")?;
+    let inbox = control.is_some().then_some(inbox);
+    let server = assembly::server(&config, vmm, stats.clone(), inbox)?;
+    let link = None;
+
+    let missing = sandbox::lock_in(config.sandbox, &assembly::grants(&config)).context("Cannot lock in")?;
+    missing.iter().for_each(|line| tracing::warn!("{line}"));
+    if let Some(listener) = control {
+        let facts = control::Facts { name: config.name.clone(), started, sections: assembly::sections(stats, link) };
+        control::Server { listener, asker, facts }.start().context("Cannot start the thread of the control socket")?;
+    }
+    made.keep();
+    tracing::info!("{} is ready", config.name);
+    server.run().context("Cannot go on")
+}

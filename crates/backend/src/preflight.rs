@@ -13,23 +13,24 @@ use rustix::fs::{Access, Mode, access};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use rustix::process::umask;
+use transport::vhost_user::Endpoint;
 
-use crate::config::{Config, Endpoint};
-use crate::rights;
+use crate::config::{Config, Endpoint as Place};
 use crate::values::Listen;
+use crate::{inherited, rights};
 
 /// The longest path that fits a Unix socket's address.
 const MAX_SOCKET_PATH: usize = 107;
 
 /// Looks whether all that `config` names can be made. Makes nothing.
 pub fn check(config: &Config) -> Result<()> {
-    if let Endpoint::Listen(path) = &config.endpoint {
+    if let Place::Listen(path) = &config.endpoint {
         check_socket_path(path)?;
     }
     if let Some(path) = &config.control_socket {
         check_socket_path(path)?;
         ensure!(
-            config.endpoint != Endpoint::Listen(path.clone()),
+            config.endpoint != Place::Listen(path.clone()),
             "{} cannot be the VMM's and the control socket at once: name two paths",
             path.display()
         );
@@ -113,23 +114,31 @@ pub fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-/// The sockets a device listens on. The files of those made here go when this is dropped without [`Sockets::keep`].
-#[derive(Debug, Default)]
+/// The sockets of a device.
+#[derive(Debug)]
 pub struct Sockets {
-    /// For the VMM, when it connects to us.
-    pub vmm: Option<UnixListener>,
+    /// For the VMM.
+    pub vmm: Endpoint,
     /// For questions.
     pub control: Option<UnixListener>,
     /// For VNC clients, with the head they see.
     pub vnc: Vec<(TcpListener, u8)>,
     /// For browsers, with the head they see.
     pub web: Vec<(TcpListener, u8)>,
-    made: Made,
+    /// To be kept once the device runs.
+    pub made: Made,
 }
 
-/// Socket files that go again unless the device gets to run.
+/// Socket files that go again when this is dropped before they are kept.
 #[derive(Debug, Default)]
-struct Made(Vec<PathBuf>);
+pub struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// The device runs: its files stay.
+    pub fn keep(&mut self) {
+        self.0.clear();
+    }
+}
 
 impl Drop for Made {
     fn drop(&mut self) {
@@ -141,39 +150,34 @@ impl Drop for Made {
 }
 
 impl Sockets {
-    /// Binds what `config` names: the ports first, because they leave nothing behind.
+    /// Takes what was passed and binds what `config` names: the ports first, because they leave nothing behind.
     pub fn open(config: &Config) -> Result<Self> {
-        let mut sockets = Sockets {
-            vnc: config.sinks.vnc.iter().map(listen_tcp).collect::<Result<_>>()?,
-            web: config.sinks.web.iter().map(listen_tcp).collect::<Result<_>>()?,
-            ..Sockets::default()
+        let mut made = Made::default();
+        let vnc = config.sinks.vnc.iter().map(listen_tcp).collect::<Result<_>>()?;
+        let web = config.sinks.web.iter().map(listen_tcp).collect::<Result<_>>()?;
+        // Who may ask may see the screen: nobody but the owner.
+        let private = Mode::XUSR | Mode::RWXG | Mode::RWXO;
+        let control = config.control_socket.as_deref().map(|path| made.listen(path, private)).transpose()?;
+        let vmm = match &config.endpoint {
+            Place::Inherited(fd) => Endpoint::Connection(inherited::unix_socket(*fd, SocketType::STREAM)?.into()),
+            Place::Listen(path) => Endpoint::Listener(made.listen(path, Mode::empty())?),
         };
-        if let Some(path) = &config.control_socket {
-            // Who may ask may see the screen: nobody but the owner.
-            sockets.control = Some(sockets.listen_unix(path, Mode::XUSR | Mode::RWXG | Mode::RWXO)?);
-        }
-        if let Endpoint::Listen(path) = &config.endpoint {
-            sockets.vmm = Some(sockets.listen_unix(path, Mode::empty())?);
-        }
-        Ok(sockets)
+        Ok(Sockets { vmm, control, vnc, web, made })
     }
+}
 
-    /// The device runs: its files stay.
-    pub fn keep(&mut self) {
-        self.made.0.clear();
-    }
-
-    fn listen_unix(&mut self, path: &Path, without: Mode) -> Result<UnixListener> {
+impl Made {
+    fn listen(&mut self, path: &Path, without: Mode) -> Result<UnixListener> {
         if path.symlink_metadata().is_ok() && !is_listened_to(path)? {
             std::fs::remove_file(path)
                 .with_context(|| format!("Cannot replace the stale socket {}", path.display()))?;
         }
-        let usual = umask(Mode::RWXO);
+        let usual = umask(Mode::from_raw_mode(0o777));
         umask(usual | without);
         let listener = UnixListener::bind(path);
         umask(usual);
         let listener = listener.with_context(|| format!("Cannot listen on {}", path.display()))?;
-        self.made.0.push(path.to_owned());
+        self.0.push(path.to_owned());
         Ok(listener)
     }
 }
@@ -296,7 +300,7 @@ mod tests {
         drop(Sockets::open(&listening_on(&path)).unwrap());
         assert!(!path.exists());
         let mut sockets = Sockets::open(&listening_on(&path)).unwrap();
-        sockets.keep();
+        sockets.made.keep();
         drop(sockets);
         assert!(path.exists());
     }
@@ -305,7 +309,8 @@ mod tests {
     fn the_control_socket_is_its_owners_alone() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("c.sock");
-        let config = config(&["--fd=3".into(), format!("--control-socket={}", path.display())]);
+        let vmm = format!("--socket-path={}", folder.path().join("x.sock").display());
+        let config = config(&[vmm, format!("--control-socket={}", path.display())]);
         let _sockets = Sockets::open(&config).unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
     }

@@ -22,9 +22,12 @@ pub struct Facts {
     pub name: String,
     /// When it started.
     pub started: Instant,
-    /// Its counters and those of its viewer, as JSON objects by section.
-    pub sections: Box<dyn FnMut() -> serde_json::Map<String, Value> + Send>,
+    /// What its parts say.
+    pub sections: Sections,
 }
+
+/// Counters of the device and its viewer, as JSON objects by section.
+pub type Sections = Box<dyn FnMut() -> serde_json::Map<String, Value> + Send>;
 
 /// What becomes of a request.
 #[derive(Debug, PartialEq, Eq)]
