@@ -1,7 +1,8 @@
 //! How a guest's words arrive: vhost-user, and an in-process guest for tests.
 //!
 //! A transport pops chains from virtqueues ([`ring`]), hands them to a [`device::VirtioDevice`] and gives them back
-//! ([`engine`]). Who carries the kicks and interrupts differs: [`loopback`] is an in-process guest for tests and fuzzing.
+//! ([`engine`]). Who carries the kicks and interrupts differs: [`vhost_user`] serves a VMM over a Unix socket, [`loopback`]
+//! is an in-process guest for tests and fuzzing.
 
 pub mod chain;
 pub mod engine;
@@ -10,6 +11,8 @@ mod fake;
 pub mod interrupt;
 pub mod loopback;
 pub mod ring;
+pub mod sigbus;
+pub mod vhost_user;
 
 pub use engine::Engine;
 pub use interrupt::Interrupt;

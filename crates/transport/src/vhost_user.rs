@@ -1,0 +1,75 @@
+//! The device over vhost-user: the VMM's words on a Unix socket, the guest's in shared memory.
+//!
+//! Two threads: *control* (the caller's) reads messages, never touches the device and answers at once; *gpu* waits on the
+//! kicks, executes and signals. A front-end's mistake ends its connection, never the process.
+
+mod change;
+pub mod channel;
+mod control;
+mod eventfd;
+mod gpu;
+pub mod memory;
+pub mod message;
+mod server;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+use device::{Stats, VirtioDevice};
+use thiserror::Error;
+
+pub use change::Gone;
+pub use server::Server;
+
+/// Where front-ends come from.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// One after the other, until told to stop.
+    Listener(UnixListener),
+    /// The one at the other end, until it hangs up.
+    Connection(UnixStream),
+}
+
+/// What a server can be told besides its device.
+pub struct Options {
+    /// Called on the control thread with the socket of a front-end that shows the picture itself; each replaces the one
+    /// before.
+    pub on_gpu_socket: Box<dyn FnMut(OwnedFd) + Send>,
+    /// Length of each region of memory that we may share with the guest, by its number; a hole is 0.
+    pub shared_memory: Vec<u64>,
+    /// Where panics and vanished memory are counted.
+    pub stats: Option<Arc<Stats>>,
+    /// Readable when it is time to stop.
+    pub stop: Option<OwnedFd>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { on_gpu_socket: Box::new(drop), shared_memory: Vec::new(), stats: None, stop: None }
+    }
+}
+
+/// Why a server had to stop.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// What it needs could not be opened, or waited for.
+    #[error("Cannot {doing}")]
+    System {
+        /// What failed.
+        doing: &'static str,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// The gpu thread ended unexpectedly.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+}
+
+/// Serves front-ends: [`Server::prepare`] and [`Server::run`] in one.
+pub fn serve(endpoint: Endpoint, device: Box<dyn VirtioDevice>, options: Options) -> Result<(), ServeError> {
+    Server::prepare(endpoint, device, options)?.run()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! The control side of a connection: each message becomes changes for the gpu thread, and an answer.
+//!
+//! It knows no thread and no socket, so that tests and fuzzing can feed it anything.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use device::ConfigSpace;
+use thiserror::Error;
+
+use super::change::{Change, Gone, Worker};
+use super::channel::Message;
+use super::memory::{MAX_REGIONS, MapError, SharedMemory};
+use super::message::{MessageError, Request, RingAddresses, reply};
+use crate::feature;
+use crate::ring::{Layout, MAX_SIZE};
+
+/// VHOST_USER_F_PROTOCOL_FEATURES.
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// Bits of the protocol features. Never among them: LOG_SHMFD (1), without which QEMU refuses to migrate a device whose
+/// state it would lose; RESET_DEVICE (13), so that a guest that wakes up finds its picture; 21, which other programs took
+/// for SHMEM and in QEMU means something else.
+mod protocol_feature {
+    pub const MQ: u64 = 1 << 0;
+    pub const REPLY_ACK: u64 = 1 << 3;
+    pub const BACKEND_REQ: u64 = 1 << 5;
+    pub const CONFIG: u64 = 1 << 9;
+    pub const BACKEND_SEND_FD: u64 = 1 << 10;
+    pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+    pub const SHMEM: u64 = 1 << 22;
+}
+
+/// Regions of shared memory that GET_SHMEM_CONFIG speaks of.
+const SHMEM_REGIONS: usize = 256;
+
+/// Why a message was not obeyed.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// It is not a message that we know.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// A queue that the device does not have.
+    #[error("Queue {0} does not exist")]
+    Queue(u32),
+    /// A ring's size or base that is no 16-bit number.
+    #[error("Queue {0} cannot have {1} entries or start there")]
+    Ring(u32, u32),
+    /// Memory that cannot be had.
+    #[error(transparent)]
+    Memory(#[from] MapError),
+    /// The gpu thread is gone, and with it the device.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+}
+
+/// What the device is, for the control thread.
+pub struct Identity {
+    /// Device-specific features.
+    pub features: u64,
+    /// Number of queues.
+    pub queues: usize,
+    /// The configuration space.
+    pub config: Arc<dyn ConfigSpace>,
+    /// Length of each region of shared memory, by its number.
+    pub shared_memory: Vec<u64>,
+}
+
+/// One connection.
+pub struct Control<'a, W> {
+    identity: &'a Identity,
+    worker: W,
+    on_gpu_socket: &'a mut (dyn FnMut(OwnedFd) + Send),
+    protocol_features: u64,
+    memory: SharedMemory,
+    rings: Vec<RingSettings>,
+}
+
+/// What a front-end said of a ring so far.
+#[derive(Clone, Debug, Default)]
+struct RingSettings {
+    size: Option<u16>,
+    addresses: Option<RingAddresses>,
+    /// Where it is to go on, until it starts.
+    base: Option<u16>,
+    started: bool,
+    /// What the gpu thread was told last.
+    layout: Option<Option<Layout>>,
+}
+
+impl<'a, W: Worker> Control<'a, W> {
+    /// A connection on which nothing was said.
+    pub fn new(identity: &'a Identity, worker: W, on_gpu_socket: &'a mut (dyn FnMut(OwnedFd) + Send)) -> Self {
+        let rings = vec![RingSettings::default(); identity.queues];
+        Self { identity, worker, on_gpu_socket, protocol_features: 0, memory: SharedMemory::default(), rings }
+    }
+
+    /// Obeys a message and returns the reply to send, if it has one. A message that is refused but acknowledged keeps the
+    /// connection; after an error it has to end.
+    pub fn handle(&mut self, message: Message) -> Result<Option<Vec<u8>>, Refusal> {
+        let Message { header, payload, fds } = message;
+        let acknowledge = header.need_reply && self.protocol_features & protocol_feature::REPLY_ACK != 0;
+        let parsed = Request::parse(header.request, &payload, fds.len()).map_err(Refusal::from);
+        let answered = parsed.and_then(|request| self.obey(request, fds));
+        let code = match answered {
+            Ok(Some(payload)) => return Ok(Some(reply(header.request, &payload))),
+            Ok(None) if !acknowledge => return Ok(None),
+            Ok(None) => {
+                // An acknowledged message is in force.
+                self.worker.settle()?;
+                0u64
+            }
+            Err(refusal) if !acknowledge || matches!(refusal, Refusal::Gone(_)) => return Err(refusal),
+            Err(refusal) => {
+                device::guest_log!(warn, "Front-end was refused: {refusal}");
+                1
+            }
+        };
+        Ok(Some(reply(header.request, &code.to_ne_bytes())))
+    }
+
+    /// Carries a request out; the payload of its reply, if it has one by its nature.
+    fn obey(&mut self, request: Request<'_>, mut fds: Vec<OwnedFd>) -> Result<Option<Vec<u8>>, Refusal> {
+        let word = |word: u64| Ok(Some(word.to_ne_bytes().to_vec()));
+        match request {
+            Request::GetFeatures => return word(self.features()),
+            Request::SetFeatures(features) => self.set_features(features)?,
+            // The second one is not used any more, and may mean nothing.
+            Request::SetOwner | Request::ResetOwner => {}
+            Request::SetMemTable(regions) => {
+                let table = self.memory.replace(regions, fds)?;
+                self.set_memory(table)?;
+            }
+            Request::AddMemReg(region) => {
+                let fd = fds.pop().ok_or(MessageError::Fds { request: super::message::code::ADD_MEM_REG, fds: 0 })?;
+                let table = self.memory.add(region, fd)?;
+                self.set_memory(table)?;
+            }
+            Request::RemMemReg(region) => {
+                let table = self.memory.remove(region)?;
+                self.set_memory(table)?;
+            }
+            Request::GetMaxMemSlots => return word(MAX_REGIONS as u64),
+            Request::SetVringNum { queue, size } => {
+                let narrow = u16::try_from(size).ok().filter(|size| *size <= MAX_SIZE);
+                self.ring(queue)?.size = Some(narrow.ok_or(Refusal::Ring(queue, size))?);
+                self.start(queue as u16)?;
+            }
+            Request::SetVringAddr { queue, addresses } => {
+                self.ring(queue)?.addresses = Some(addresses);
+                self.start(queue as u16)?;
+            }
+            Request::SetVringBase { queue, base } => {
+                let narrow = u16::try_from(base).map_err(|_| Refusal::Ring(queue, base))?;
+                self.ring(queue)?.base = Some(narrow);
+                self.start(queue as u16)?;
+            }
+            Request::GetVringBase { queue } => {
+                let base = self.stop(queue)?;
+                return Ok(Some([queue.to_ne_bytes(), u32::from(base).to_ne_bytes()].concat()));
+            }
+            Request::SetVringKick { queue } => {
+                self.ring(queue)?.started = true;
+                self.worker.change(Change::Kick(queue as u16, fds.pop()))?;
+                self.start(queue as u16)?;
+            }
+            Request::SetVringCall { queue } => {
+                self.ring(queue)?;
+                self.worker.change(Change::Call(queue as u16, fds.pop()))?;
+            }
+            Request::SetVringErr { queue } => {
+                self.ring(queue)?;
+                self.worker.change(Change::Error(queue as u16, fds.pop()))?;
+            }
+            Request::SetVringEnable { queue, enable } => {
+                self.ring(queue)?;
+                self.worker.change(Change::Enable(queue as u16, enable))?;
+            }
+            Request::GetProtocolFeatures => return word(self.offered_protocol_features()),
+            Request::SetProtocolFeatures(features) => {
+                self.protocol_features = features & self.offered_protocol_features();
+            }
+            Request::GetQueueNum => return word(self.identity.queues as u64),
+            Request::SetBackendReqFd => self.worker.change(Change::Channel(fds.pop()))?,
+            Request::GetConfig { offset, size, flags } => {
+                let mut answer: Vec<u8> = [offset, size, flags].iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let head = answer.len();
+                answer.resize(head + size as usize, 0);
+                self.identity.config.read(offset.into(), &mut answer[head..]);
+                self.worker.change(Change::ConfigAccessed)?;
+                return Ok(Some(answer));
+            }
+            Request::SetConfig { offset, bytes } => {
+                self.identity.config.write(offset.into(), bytes);
+                self.worker.change(Change::ConfigAccessed)?;
+            }
+            Request::GpuSetSocket => {
+                if let Some(socket) = fds.pop() {
+                    (self.on_gpu_socket)(socket);
+                }
+                // A front-end with a display of its own looks for changes by itself and refuses to be told.
+                self.worker.change(Change::Channel(None))?;
+            }
+            Request::GetShmemConfig => return Ok(Some(self.shmem_config())),
+        }
+        Ok(None)
+    }
+
+    fn features(&self) -> u64 {
+        self.identity.features | feature::TRANSPORT | PROTOCOL_FEATURES
+    }
+
+    fn offered_protocol_features(&self) -> u64 {
+        use protocol_feature::{BACKEND_REQ, BACKEND_SEND_FD, CONFIG, CONFIGURE_MEM_SLOTS, MQ, REPLY_ACK, SHMEM};
+        let shared = if self.identity.shared_memory.is_empty() { 0 } else { SHMEM | BACKEND_SEND_FD };
+        MQ | REPLY_ACK | BACKEND_REQ | CONFIG | CONFIGURE_MEM_SLOTS | shared
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
+        self.worker.change(Change::Features(features & self.features() & !PROTOCOL_FEATURES))?;
+        // Who does not know SET_VRING_ENABLE wants its rings enabled.
+        if features & PROTOCOL_FEATURES == 0 {
+            for queue in 0..self.identity.queues as u16 {
+                self.worker.change(Change::Enable(queue, true))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The front-end may take memory away as soon as it is answered: so the gpu thread holds the new table by then.
+    fn set_memory(&mut self, table: Arc<device::Memory>) -> Result<(), Refusal> {
+        self.worker.change(Change::Memory(table))?;
+        for queue in 0..self.rings.len() {
+            if self.rings[queue].started && self.rings[queue].layout != Some(self.layout(queue)) {
+                self.start(queue as u16)?;
+            }
+        }
+        Ok(self.worker.settle()?)
+    }
+
+    fn ring(&mut self, queue: u32) -> Result<&mut RingSettings, Refusal> {
+        let index = usize::try_from(queue).ok();
+        index.and_then(|index| self.rings.get_mut(index)).ok_or(Refusal::Queue(queue))
+    }
+
+    /// Starts a ring of which everything is known, or starts it anew when something changed.
+    fn start(&mut self, queue: u16) -> Result<(), Refusal> {
+        let layout = self.layout(queue.into());
+        let ring = &mut self.rings[usize::from(queue)];
+        if !ring.started || ring.size.is_none() || ring.addresses.is_none() {
+            return Ok(());
+        }
+        ring.layout = Some(layout);
+        let base = ring.base.take();
+        Ok(self.worker.change(Change::Start { queue, layout, base })?)
+    }
+
+    /// Where the ring lies in guest memory; `None` when it does not.
+    fn layout(&self, queue: usize) -> Option<Layout> {
+        let RingSettings { size, addresses, .. } = self.rings[queue];
+        let addresses = addresses?;
+        Some(Layout {
+            size: size?,
+            descriptors: self.memory.translate(addresses.descriptors)?,
+            available: self.memory.translate(addresses.available)?,
+            used: self.memory.translate(addresses.used)?,
+        })
+    }
+
+    fn stop(&mut self, queue: u32) -> Result<u16, Refusal> {
+        let ring = self.ring(queue)?;
+        let started = std::mem::take(&mut ring.started);
+        let base = match started {
+            true => self.worker.stop_ring(queue as u16)?,
+            false => ring.base.unwrap_or(0),
+        };
+        // Without another word it goes on there.
+        self.ring(queue)?.base = Some(base);
+        Ok(base)
+    }
+
+    fn shmem_config(&self) -> Vec<u8> {
+        let regions = &self.identity.shared_memory[..self.identity.shared_memory.len().min(SHMEM_REGIONS)];
+        let mut answer = vec![0; 8 + 8 * SHMEM_REGIONS];
+        answer[..4].copy_from_slice(&(regions.len() as u32).to_ne_bytes());
+        for (region, place) in regions.iter().zip(answer[8..].chunks_exact_mut(8)) {
+            place.copy_from_slice(&region.to_ne_bytes());
+        }
+        answer
+    }
+}

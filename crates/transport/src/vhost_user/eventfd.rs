@@ -1,0 +1,83 @@
+//! Interrupts over vhost-user: eventfds for rings, a message for the configuration.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use device::guest_log;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+
+use super::message::{code, notice};
+use crate::interrupt::Interrupt;
+
+/// Where a front-end wants to be told.
+#[derive(Debug, Default)]
+pub struct Eventfds {
+    calls: Vec<Option<OwnedFd>>,
+    errors: Vec<Option<OwnedFd>>,
+    channel: Option<OwnedFd>,
+}
+
+impl Eventfds {
+    /// For so many queues; nobody is told anything yet.
+    pub fn new(queues: usize) -> Self {
+        let none = || std::iter::repeat_with(|| None).take(queues).collect();
+        Self { calls: none(), errors: none(), channel: None }
+    }
+
+    /// SET_VRING_CALL.
+    pub fn set_call(&mut self, queue: u16, fd: Option<OwnedFd>) {
+        set(&mut self.calls, queue, fd);
+    }
+
+    /// SET_VRING_ERR.
+    pub fn set_error(&mut self, queue: u16, fd: Option<OwnedFd>) {
+        set(&mut self.errors, queue, fd);
+    }
+
+    /// SET_BACKEND_REQ_FD, or nothing for a front-end that does not want to hear of its configuration.
+    pub fn set_channel(&mut self, channel: Option<OwnedFd>) {
+        self.channel = channel;
+    }
+}
+
+impl Interrupt for Eventfds {
+    fn queue(&mut self, queue: u16) {
+        signal(&self.calls, queue);
+    }
+
+    /// An answer is not asked for: while the front-end waits for us it would not come.
+    fn config(&mut self) {
+        let Some(channel) = &self.channel else { return };
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match send(channel, &notice(code::BACKEND_CONFIG_CHANGE), flags) {
+            // A full socket holds many such messages already, and one is enough.
+            Ok(_) | Err(Errno::AGAIN) => {}
+            Err(error) => guest_log!(warn, "Front-end cannot be told of a new configuration: {error}"),
+        }
+    }
+
+    fn broken(&mut self, queue: u16) {
+        signal(&self.errors, queue);
+    }
+}
+
+/// Never blocks: writing to a full eventfd would, so they are switched over when they come.
+fn set(fds: &mut [Option<OwnedFd>], queue: u16, fd: Option<OwnedFd>) {
+    if let Some(fd) = &fd
+        && let Ok(flags) = fcntl_getfl(fd)
+        && !flags.contains(OFlags::NONBLOCK)
+    {
+        let _ = fcntl_setfl(fd, flags | OFlags::NONBLOCK);
+    }
+    if let Some(place) = fds.get_mut(usize::from(queue)) {
+        *place = fd;
+    }
+}
+
+fn signal(fds: &[Option<OwnedFd>], queue: u16) {
+    if let Some(Some(fd)) = fds.get(usize::from(queue)) {
+        // What cannot be told need not be: a full counter wakes the driver as well, and a closed pipe wakes nobody.
+        let _ = rustix::io::write(fd.as_fd(), &1u64.to_ne_bytes());
+    }
+}
