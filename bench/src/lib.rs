@@ -1,5 +1,15 @@
 //! The cost of each abstraction, and of the peers.
 //!
 //! [`frontend`] is a vhost-user front-end that plays the VMM and the guest's driver; tests of the device use it too.
+//! The rest measures daemons with it: each [`workload`] starts a [`daemon`], works it and times it.
 
+pub mod daemon;
+pub mod error;
 pub mod frontend;
+pub mod limits;
+pub mod process;
+pub mod results;
+pub mod run;
+pub mod table;
+pub mod timing;
+pub mod workload;

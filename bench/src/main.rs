@@ -1,0 +1,131 @@
+//! Measures vhost-user GPU daemons side by side, on this machine, in one table.
+
+mod peers;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bench::run::{Plan, run};
+use bench::table;
+use bench::workload::{self, Budget, Workload};
+use clap::Parser;
+
+/// Measures vhost-user GPU daemons side by side: each workload on each daemon in turn, pinned, medians of rounds
+#[derive(Parser)]
+#[command(name = "beamsplit-bench", version)]
+struct Arguments {
+    /// Beamsplit's daemon, with its options if it needs others [default: beamsplit-device beside this program]
+    #[arg(long, value_name = "PATH")]
+    device: Option<String>,
+    /// A daemon to compare with: `qemu=PATH`, `null=PATH`, or another name and its command line [default: all that are found]
+    #[arg(long, value_name = "NAME=PATH")]
+    peer: Vec<String>,
+    /// Only these workloads
+    #[arg(long, value_name = "WORKLOAD", value_delimiter = ',')]
+    only: Vec<String>,
+    /// How often everything is done
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Milliseconds of one run of one workload
+    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    time: u64,
+    /// A smoke run: one short round
+    #[arg(long)]
+    quick: bool,
+    /// Writes everything that was found as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Writes the table as Markdown, too
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Builds the peer that is a crate by cargo first, if it is not there
+    #[arg(long)]
+    install_peers: bool,
+    /// Says which workloads there are
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    match measure(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beamsplit-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments) -> Result<()> {
+    if arguments.list {
+        for workload in workload::ALL {
+            println!("{:24} {} ({})", workload.name, workload.what, workload.unit);
+        }
+        return Ok(());
+    }
+    let plan = plan(arguments)?;
+    let folder = tempfile::tempdir().context("Cannot make a folder for sockets")?;
+    let report = run(&plan, folder.path(), |what| eprintln!("{what}"))?;
+    let text = table::markdown(&report);
+    print!("{text}");
+    if let Some(path) = &arguments.markdown {
+        std::fs::write(path, &text).with_context(|| format!("Cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_string_pretty(&report).context("Cannot write JSON")?;
+        std::fs::write(path, json + "\n").with_context(|| format!("Cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn plan(arguments: &Arguments) -> Result<Plan> {
+    let (mut programs, mut absent) = (Vec::new(), Vec::new());
+    match &arguments.device {
+        Some(line) => programs.push(peers::program("beamsplit", line)?),
+        None => match peers::device() {
+            Some(program) => programs.push(program),
+            None => absent.push("beamsplit-device is not beside this program: build it, or --device PATH".into()),
+        },
+    }
+    if arguments.peer.is_empty() {
+        let (_, missing) = peers::find();
+        if arguments.install_peers && !missing.is_empty() {
+            peers::install()?;
+        }
+        let (found, missing) = peers::find();
+        programs.extend(found);
+        absent.extend(missing);
+    }
+    for peer in &arguments.peer {
+        let (name, line) = peer.split_once('=').with_context(|| format!("--peer {peer}: write NAME=PATH"))?;
+        match peers::program(name, line) {
+            Ok(program) => programs.push(program),
+            Err(error) => absent.push(format!("{name}: {error}")),
+        }
+    }
+    if programs.is_empty() {
+        bail!("There is no daemon to measure: {}", absent.join("; "));
+    }
+    let budget = if arguments.quick {
+        Budget { time: Duration::from_millis(50), many: 2000, idle: Duration::from_secs(1) }
+    } else {
+        Budget { time: Duration::from_millis(arguments.time), many: 50_000, idle: Duration::from_secs(10) }
+    };
+    let rounds = if arguments.quick { 1 } else { arguments.rounds.max(1) };
+    let workloads = chosen(&arguments.only)?;
+    let limits = arguments.only.is_empty() || workloads.iter().any(|workload| workload.name.starts_with("frame"));
+    Ok(Plan { programs, workloads, limits, rounds, budget, quick: arguments.quick, absent })
+}
+
+fn chosen(only: &[String]) -> Result<Vec<&'static Workload>> {
+    let known = |name: &String| workload::ALL.iter().any(|workload| workload.name == name);
+    if let Some(unknown) = only.iter().find(|name| !known(name)) {
+        bail!("There is no workload {unknown}: --list names them");
+    }
+    Ok(workload::ALL
+        .iter()
+        .filter(|workload| only.is_empty() || only.iter().any(|name| name == workload.name))
+        .collect())
+}

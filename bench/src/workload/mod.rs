@@ -1,0 +1,378 @@
+//! What is measured: one function for each workload, and the table of them.
+
+mod frames;
+mod lifetime;
+mod resources;
+mod rings;
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+
+use crate::daemon::{Daemon, Program};
+use crate::error::{Error, Result};
+use crate::frontend::vmm_display::Settings;
+use crate::frontend::{self, Buffer, Channel, Command, FrontEnd, Kind, Options, Reply, Shown, Wait};
+use crate::process;
+use crate::timing::Timing;
+
+pub use frames::{FRAME, SIZE};
+
+/// Where the daemon and the generator run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cores {
+    /// Both on one core.
+    One,
+    /// The daemon on one, the generator on another.
+    Two,
+}
+
+/// Which display the daemon shows its frames on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Screen {
+    /// The VMM's own, over the side socket.
+    Vmm,
+    /// A viewer that maps the daemon's frames. Only Beamsplit has one.
+    Viewer,
+}
+
+/// How long and how large.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Time of one run of one workload.
+    pub time: Duration,
+    /// Resources of the workload with many of them.
+    pub many: u32,
+    /// Time that an idle daemon is watched.
+    pub idle: Duration,
+}
+
+/// What one run of a workload found.
+#[derive(Debug, Clone, Default)]
+pub struct Finding {
+    /// Times, for workloads that repeat something.
+    pub timing: Option<Timing>,
+    /// A plain number, for workloads that look once: see [`Workload::unit`].
+    pub value: Option<f64>,
+    /// Microseconds of processor that the daemon took for each operation.
+    pub cpu_us: Option<f64>,
+    /// Kicks that the daemon wanted for each batch of commands.
+    pub kicks: Option<f64>,
+    /// Interrupts that the daemon sent for each batch of commands.
+    pub interrupts: Option<f64>,
+}
+
+impl Finding {
+    /// The number of the table.
+    pub fn number(&self) -> Option<f64> {
+        self.value.or(self.timing.map(|timing| timing.rate))
+    }
+}
+
+/// A line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Workload {
+    /// Its name for `--only`.
+    pub name: &'static str,
+    /// What it does, in a few words.
+    pub what: &'static str,
+    /// What is counted: `commands/s`, or the unit of a plain number.
+    pub unit: &'static str,
+    /// Is a larger number the better one?
+    pub more_is_better: bool,
+    /// Where it runs.
+    pub cores: Cores,
+    /// Where it shows frames.
+    pub screen: Screen,
+    /// Runs in so many rounds at most: some take long and hardly vary.
+    pub rounds: usize,
+    run: fn(&mut Rig, &Budget) -> Result<Finding>,
+}
+
+const USUAL: Workload = Workload {
+    name: "",
+    what: "",
+    unit: "",
+    more_is_better: true,
+    cores: Cores::One,
+    screen: Screen::Vmm,
+    rounds: usize::MAX,
+    run: |_, _| Ok(Finding::default()),
+};
+
+/// All workloads, in the order of the table.
+pub const ALL: &[Workload] = &[
+    Workload {
+        name: "listening",
+        what: "Start until the socket listens",
+        unit: "ms",
+        more_is_better: false,
+        run: lifetime::listening,
+        ..USUAL
+    },
+    Workload {
+        name: "first_answer",
+        what: "First command after connecting",
+        unit: "ms",
+        more_is_better: false,
+        run: lifetime::first_answer,
+        ..USUAL
+    },
+    Workload {
+        name: "rss_start",
+        what: "Resident memory after the first command",
+        unit: "MiB",
+        more_is_better: false,
+        run: lifetime::rss_start,
+        ..USUAL
+    },
+    Workload {
+        name: "ring",
+        what: "Ring round trip: a flush of what no screen shows",
+        unit: "commands/s",
+        run: rings::idle_flush,
+        ..USUAL
+    },
+    Workload {
+        name: "ring_error",
+        what: "Ring round trip: an unknown command on the control queue",
+        unit: "commands/s",
+        run: rings::error,
+        ..USUAL
+    },
+    Workload {
+        name: "ring_cursor",
+        what: "Ring round trip: an unknown command on the cursor queue",
+        unit: "commands/s",
+        run: rings::cursor,
+        ..USUAL
+    },
+    Workload { name: "display_info", what: "GET_DISPLAY_INFO", unit: "commands/s", run: rings::display_info, ..USUAL },
+    Workload { name: "edid", what: "GET_EDID", unit: "commands/s", run: rings::edid, ..USUAL },
+    Workload {
+        name: "create_unref",
+        what: "Create and unref 64x64, 64 commands in flight",
+        unit: "commands/s",
+        run: resources::create_unref,
+        ..USUAL
+    },
+    Workload {
+        name: "create_unref_two_cores",
+        what: "The same, daemon and guest on a core each",
+        unit: "commands/s",
+        cores: Cores::Two,
+        run: resources::create_unref,
+        ..USUAL
+    },
+    Workload {
+        name: "attach",
+        what: "Create, attach 4096 entries, detach, unref",
+        unit: "cycles/s",
+        run: resources::attach,
+        ..USUAL
+    },
+    Workload {
+        name: "frame",
+        what: "1080p transfer and flush until shown",
+        unit: "frames/s",
+        run: frames::full,
+        ..USUAL
+    },
+    Workload {
+        name: "frame_two_cores",
+        what: "The same, daemon and guest on a core each",
+        unit: "frames/s",
+        cores: Cores::Two,
+        run: frames::full,
+        ..USUAL
+    },
+    Workload {
+        name: "damage",
+        what: "64x64 transfer and flush until shown",
+        unit: "squares/s",
+        run: frames::damage,
+        ..USUAL
+    },
+    Workload { name: "cursor", what: "Cursor move until shown", unit: "moves/s", run: frames::cursor, ..USUAL },
+    Workload {
+        name: "few_resources",
+        what: "Create and unref among 50 live resources",
+        unit: "commands/s",
+        rounds: 2,
+        run: resources::among_few,
+        ..USUAL
+    },
+    Workload {
+        name: "many_resources",
+        what: "Create and unref among 50,000 live resources",
+        unit: "commands/s",
+        rounds: 2,
+        run: resources::among_many,
+        ..USUAL
+    },
+    Workload {
+        name: "idle",
+        what: "Context switches of an idle daemon in 10 s",
+        unit: "switches",
+        more_is_better: false,
+        rounds: 1,
+        run: lifetime::idle,
+        ..USUAL
+    },
+    Workload {
+        name: "rss_end",
+        what: "Resident memory after attach cycles, creates and 1080p frames",
+        unit: "MiB",
+        more_is_better: false,
+        run: lifetime::rss_end,
+        ..USUAL
+    },
+    Workload {
+        name: "rss_peak",
+        what: "Most resident memory while doing so",
+        unit: "MiB",
+        more_is_better: false,
+        run: lifetime::rss_peak,
+        ..USUAL
+    },
+];
+
+/// A daemon, and the guest that works it.
+#[derive(Debug)]
+pub struct Rig {
+    guest: FrontEnd,
+    shown: Arc<Shown>,
+    display: Option<JoinHandle<frontend::Result<()>>>,
+    daemon: Daemon,
+    pid: Pid,
+    batches: u64,
+}
+
+impl Workload {
+    /// Starts a daemon, runs the workload, ends the daemon.
+    pub fn run(&self, program: &Program, folder: &Path, cores: &[usize], budget: &Budget) -> Result<Finding> {
+        let mut rig = Rig::start(program, folder, cores, self.cores)?;
+        let result = (self.run)(&mut rig, budget);
+        rig.end();
+        result
+    }
+}
+
+impl Rig {
+    fn start(program: &Program, folder: &Path, cores: &[usize], place: Cores) -> Result<Self> {
+        let (Some(&here), Some(&there)) = (cores.first(), cores.last()) else {
+            return Err(Error::NotDone("No core may be used".into()));
+        };
+        process::pin(here)?;
+        let mut daemon = Daemon::start(program, folder)?;
+        let pid = daemon.pid()?;
+        let stream = daemon.take_stream().ok_or_else(|| Error::NotDone("It does not listen".into()))?;
+        let (mut guest, display) = connect(stream)?;
+        let abandons = [0, 1].map(|index| guest.queue(index).and_then(|queue| queue.abandoner()));
+        daemon.watch(abandons.into_iter().collect::<frontend::Result<_>>()?, Duration::from_secs(120))?;
+        let display = display.ok_or_else(|| Error::NotDone("There is no side socket".into()))?;
+        let shown = display.shown();
+        let display = Some(display.spawn()?);
+        if place == Cores::Two {
+            process::pin_process(pid, there)?;
+        }
+        Ok(Self { guest, shown, display, daemon, pid, batches: 0 })
+    }
+
+    fn end(self) {
+        let Self { guest, display, daemon, .. } = self;
+        drop((guest, daemon));
+        if let Some(display) = display {
+            // It ended with the daemon; how is of no interest any more.
+            let _ = display.join();
+        }
+    }
+
+    /// Runs what is timed, and adds the daemon's time on the processor.
+    fn timed(&mut self, run: impl FnOnce(&mut Self) -> Result<Timing>) -> Result<Finding> {
+        let (before, start, signals) = (process::cpu_time(self.pid)?, Instant::now(), self.signals()?);
+        self.batches = 0;
+        let timing = run(self)?;
+        let after = self.signals()?;
+        let share = |count: u64| Some(count as f64 / self.batches.max(1) as f64);
+        let (kicks, interrupts) = (share(after.0 - signals.0), share(after.1 - signals.1));
+        // The warm-up is in the processor's time but not in the count: scale by the elapsed time.
+        let spent = (process::cpu_time(self.pid)? - before) as f64 / 1000.0 / start.elapsed().as_secs_f64();
+        let cpu_us = Some(spent / timing.rate);
+        Ok(Finding { timing: Some(timing), value: None, cpu_us, kicks, interrupts })
+    }
+
+    /// Kicks and interrupts of both queues.
+    fn signals(&mut self) -> Result<(u64, u64)> {
+        let [control, cursor] = [self.guest.queue(0)?.signals(), self.guest.queue(1)?.signals()];
+        Ok((control.kicks + cursor.kicks, control.interrupts + cursor.interrupts))
+    }
+
+    /// Sends a command that must succeed.
+    fn must(&mut self, command: &Command) -> Result<Reply> {
+        let reply = self.guest.exchange(0, command.as_bytes(), 2048)?;
+        if !reply.is_ok() {
+            return Err(Error::NotDone(format!("It answered {:#x}", reply.kind())));
+        }
+        Ok(reply)
+    }
+
+    /// Writes a chain for a command: the request, then room for the answer.
+    fn chain(&mut self, queue: usize, command: &Command, room: u32) -> Result<Prepared> {
+        let memory = self.guest.memory().clone();
+        let bytes = command.as_bytes();
+        let request = memory.allocate(bytes.len() as u64, 64)?;
+        memory.write(request, bytes)?;
+        let mut buffers = vec![Buffer::Readable(request, bytes.len() as u32)];
+        let answer = memory.allocate(u64::from(room), 64)?;
+        if room > 0 {
+            buffers.push(Buffer::Writable(answer, room));
+        }
+        let head = self.guest.queue(queue)?.prepare(&buffers)?;
+        Ok(Prepared { head, request, answer })
+    }
+
+    /// Offers chains that were written before, and waits until all are given back.
+    fn round(&mut self, queue: usize, chains: &[Prepared]) -> Result<()> {
+        self.batches += 1;
+        let queue = self.guest.queue(queue)?;
+        for chain in chains {
+            queue.offer(chain.head)?;
+        }
+        queue.publish()?;
+        queue.wait_until_ready(chains.len() as u16)?;
+        for _ in chains {
+            queue.take()?;
+        }
+        Ok(())
+    }
+
+    /// The type word of a chain's answer.
+    fn answer(&self, chain: &Prepared) -> Result<u32> {
+        let mut word = [0; 4];
+        self.guest.memory().read(chain.answer, &mut word)?;
+        Ok(u32::from_le_bytes(word))
+    }
+}
+
+/// A chain that lies in the ring's table and can be offered again and again.
+#[derive(Debug, Clone, Copy)]
+struct Prepared {
+    head: u16,
+    request: u64,
+    answer: u64,
+}
+
+fn connect(stream: UnixStream) -> Result<(FrontEnd, Option<frontend::VmmDisplay>)> {
+    let mut options = Options { wait: Wait::Block, ..Options::new(Kind::Gpu) };
+    options.display = Settings { heads: vec![(1920, 1080)], ..Settings::default() };
+    let channel = Channel::new(stream, options.patience)?;
+    let mut guest = FrontEnd::over(channel, options)?;
+    guest.negotiate()?;
+    let display = guest.start()?;
+    Ok((guest, display))
+}
