@@ -1,3 +1,107 @@
 //! One GPU, many virtual machines: the command line.
+//!
+//! One file for each command, with its words and what it does. A command only talks to others: the device runs in a
+//! program of its own.
 
-fn main() {}
+mod client;
+mod device;
+mod program;
+mod screenshot;
+mod stats;
+mod viewer;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// One GPU, many virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "beamsplit", version, max_term_width = 120)]
+struct Words {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve one virtual GPU to one virtual machine (runs beamsplit-device; see `beamsplit device --help`).
+    Device(device::Words),
+    /// Save what a virtual machine shows as a PNG file.
+    Screenshot(screenshot::Words),
+    /// Show what a device counted.
+    Stats(stats::Words),
+    /// Show a device's frames over VNC and on a web page (a device starts this by itself).
+    #[command(hide = true)]
+    Viewer(Box<::viewer::Args>),
+}
+
+fn main() -> ExitCode {
+    let done = match Words::try_parse() {
+        Ok(words) => run(words.command),
+        // The help and the version come as errors whose code is 0.
+        Err(text) if text.exit_code() == 0 => text.print().map_err(Into::into),
+        Err(error) => {
+            eprintln!("beamsplit: {}", one_line(&error));
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beamsplit: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Device(words) => device::run(words),
+        Command::Screenshot(words) => screenshot::run(&words),
+        Command::Stats(words) => stats::run(&words),
+        Command::Viewer(words) => viewer::run(*words),
+    }
+}
+
+/// clap's message in one line: what it says before its usage text, with its tip.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let ends = |line: &&str| line.starts_with("Usage:") || line.starts_with("For more information");
+    let said: Vec<&str> =
+        text.lines().take_while(|line| !ends(line)).map(str::trim).filter(|line| !line.is_empty()).collect();
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "Say what to do, as in beamsplit device; beamsplit --help lists the commands".to_owned();
+    }
+    let line = said.join("; ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let mut letters = line.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Words::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_words_are_refused_in_one_line_that_names_them() {
+        for (line, named) in [
+            ("", "--help"),
+            ("teleport", "teleport"),
+            ("stats", "--socket"),
+            ("stats --socket", "--socket"),
+            ("screenshot --socket /x", "FILE"),
+            ("screenshot --socket /x f.png --head two", "two"),
+        ] {
+            let words = std::iter::once("beamsplit").chain(line.split_whitespace());
+            let message = one_line(&Words::try_parse_from(words).expect_err(line));
+            assert!(message.contains(named) && !message.contains('\n'), "{line}: {message}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! `beamsplit viewer`: the process that shows frames to people. A device starts it by itself.
+
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use tracing_subscriber::EnvFilter;
+
+/// Runs until the device is gone.
+pub fn run(words: viewer::Args) -> Result<()> {
+    let filter = EnvFilter::try_from_env("BEAMSPLIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(viewer::run(words.open()?)?)
+}
