@@ -1,1 +1,14 @@
-//! Who shows pixels: none, capture, the VMM's window, the viewer process.
+//! Who shows pixels: nobody, a PNG file, the VMM's own window, the viewer process, or several of them.
+//!
+//! A display never waits and never fails (see [`device::Display`]); what it cannot show now it shows later, and then only
+//! the newest.
+
+#![deny(unsafe_code)]
+
+mod gather;
+mod none;
+mod pixels;
+mod vhost_user_gpu;
+
+pub use none::NoDisplay;
+pub use vhost_user_gpu::{GpuSocketSender, VhostUserGpu};

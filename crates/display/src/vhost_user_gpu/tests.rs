@@ -1,0 +1,4 @@
+mod conversations;
+mod pictures;
+mod pressure;
+mod vmm;
