@@ -28,6 +28,9 @@ impl Device {
         let (socket, control) = (dir.path().join("gpu"), dir.path().join("control"));
         let mut command = Command::new(workspace::binary("beamsplit-device")?);
         command.arg("--socket-path").arg(&socket).arg("--control-socket").arg(&control).args(options);
+        if options.iter().any(|option| option.as_ref().to_string_lossy().contains("web=")) {
+            command.env("BEAMSPLIT_NOVNC_DIR", bed::page()?.file("usr/share/novnc"));
+        }
         let process = Process::spawn(command, "beamsplit-device", &dir.path().join("log"))?;
         let mut device = Device { process, dir };
         device.wait_for_socket(&socket)?;

@@ -18,11 +18,14 @@
 //! Whatever is started here dies with the value that stands for it, and with the test process, however that ends.
 
 pub mod bed;
+pub mod browser;
 pub mod device;
 pub mod guest;
+pub mod libvirt;
 pub mod picture;
 pub mod process;
 pub mod progress;
+pub mod vnc;
 pub mod workspace;
 
 pub use device::Device;

@@ -111,6 +111,34 @@ fn keep_log(mut output: impl Read + Send + 'static, mut file: File, tail: Arc<Mu
     })
 }
 
+/// The processes that a process started, directly or not, with the words of their command lines.
+pub fn descendants(id: u32) -> Result<Vec<(u32, Vec<String>)>> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // Whoever ended in between is nobody's descendant.
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let mut words = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let (state, parent) = (words.next(), words.next().and_then(|word| word.parse::<u32>().ok()));
+        if let (Some(parent), false) = (parent, matches!(state, Some("Z" | "X"))) {
+            parents.push((process, parent));
+        }
+    }
+    let mut found = vec![id];
+    let mut next = 0;
+    while let Some(ancestor) = found.get(next).copied() {
+        found.extend(parents.iter().filter(|(_, parent)| *parent == ancestor).map(|(process, _)| *process));
+        next += 1;
+    }
+    Ok(found.into_iter().skip(1).map(|process| (process, command_line(process))).collect())
+}
+
+fn command_line(process: u32) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+    words.filter(|word| !word.is_empty()).collect()
+}
+
 /// Asks again until there is an answer, at most for some seconds.
 pub fn wait_until<T>(seconds: u64, what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
@@ -148,6 +176,16 @@ mod tests {
         drop(process);
         let gone = || Ok((!std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "))).then_some(()));
         wait_until(10, "the grandchild to end", gone).unwrap();
+    }
+
+    #[test]
+    fn descendants_are_found_over_generations_with_their_words() {
+        let dir = crate::workspace::scratch("process-").unwrap();
+        let process = Process::spawn(shell("sh -c 'sleep 1001; :'; :"), "family", &dir.path().join("log")).unwrap();
+        let sleeper = || Ok(descendants(process.id())?.into_iter().find(|(_, words)| words == &["sleep", "1001"]));
+        let (sleeper, _) = wait_until(10, "the grandchild", sleeper).unwrap();
+        assert!(descendants(std::process::id()).unwrap().iter().any(|(id, _)| *id == sleeper));
+        assert_eq!(descendants(sleeper).unwrap(), []);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | [`linux`] | kernel, busybox | every guest |
 //! | [`vm`] | QEMU, firmware | every guest, unless a demo takes the host's QEMU |
 //! | [`tools`] | libvirt, a browser, VNC clients, edid-decode, QEMU's own GPU daemon | tests, bench |
+//! | [`page`] | noVNC | every device with a web page |
 //! | [`desktop`] | weston, Xorg, modetest | guests with a desktop, as a disk image |
 //!
 //! Each lies under `target/bed/NAME-KEY`, where KEY is made of its inputs, and is built in another folder and renamed,
@@ -47,6 +48,9 @@ pub const LINUX: Layer = Layer {
 
 /// QEMU with its firmware.
 pub const VM: Layer = Layer { name: "vm", packages: &["qemu-system-x86", "seabios", "ovmf"], only: &[] };
+
+/// What the web page is made of.
+pub const PAGE: Layer = Layer { name: "page", packages: &[], only: &[("novnc", &["novnc"])] };
 
 /// What the tests run on the host.
 pub const TOOLS: Layer = Layer {
@@ -87,13 +91,17 @@ pub const DESKTOP: Layer = Layer {
         "bash",
         "coreutils",
         "dash",
+        "dmz-cursor-theme",
         "fonts-dejavu-core",
+        "grep",
         "kmod",
         "libdrm-tests",
+        "mawk",
         "mesa-libgallium",
         "mount",
         "procps",
         "seatd",
+        "sed",
         "udev",
         "util-linux",
         "weston",
@@ -117,6 +125,12 @@ pub fn linux() -> Result<&'static Tree> {
 pub fn vm() -> Result<&'static Tree> {
     static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
     once(&TREE, || tree::ensure(&VM))
+}
+
+/// The tree with noVNC.
+pub fn page() -> Result<&'static Tree> {
+    static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
+    once(&TREE, || tree::ensure(&PAGE))
 }
 
 /// The tree of programs that tests run beside a guest.
