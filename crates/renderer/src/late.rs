@@ -20,14 +20,16 @@ pub struct Mood {
     pub never: u8,
     /// Answers that come a second time, which no renderer may do.
     pub twice: u8,
-    /// Requests that fail and are not carried out; pixels that are not there.
+    /// Requests that fail and are not carried out.
     pub fail: u8,
+    /// Pixels that are not there when asked for.
+    pub blind: u8,
 }
 
 impl Mood {
     /// Late and out of order, but true to its word.
     pub fn honest(seed: u64) -> Self {
-        Self { seed, delay: 5, never: 0, twice: 0, fail: 0 }
+        Self { seed, delay: 5, never: 0, twice: 0, fail: 0, blind: 0 }
     }
 }
 
@@ -132,7 +134,7 @@ impl<R: Renderer> Renderer for Late<R> {
 
     fn pixels(&mut self, resource: ResourceId, shared: bool) -> Option<Pixels<'_>> {
         self.now += 1;
-        if self.chance(self.mood.fail) {
+        if self.chance(self.mood.blind) {
             return None;
         }
         self.inner.pixels(resource, shared)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // It is all test, also where no function says so.
 
+mod chance;
 mod commands;
 mod conversation;
 mod hostile;
@@ -11,3 +12,4 @@ mod panics;
 mod pause;
 mod screen;
 mod script;
+mod state;

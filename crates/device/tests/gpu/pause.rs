@@ -385,7 +385,7 @@ fn a_display_that_is_ready_is_shown_what_it_has_not_seen() {
     }
     machine.poll();
     let seen = machine.screen.seen();
-    assert_eq!(seen.flushes, 1);
+    assert_eq!((seen.supplies, seen.flushes), (5, 1), "each question has an answer, and one of them pixels");
     assert_eq!(seen.heads[&0].pixels.iter().filter(|pixel| pixel.is_some()).count(), 1);
     assert!(seen.heads[&0].pixels[255].is_some());
 }
@@ -397,4 +397,47 @@ fn an_idle_device_has_nothing_to_tell() {
     machine.gpu.poll(&machine.memory, machine.now, &mut out);
     assert!(out.is_empty());
     assert_eq!(machine.gpu.deadline(), None);
+}
+
+/// Counters do not depend on when a renderer answers.
+#[test]
+#[ignore = "the device does not count the errors of requests that it parked"]
+fn errors_and_copies_are_counted_whenever_they_happen() {
+    let mut prompt = Machine::soft();
+    for seed in 0..16 {
+        let mut late = Machine::late(Mood::honest(seed), false);
+        for line in [
+            "create_2d 1 rgba 16x16",
+            "attach 1 0x1000+0x400",
+            "transfer 1 0,0+16x16",
+            "flush 1 0,0+17x17",
+            "attach 1 0x1000+0x400",
+            "unref 1",
+            "unref 1",
+        ] {
+            prompt.ask(line);
+            late.send(&Request::parse(line));
+        }
+        late.wait();
+        let (prompt, late) = (prompt.stats.snapshot(), late.stats.snapshot());
+        assert_eq!((late.errors, late.bytes_copied), (prompt.errors / (seed + 1), prompt.bytes_copied / (seed + 1)));
+    }
+}
+
+/// A renderer may have no memory for an image when a head is set, and have it when the head is flushed.
+#[test]
+#[ignore = "the device flushes a head that its display believes to be off"]
+fn pixels_that_were_not_there_at_first_are_shown_when_they_are() {
+    for seed in 0..64 {
+        let mut machine = Machine::late(Mood { blind: 128, delay: 0, ..Mood::honest(seed) }, false);
+        machine.must("create_2d 1 bgrx 16x16");
+        machine.must("attach 1 0x1000+0x400");
+        machine.must("transfer 1 0,0+16x16");
+        machine.must("scanout 0 1 0,0+16x16");
+        while machine.screen.seen().flushes == 0 {
+            machine.must("flush 1 0,0+16x16");
+        }
+        assert!(machine.screen.seen().heads[&0].pixels.iter().all(|pixel| pixel.is_some()));
+        assert_eq!(machine.stats.panics.get(), 0);
+    }
 }

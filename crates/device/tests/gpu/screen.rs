@@ -33,6 +33,7 @@ pub struct Seen {
     pub heads: BTreeMap<u32, Picture>,
     pub pointer: Pointer,
     pub flushes: u64,
+    pub supplies: u64,
     pub resets: u64,
     pub refreshes: u64,
     /// What [`Display::modes`] says; the device's own otherwise.
@@ -108,6 +109,15 @@ impl Display for Screen {
             for (target, pixel) in picture.pixels[start..].iter_mut().zip(bytes.as_chunks::<4>().0) {
                 *target = Some(*pixel);
             }
+        }
+    }
+
+    fn supply(&mut self, scanout: ScanoutId, frame: Option<&Frame<'_>>, damage: Rect) {
+        self.seen().supplies += 1;
+        if let Some(frame) = frame
+            && !damage.is_empty()
+        {
+            self.flush(scanout, frame, damage);
         }
     }
 
