@@ -27,6 +27,8 @@ pub struct Program {
     pub path: PathBuf,
     /// Options beside `--socket-path`.
     pub arguments: Vec<String>,
+    /// Additions to its environment.
+    pub environment: Vec<(String, PathBuf)>,
 }
 
 impl Program {
@@ -69,7 +71,7 @@ impl Daemon {
         let wanted = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&news, folder, wanted).doing("watch a folder")?;
         let mut command = program.command();
-        command.args(&program.arguments).arg("--socket-path").arg(&socket);
+        command.envs(program.environment.iter().cloned()).args(&program.arguments).arg("--socket-path").arg(&socket);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let start = Instant::now();
         let child = command.spawn().doing(format!("start {}", program.path.display()))?;

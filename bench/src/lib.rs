@@ -12,4 +12,5 @@ pub mod results;
 pub mod run;
 pub mod table;
 pub mod timing;
+pub mod viewer;
 pub mod workload;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bench::run::{Plan, run};
 use bench::table;
+use bench::viewer;
 use bench::workload::{self, Budget, Workload};
 use clap::Parser;
 
@@ -49,7 +50,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match measure(&Arguments::parse()) {
+    let result =
+        if viewer::is_wanted() { viewer::run().context("Cannot be a viewer") } else { measure(&Arguments::parse()) };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("beamsplit-bench: {error:#}");

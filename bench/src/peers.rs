@@ -29,7 +29,7 @@ pub fn program(name: &str, line: &str) -> Result<Program> {
     }
     let given: Vec<String> = words.collect();
     let arguments = if given.is_empty() { arguments(name) } else { given };
-    Ok(Program { name: name.to_owned(), path, arguments })
+    Ok(Program { name: name.to_owned(), path, arguments, environment: Vec::new() })
 }
 
 /// The build folder that this program lies in.
@@ -42,20 +42,24 @@ fn target() -> Option<PathBuf> {
 pub fn device() -> Option<Program> {
     let path = std::env::current_exe().ok()?.with_file_name("beamsplit-device");
     let arguments = arguments("beamsplit");
-    path.is_file().then(|| Program { name: "beamsplit".into(), path, arguments })
+    path.is_file().then(|| Program { name: "beamsplit".into(), path, arguments, environment: Vec::new() })
 }
 
 /// The peers that are found, and a word on each that is not.
 pub fn find() -> (Vec<Program>, Vec<String>) {
     let (mut found, mut absent) = (Vec::new(), Vec::new());
     match qemu() {
-        Some(path) => found.push(Program { name: "qemu".into(), path, arguments: arguments("qemu") }),
+        Some(path) => {
+            found.push(Program { name: "qemu".into(), path, arguments: arguments("qemu"), environment: Vec::new() })
+        }
         None => {
             absent.push("QEMU's vhost-user-gpu is not here: `cargo xtask bed` brings it, or --peer qemu=PATH".into())
         }
     }
     match null() {
-        Some(path) => found.push(Program { name: "null".into(), path, arguments: arguments("null") }),
+        Some(path) => {
+            found.push(Program { name: "null".into(), path, arguments: arguments("null"), environment: Vec::new() })
+        }
         None => absent.push(format!("{NULL_CRATE} is not here: --install-peers builds its null variant by cargo")),
     }
     (found, absent)

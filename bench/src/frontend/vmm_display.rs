@@ -153,6 +153,19 @@ impl Shown {
         Ok(())
     }
 
+    /// Counts a picture that came another way, and wakes who waits for it.
+    pub(crate) fn add_update(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.updates.fetch_add(1, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Nothing comes any more.
+    pub(crate) fn close(&self) {
+        self.closed.store(1, Ordering::Release);
+        self.wake();
+    }
+
     fn wake(&self) {
         if let Some(waiter) = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             waiter.unpark();
@@ -205,8 +218,7 @@ impl VmmDisplay {
                     Err(error) => break Err(error),
                 }
             };
-            self.shown.closed.store(1, Ordering::Release);
-            self.shown.wake();
+            self.shown.close();
             result
         };
         std::thread::Builder::new().name("vmm display".into()).spawn(serve).doing("start the display's thread")
@@ -322,8 +334,7 @@ impl VmmDisplay {
             self.start += piece;
             done += piece;
         }
-        self.shown.bytes.fetch_add(pixels, Ordering::AcqRel);
-        self.shown.updates.fetch_add(1, Ordering::AcqRel);
+        self.shown.add_update(pixels);
         Ok(Event::Updated(scanout, rectangle))
     }
 

@@ -8,7 +8,6 @@ mod rings;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -19,8 +18,14 @@ use crate::frontend::vmm_display::Settings;
 use crate::frontend::{self, Buffer, Channel, Command, FrontEnd, Kind, Options, Reply, Shown, Wait};
 use crate::process;
 use crate::timing::Timing;
+use crate::viewer;
 
 pub use frames::{FRAME, SIZE};
+
+/// The daemon that has viewers of its own.
+const BEAMSPLIT: &str = "beamsplit";
+/// The longest that a daemon lives here.
+const LIFE: Duration = Duration::from_secs(120);
 
 /// Where the daemon and the generator run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +196,14 @@ pub const ALL: &[Workload] = &[
         ..USUAL
     },
     Workload {
+        name: "frame_viewer",
+        what: "1080p transfer and flush until a viewer of ours touched each pixel",
+        unit: "frames/s",
+        screen: Screen::Viewer,
+        run: frames::full,
+        ..USUAL
+    },
+    Workload {
         name: "damage",
         what: "64x64 transfer and flush until shown",
         unit: "squares/s",
@@ -246,7 +259,6 @@ pub const ALL: &[Workload] = &[
 pub struct Rig {
     guest: FrontEnd,
     shown: Arc<Shown>,
-    display: Option<JoinHandle<frontend::Result<()>>>,
     daemon: Daemon,
     pid: Pid,
     batches: u64,
@@ -255,41 +267,51 @@ pub struct Rig {
 impl Workload {
     /// Starts a daemon, runs the workload, ends the daemon.
     pub fn run(&self, program: &Program, folder: &Path, cores: &[usize], budget: &Budget) -> Result<Finding> {
-        let mut rig = Rig::start(program, folder, cores, self.cores)?;
-        let result = (self.run)(&mut rig, budget);
-        rig.end();
-        result
+        let mut rig = match self.screen {
+            Screen::Vmm => Rig::start(program, folder, cores, self.cores)?,
+            Screen::Viewer => Rig::start_with_viewer(program, folder, cores)?,
+        };
+        (self.run)(&mut rig, budget)
     }
 }
 
 impl Rig {
     fn start(program: &Program, folder: &Path, cores: &[usize], place: Cores) -> Result<Self> {
-        let (Some(&here), Some(&there)) = (cores.first(), cores.last()) else {
-            return Err(Error::NotDone("No core may be used".into()));
-        };
-        process::pin(here)?;
+        let rig = Self::connect(program, folder, cores, Kind::Gpu)?;
+        if place == Cores::Two
+            && let Some(&there) = cores.last()
+        {
+            process::pin_process(rig.pid, there)?;
+        }
+        Ok(rig)
+    }
+
+    /// As [`Rig::start`], with a viewer of ours as the display; only Beamsplit can have one.
+    fn start_with_viewer(program: &Program, folder: &Path, cores: &[usize]) -> Result<Self> {
+        if program.name != BEAMSPLIT {
+            return Err(Error::NotDone("-".into()));
+        }
+        let (program, listener) = viewer::prepare(program, folder)?;
+        let mut rig = Self::connect(&program, folder, cores, Kind::Generic)?;
+        rig.shown = viewer::listen(&listener)?;
+        Ok(rig)
+    }
+
+    fn connect(program: &Program, folder: &Path, cores: &[usize], kind: Kind) -> Result<Self> {
+        let here = cores.first().ok_or_else(|| Error::NotDone("No core may be used".into()))?;
+        process::pin(*here)?;
         let mut daemon = Daemon::start(program, folder)?;
         let pid = daemon.pid()?;
         let stream = daemon.take_stream().ok_or_else(|| Error::NotDone("It does not listen".into()))?;
-        let (mut guest, display) = connect(stream)?;
+        let (mut guest, display) = connect(stream, kind)?;
         let abandons = [0, 1].map(|index| guest.queue(index).and_then(|queue| queue.abandoner()));
-        daemon.watch(abandons.into_iter().collect::<frontend::Result<_>>()?, Duration::from_secs(120))?;
-        let display = display.ok_or_else(|| Error::NotDone("There is no side socket".into()))?;
-        let shown = display.shown();
-        let display = Some(display.spawn()?);
-        if place == Cores::Two {
-            process::pin_process(pid, there)?;
-        }
-        Ok(Self { guest, shown, display, daemon, pid, batches: 0 })
-    }
-
-    fn end(self) {
-        let Self { guest, display, daemon, .. } = self;
-        drop((guest, daemon));
+        daemon.watch(abandons.into_iter().collect::<frontend::Result<_>>()?, LIFE)?;
+        let shown = display.as_ref().map(frontend::VmmDisplay::shown).unwrap_or_default();
         if let Some(display) = display {
-            // It ended with the daemon; how is of no interest any more.
-            let _ = display.join();
+            // Its thread ends when the daemon does.
+            display.spawn()?;
         }
+        Ok(Self { guest, shown, daemon, pid, batches: 0 })
     }
 
     /// Runs what is timed, and adds the daemon's time on the processor.
@@ -367,8 +389,8 @@ struct Prepared {
     answer: u64,
 }
 
-fn connect(stream: UnixStream) -> Result<(FrontEnd, Option<frontend::VmmDisplay>)> {
-    let mut options = Options { wait: Wait::Block, ..Options::new(Kind::Gpu) };
+fn connect(stream: UnixStream, kind: Kind) -> Result<(FrontEnd, Option<frontend::VmmDisplay>)> {
+    let mut options = Options { wait: Wait::Block, ..Options::new(kind) };
     options.display = Settings { heads: vec![(1920, 1080)], ..Settings::default() };
     let channel = Channel::new(stream, options.patience)?;
     let mut guest = FrontEnd::over(channel, options)?;
