@@ -27,8 +27,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fuzz", EVERYTHING),
 ];
 
-/// Edges that only a crate's own tests may add: device's conversations are held with a real renderer, and with `late`.
-const ALLOWED_IN_TESTS: &[(&str, &str)] = &[("device", "renderer")];
+/// Edges that only a crate's own tests may add: device's conversations are held with a real renderer, and with `late`,
+/// directly and over rings.
+const ALLOWED_IN_TESTS: &[(&str, &str)] = &[("device", "renderer"), ("device", "transport")];
 
 const EVERYTHING: &[&str] = &[
     "protocol",

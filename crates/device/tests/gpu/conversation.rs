@@ -13,13 +13,15 @@
 //! resources 1                          so many exist
 //! ```
 //!
-//! Each is held with `soft`, its images private and shared, and in haste with `late` under several seeds: the replies
-//! must be the same. At its end nothing may be left.
+//! Each is held with `soft`, its images private and shared, in haste with `late` under several seeds, and both over the
+//! rings of an in-process guest: the replies must be the same. At its end nothing may be left.
 
 use device::Start;
 use renderer::Mood;
 
 use crate::machine::Machine;
+use crate::ring::RingMachine;
+use crate::screen::Screen;
 use crate::script::{Request, describe_format, number, pair, rect};
 
 const SEEDS: u64 = 24;
@@ -28,10 +30,43 @@ const SEEDS: u64 = 24;
 pub fn hold(text: &str) {
     Conversation::new(Machine::soft(), "soft").hold(text);
     Conversation::new(Machine::with(Box::new(renderer::Soft::new()), true), "soft, shared").hold(text);
+    Conversation::new(RingMachine::soft(), "soft over rings").hold(text);
     for seed in 0..SEEDS {
-        let machine = Machine::late(Mood::honest(seed), seed % 2 == 1);
-        Conversation::new(machine, &format!("late, seed {seed}")).hold(text);
+        let mood = Mood::honest(seed);
+        Conversation::new(Machine::late(mood, seed % 2 == 1), &format!("late, seed {seed}")).hold(text);
+        if seed % 6 == 0 {
+            let machine = RingMachine::late(mood, seed % 4 == 0);
+            Conversation::new(machine, &format!("late over rings, seed {seed}")).hold(text);
+        }
     }
+}
+
+/// A machine that a conversation can be held with.
+pub trait Interlocutor {
+    /// Sends a request and says how to ask for its reply; `None` when it cannot be said in this way.
+    fn send(&mut self, request: &Request) -> Option<usize>;
+    /// Lets the device do something.
+    fn nudge(&mut self);
+    /// Waits until every request has its reply.
+    fn wait(&mut self);
+    /// The reply as text, if it is there.
+    fn reply(&self, index: usize) -> Option<String>;
+    /// Whether requests are sent without waiting for the replies of earlier ones.
+    fn is_hasty(&self) -> bool;
+    /// Replaces the table of memory by one of the given pieces of [`crate::machine::RAM`].
+    fn set_memory(&mut self, pieces: &[usize]);
+    /// Stops every ring.
+    fn stop(&mut self);
+    /// Starts every ring.
+    fn start(&mut self, start: Start);
+    /// The front-end goes and another one comes.
+    fn reset(&mut self);
+    /// What is seen.
+    fn screen(&self) -> Screen;
+    /// How many resources there are.
+    fn resources(&self) -> u64;
+    /// The end: nothing may be left.
+    fn finish(&mut self);
 }
 
 /// Names a conversation after what it guards.
@@ -48,15 +83,15 @@ macro_rules! conversations {
 }
 pub(crate) use conversations;
 
-struct Conversation {
-    machine: Machine,
+struct Conversation<M> {
+    machine: M,
     way: String,
     /// Line, reply as it must be, how to ask for it.
     expected: Vec<(String, String, usize)>,
 }
 
-impl Conversation {
-    fn new(machine: Machine, way: &str) -> Self {
+impl<M: Interlocutor> Conversation<M> {
+    fn new(machine: M, way: &str) -> Self {
         Self { machine, way: way.into(), expected: Vec::new() }
     }
 
@@ -72,12 +107,12 @@ impl Conversation {
     }
 
     fn request(&mut self, request: &str, reply: &str) {
-        let index = self.machine.send(&Request::parse(request));
+        let Some(index) = self.machine.send(&Request::parse(request)) else { return };
         self.expected.push((request.trim().into(), reply.into(), index));
-        if !self.machine.hasty {
+        if !self.machine.is_hasty() {
             self.wait();
         } else if index.is_multiple_of(3) {
-            self.machine.poll();
+            self.machine.nudge();
         }
     }
 
@@ -92,7 +127,7 @@ impl Conversation {
         self.wait();
         let words: Vec<&str> = line.split_whitespace().collect();
         let way = format!("{line} ({})", self.way);
-        let screen = self.machine.screen.clone();
+        let screen = self.machine.screen();
         let seen = || screen.seen();
         match words[..] {
             ["wait"] => {}
@@ -150,11 +185,8 @@ impl Conversation {
             ["stop"] => self.machine.stop(),
             ["start", "resumed"] => self.machine.start(Start::Resumed),
             ["start", "fresh"] => self.machine.start(Start::Fresh),
-            ["reset"] => {
-                self.machine.reset();
-                self.machine.start(Start::Fresh);
-            }
-            ["resources", count] => assert_eq!(self.machine.stats.resources.get(), number(count), "{way}"),
+            ["reset"] => self.machine.reset(),
+            ["resources", count] => assert_eq!(self.machine.resources(), number(count), "{way}"),
             _ => panic!("{way}: no such statement"),
         }
     }

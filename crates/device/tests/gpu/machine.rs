@@ -9,6 +9,7 @@ use protocol::edid::Mode;
 use renderer::{Late, Mood, Soft};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
+use crate::conversation::Interlocutor;
 use crate::screen::Screen;
 use crate::script::{Request, describe};
 
@@ -41,13 +42,9 @@ struct Sent {
 }
 
 impl Machine {
-    /// With any renderer. The heads are 64x48 and 32x24.
+    /// With any renderer.
     pub fn with(renderer: Box<dyn Renderer>, shared: bool) -> Self {
-        let heads = [(64, 48), (32, 24)].map(|(width, height)| Mode { width, height, refresh: 60 });
-        let options = GpuOptions { heads: heads.to_vec(), edid: None, memory: 64 << 20 };
-        let screen = Screen { shared, ..Screen::default() };
-        let stats = Arc::new(Stats::default());
-        let mut gpu = Gpu::new(options, renderer, Box::new(screen.clone()), stats.clone());
+        let (mut gpu, screen, stats) = gpu(renderer, shared);
         gpu.start(FEATURES, Start::Fresh);
         let memory = Memory::new(PIECES.clone()).unwrap();
         let (open, sent) = Default::default();
@@ -181,8 +178,68 @@ impl Machine {
     }
 }
 
+/// A GPU with 64 MiB whose heads are 64x48 and 32x24, what is seen of it and what it counts.
+pub fn gpu(renderer: Box<dyn Renderer>, shared: bool) -> (Gpu, Screen, Arc<Stats>) {
+    let heads = [(64, 48), (32, 24)].map(|(width, height)| Mode { width, height, refresh: 60 });
+    let options = GpuOptions { heads: heads.to_vec(), edid: None, memory: 64 << 20 };
+    let screen = Screen { shared, ..Screen::default() };
+    let stats = Arc::new(Stats::default());
+    (Gpu::new(options, renderer, Box::new(screen.clone()), stats.clone()), screen, stats)
+}
+
+impl Interlocutor for Machine {
+    fn send(&mut self, request: &Request) -> Option<usize> {
+        Some(Machine::send(self, request))
+    }
+
+    fn nudge(&mut self) {
+        self.poll();
+    }
+
+    fn wait(&mut self) {
+        Machine::wait(self);
+    }
+
+    fn reply(&self, index: usize) -> Option<String> {
+        Machine::reply(self, index)
+    }
+
+    fn is_hasty(&self) -> bool {
+        self.hasty
+    }
+
+    fn set_memory(&mut self, pieces: &[usize]) {
+        Machine::set_memory(self, pieces);
+    }
+
+    fn stop(&mut self) {
+        Machine::stop(self);
+    }
+
+    fn start(&mut self, start: Start) {
+        Machine::start(self, start);
+    }
+
+    fn reset(&mut self) {
+        Machine::reset(self);
+        Machine::start(self, Start::Fresh);
+    }
+
+    fn screen(&self) -> Screen {
+        self.screen.clone()
+    }
+
+    fn resources(&self) -> u64 {
+        self.stats.resources.get()
+    }
+
+    fn finish(&mut self) {
+        Machine::finish(self);
+    }
+}
+
 /// Nobody writes to them, so all machines have the same ones.
-static PIECES: LazyLock<Vec<Region>> =
+pub static PIECES: LazyLock<Vec<Region>> =
     LazyLock::new(|| RAM.into_iter().map(|(start, len)| region(start, len)).collect());
 
 fn region(start: u64, len: u64) -> Region {

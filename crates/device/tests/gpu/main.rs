@@ -10,6 +10,7 @@ mod machine;
 mod memory;
 mod panics;
 mod pause;
+mod ring;
 mod screen;
 mod script;
 mod state;
