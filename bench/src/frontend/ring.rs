@@ -375,6 +375,10 @@ impl Queue {
         self.memory.store_u16(self.layout.available + 2, index)
     }
 
+    fn make_call_blocking(&self) -> Result<()> {
+        rustix::fs::fcntl_setfl(&self.events.call, rustix::fs::OFlags::RDWR).doing("make an eventfd block")
+    }
+
     fn wait_for_interrupt(&mut self, deadline: Option<Instant>) -> Result<()> {
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -383,8 +387,11 @@ impl Queue {
             }
         }
         let mut count = [0; 8];
-        rustix::io::retry_on_intr(|| rustix::io::read(&self.events.call, &mut count[..]))
-            .doing("wait for an interrupt")?;
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.events.call, &mut count[..])) {
+            // The device may have made the eventfd non-blocking: that is a property of the file, which both sides share.
+            Err(rustix::io::Errno::AGAIN) => return self.make_call_blocking(),
+            other => other.doing("wait for an interrupt")?,
+        };
         self.signals.interrupts += 1;
         if self.events.abandoned.load(Ordering::SeqCst) {
             return Err(Error::HungUp);
@@ -472,6 +479,18 @@ mod tests {
     #[test]
     fn a_silent_device_ends_the_wait_with_a_timeout() {
         assert!(matches!(queue().wait(), Err(Error::TimedOut(_))));
+    }
+
+    #[test]
+    fn an_eventfd_that_the_device_made_non_blocking_still_wakes_the_driver() {
+        let mut queue = queue();
+        queue.set_wait(Wait::Block);
+        rustix::fs::fcntl_setfl(&queue.events.call, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK)
+            .expect("flag");
+        let abandoner = queue.abandoner().expect("abandoner");
+        let ended = std::thread::spawn(move || queue.wait());
+        abandoner.abandon();
+        assert!(matches!(ended.join().expect("thread"), Err(Error::HungUp)));
     }
 
     #[test]
