@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use guest_agent::{Draw, Reply, Request, read_hello, read_message, write_message};
+use serde_json::Value;
 
 use crate::bed::{self, apt::checked, run};
 use crate::guest::PATIENCE;
@@ -208,6 +209,12 @@ impl Domain<'_> {
     /// Runs a virsh command on this domain, which is put after its first word.
     pub fn virsh(&self, words: &[&str]) -> Result<String> {
         self.libvirt.virsh(&self.words(words)).with_context(|| self.libvirt.explain(&self.name))
+    }
+
+    /// Sends a QMP command to the domain's QEMU and returns its whole answer, also an error.
+    pub fn qmp(&self, command: &str) -> Result<Value> {
+        let answer = self.virsh(&["qemu-monitor-command", command])?;
+        serde_json::from_str(&answer).with_context(|| format!("QEMU's answer is no JSON: {answer}"))
     }
 
     /// Runs a virsh command on this domain that is expected to fail, and returns what it says.

@@ -1,0 +1,107 @@
+//! libvirt finds the device by itself, starts one for each display of a domain, and leaves none behind.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tests::libvirt::Libvirt;
+use tests::process::wait_until;
+use tests::progress::say;
+use tests::{Draw, bed, workspace};
+
+const DEVICE: &str = "beamsplit-device";
+const QEMU: &str = "qemu-system-x86_64";
+
+#[test]
+fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<()> {
+    let program = workspace::binary(DEVICE)?;
+    let libvirt = Libvirt::start(&description(&program)?)?;
+    let sockets = libvirt.path("sockets");
+    fs::create_dir_all(&sockets)?;
+    // What libvirt cannot pass comes from the daemon's user's own file.
+    let settings = format!("control-socket = \"{}/{{pid}}\"\n", sockets.display());
+    fs::create_dir_all(libvirt.path("config/beamsplit"))?;
+    fs::write(libvirt.path("config/beamsplit/device.toml"), settings)?;
+
+    let mut domain = libvirt.create("screen", 2)?;
+    let devices = libvirt.programs(DEVICE)?;
+    assert_eq!(devices.len(), 2, "One process for each display");
+    assert_eq!(libvirt.programs(QEMU)?.len(), 1);
+    assert_eq!(fs::read_dir(&sockets)?.count(), 2, "A control socket for each, by the config file");
+
+    domain.wait_for_boot()?;
+    let cards = domain.run("dmesg | grep -c 'Initialized virtio_gpu'")?;
+    assert_eq!(cards, "2", "The guest has two cards");
+    let first = domain.show(1024, 768)?;
+    domain.assert_shows(&first)?;
+    let second = domain.show(800, 600)?;
+    assert_ne!(first, second);
+    domain.assert_shows(&second)?;
+    second.save(&workspace::target().join("tmp/libvirt.png"))?;
+
+    // Paused, the picture stands still; resumed, it goes on, and so does the same process.
+    domain.draw(Draw::Animate)?;
+    let start = domain.screenshot(0)?;
+    wait_until(30, "the picture to move", || Ok((domain.screenshot(0)? != start).then_some(())))?;
+    domain.virsh(&["suspend"])?;
+    let paused = domain.screenshot(0)?;
+    assert_eq!(domain.screenshot(0)?, paused);
+    domain.virsh(&["resume"])?;
+    wait_until(30, "the picture to move again", || Ok((domain.screenshot(0)? != paused).then_some(())))?;
+    let third = domain.show(1024, 768)?;
+    domain.assert_shows(&third)?;
+    assert_eq!(libvirt.programs(DEVICE)?, devices);
+
+    // What the device would lose is not saved: QEMU itself says no, and says why.
+    let reason = "vhost-user backend lacks VHOST_USER_PROTOCOL_F_LOG_SHMFD";
+    let answer = domain.qmp(r#"{"execute":"migrate","arguments":{"uri":"file:/dev/null"}}"#)?;
+    let refusal = answer["error"]["desc"].as_str().context("QEMU did not refuse to migrate")?;
+    assert!(refusal.contains(reason), "{refusal}");
+    let refusal = domain.virsh_refuses(&["save", &libvirt.path("saved").to_string_lossy()])?;
+    assert!(refusal.contains(reason), "{refusal}");
+    say(format_args!("virsh save: {refusal}"));
+    let fourth = domain.show(800, 600)?;
+    domain.assert_shows(&fourth)?;
+    assert_eq!(libvirt.programs(DEVICE)?, devices);
+
+    domain.virsh(&["destroy"])?;
+    nothing_is_left(&libvirt)?;
+    assert_eq!(fs::read_dir(&sockets)?.count(), 0, "No socket is left behind");
+
+    // The next domain gets devices of its own.
+    let next = libvirt.create("next", 1)?;
+    let again = libvirt.programs(DEVICE)?;
+    assert_eq!(again.len(), 1);
+    assert!(!devices.contains(&again[0]));
+    wait_until(30, "the firmware's text", || Ok((next.screenshot(0)?.colours() > 1).then_some(())))?;
+    next.virsh(&["destroy"])?;
+    nothing_is_left(&libvirt)
+}
+
+/// What the package installs as libvirt's file, for this program.
+fn description(program: &Path) -> Result<String> {
+    Ok(format!(r#"{{"description":"Beamsplit","type":"gpu","binary":"{}"}}"#, program.display()))
+}
+
+/// libvirt returns from destroy when QEMU is gone, and tells our processes to end.
+fn nothing_is_left(libvirt: &Libvirt) -> Result<()> {
+    wait_until(20, "the processes to end", || {
+        Ok((libvirt.programs(DEVICE)?.is_empty() && libvirt.programs(QEMU)?.is_empty()).then_some(()))
+    })
+}
+
+#[test]
+fn the_capabilities_are_what_libvirt_asks_for() -> Result<()> {
+    let mut command = Command::new(workspace::binary(DEVICE)?);
+    command.arg("--print-capabilities");
+    let output = bed::apt::checked(command)?;
+    let capabilities: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(capabilities["type"], "gpu");
+    // With "render-node" libvirt looks for one in /dev/dri and starts no domain without.
+    let features = capabilities["features"].as_array().context("No list of features")?;
+    let has_node = fs::read_dir("/dev/dri").is_ok_and(|mut nodes| nodes.next().is_some());
+    assert!(has_node || !features.contains(&"render-node".into()), "{features:?}");
+    Ok(())
+}
