@@ -40,7 +40,7 @@ pub struct Browser {
     last: u64,
     events: Vec<Value>,
     _process: Process,
-    dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 impl Browser {
@@ -70,7 +70,7 @@ impl Browser {
         let request = format!("ws://127.0.0.1:{port}{path}");
         let (socket, _) = tungstenite::client::client_with_config(request, stream, Some(config))
             .map_err(|error| anyhow::anyhow!("No DevTools: {error}"))?;
-        let mut browser = Browser { socket, session: None, last: 0, events: Vec::new(), _process: process, dir };
+        let mut browser = Browser { socket, session: None, last: 0, events: Vec::new(), _process: process, _dir: dir };
         browser.attach()?;
         browser.call("Page.navigate", json!({"url": address}))?;
         Ok(browser)
@@ -201,10 +201,5 @@ impl Browser {
         let answer = self.call("Page.captureScreenshot", json!({"format": "png"}))?;
         let png = STANDARD.decode(answer["data"].as_str().unwrap_or_default())?;
         fs::write(file, png).with_context(|| format!("Cannot write {}", file.display()))
-    }
-
-    /// A path for a file of this browser, in a folder that goes with it.
-    pub fn path(&self, name: &str) -> std::path::PathBuf {
-        self.dir.path().join(name)
     }
 }

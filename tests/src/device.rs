@@ -9,9 +9,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
-use crate::process::{Process, wait_until};
+use crate::process::{Process, descendants, wait_until};
 use crate::progress::say;
 use crate::{Picture, bed, workspace};
 
@@ -77,6 +78,13 @@ impl Device {
     /// The process, to look at or to end.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// The process that shows the device's frames to VNC clients and browsers, while there is one.
+    pub fn viewer(&self) -> Result<Option<Pid>> {
+        let shows = |words: &[String]| words.get(1).is_some_and(|word| word == "viewer");
+        let found = descendants(self.id())?.into_iter().find(|(_, words)| shows(words));
+        Ok(found.and_then(|(process, _)| Pid::from_raw(process.cast_signed())))
     }
 
     /// What the device itself shows on its first head.

@@ -21,7 +21,7 @@ const VIEWER: &str = r#"
     Xvfb :0 -screen 0 1920x1200x24 -nolisten tcp -nolisten local &
     until [ -S /tmp/.X11-unix/X0 ]; do kill -0 $!; sleep 0.02; done
     export DISPLAY=:0 HOME=/tmp
-    exec xtigervncviewer -Log '*:stderr:100' -AlertOnFatalError=0 -ReconnectOnError=0 "$@"
+    exec xtigervncviewer -Log '*:stderr:30' -AlertOnFatalError=0 -ReconnectOnError=0 "$@"
 "#;
 
 /// A port of 127.0.0.1 on which nobody listens.

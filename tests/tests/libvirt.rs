@@ -68,7 +68,6 @@ fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<
 
     domain.virsh(&["destroy"])?;
     nothing_is_left(&libvirt)?;
-    assert_eq!(fs::read_dir(&sockets)?.count(), 0, "No socket is left behind");
 
     // The next domain gets devices of its own.
     let next = libvirt.create("next", 1)?;
