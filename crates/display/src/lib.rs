@@ -5,10 +5,16 @@
 
 #![deny(unsafe_code)]
 
+mod capture;
 mod gather;
+mod many;
 mod none;
 mod pixels;
 mod vhost_user_gpu;
+mod viewer;
 
+pub use capture::Capture;
+pub use many::Many;
 pub use none::NoDisplay;
 pub use vhost_user_gpu::{GpuSocketSender, VhostUserGpu};
+pub use viewer::Viewer;

@@ -203,6 +203,23 @@ impl DeviceEnd {
         }
     }
 
+    /// Several parts of a head's picture changed, and are told in one update.
+    pub fn damage_all(&mut self, head: u32, damage: &Damage) {
+        if let Some(state) = self.heads.get_mut(head as usize)
+            && let Some((_, geometry)) = &state.picture
+        {
+            let (width, height) = (geometry.width, geometry.height);
+            damage.rects().iter().for_each(|rect| state.damage.add(rect.clipped(width, height)));
+            self.flush();
+        }
+    }
+
+    /// True when a viewer waits for news of a head: pixels that have to be fetched for it are worth fetching now.
+    pub fn is_awaited(&self, head: u32) -> bool {
+        let waits = |state: &Head| state.credit.is_some();
+        self.session && !self.full && self.heads.get(head as usize).is_some_and(waits)
+    }
+
     /// Gives a head's cursor another picture; none hides it.
     pub fn cursor(&mut self, head: u32, cursor: Option<Cursor>) -> Result<(), ShowError> {
         if let Some(Cursor { width, height, pixels, .. }) = &cursor

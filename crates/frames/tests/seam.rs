@@ -75,6 +75,25 @@ fn nothing_is_sent_before_a_viewer_says_hello() {
 }
 
 #[test]
+fn what_is_fetched_for_a_waiting_viewer_is_told_in_one_update() {
+    let mut seam = Seam::greeted(2);
+    let image = image();
+    seam.device.show(0, &image, SIZE).unwrap();
+    assert!(!seam.device.is_awaited(0), "nobody asked yet");
+    seam.ready(0);
+    assert!(!seam.device.is_awaited(0), "the credit is spent");
+    seam.ready(0);
+    assert_eq!([0, 1, 2].map(|head| seam.device.is_awaited(head)), [true, false, false]);
+    let mut damage = Damage::of(Rect::new(0, 0, 1, 1));
+    damage.add(Rect::new(40, 20, 1000, 1000));
+    seam.device.damage_all(0, &damage);
+    let mut inside = Damage::of(Rect::new(0, 0, 1, 1));
+    inside.add(Rect::new(40, 20, 24, 12));
+    assert_eq!(damage_of(&seam.news()), [inside]);
+    seam.device.damage_all(2, &damage);
+}
+
+#[test]
 fn a_slow_viewer_gets_the_newest_frame_and_all_the_damage_in_one() {
     let mut seam = Seam::greeted(1);
     let image = image();
