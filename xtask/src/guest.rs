@@ -51,6 +51,7 @@ pub fn make_bed() -> Result<()> {
     bed::vm()?;
     bed::initramfs()?;
     bed::tools()?;
+    bed::page()?;
     bed::desktop()?;
     Ok(())
 }
