@@ -10,8 +10,10 @@ use crate::workload::{Finding, Workload};
 /// Findings of one daemon at one workload: one for each round, or why there are none.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {
-    /// The number of the table, in the workload's unit: the median of the rounds.
+    /// The number of the table, in the workload's unit: the median of the rounds. A rate is that of the median operation.
     pub value: Option<f64>,
+    /// Operations in a second, all in all.
+    pub mean_rate: Option<f64>,
     /// Median over the rounds of each round's median, in microseconds.
     pub p50_us: Option<f64>,
     /// Median over the rounds of each round's 99th percentile, in microseconds.
@@ -36,6 +38,7 @@ impl Outcome {
         let middle = |part: fn(&Finding) -> Option<f64>| median(findings.iter().filter_map(part));
         Self {
             value: median(rounds.iter().copied()),
+            mean_rate: middle(|finding| Some(finding.timing?.rate)),
             p50_us: middle(|finding| Some(finding.timing?.p50_us)),
             p99_us: middle(|finding| Some(finding.timing?.p99_us)),
             cpu_us: middle(|finding| finding.cpu_us),

@@ -42,7 +42,7 @@ pub fn run(plan: &Plan, folder: &Path, mut progress: impl FnMut(&str)) -> Result
             progress(&format!("round {}: limits", round + 1));
             for limit in limits::ALL {
                 let timing = limit.run(&cores, plan.budget.time.min(std::time::Duration::from_millis(500)))?;
-                limits.entry(limit.name).or_default().push(timing.rate);
+                limits.entry(limit.name).or_default().push(timing.typical_rate());
             }
         }
         for workload in plan.workloads.iter().filter(|workload| round < workload.rounds) {

@@ -13,7 +13,11 @@ pub fn markdown(report: &Report) -> String {
 }
 
 fn write(text: &mut String, report: &Report) -> std::fmt::Result {
-    writeln!(text, "{}; medians of {} rounds, the daemons taking turns.", report.machine, report.rounds)?;
+    writeln!(
+        text,
+        "{}; medians of {} rounds, the daemons taking turns. A rate is that of the median operation; (median / 99th percentile).",
+        report.machine, report.rounds
+    )?;
     if report.quick {
         writeln!(text, "A smoke run: these numbers mean little.")?;
     }

@@ -7,7 +7,7 @@ use crate::error::Result;
 /// The times of one run of a workload.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Timing {
-    /// Operations in a second.
+    /// Operations in a second, all in all: what else ran on the machine is in it.
     pub rate: f64,
     /// Half of the operations took at most so many microseconds.
     pub p50_us: f64,
@@ -15,6 +15,13 @@ pub struct Timing {
     pub p99_us: f64,
     /// Operations that were timed.
     pub count: u64,
+}
+
+impl Timing {
+    /// Operations in a second if all took as long as the one in the middle: what else runs on the machine hardly matters.
+    pub fn typical_rate(&self) -> f64 {
+        1e6 / self.p50_us
+    }
 }
 
 /// Runs `operation` over and over for `budget` after a tenth of that as warm-up, at least once. Each call is one sample

@@ -6,7 +6,7 @@ mod resources;
 mod rings;
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ pub struct Finding {
 impl Finding {
     /// The number of the table.
     pub fn number(&self) -> Option<f64> {
-        self.value.or(self.timing.map(|timing| timing.rate))
+        self.value.or(self.timing.as_ref().map(Timing::typical_rate))
     }
 }
 
@@ -262,6 +262,8 @@ pub struct Rig {
     daemon: Daemon,
     pid: Pid,
     batches: u64,
+    program: Program,
+    folder: PathBuf,
 }
 
 impl Workload {
@@ -311,7 +313,8 @@ impl Rig {
             // Its thread ends when the daemon does.
             display.spawn()?;
         }
-        Ok(Self { guest, shown, daemon, pid, batches: 0 })
+        let (program, folder) = (program.clone(), folder.to_path_buf());
+        Ok(Self { guest, shown, daemon, pid, batches: 0, program, folder })
     }
 
     /// Runs what is timed, and adds the daemon's time on the processor.
