@@ -21,6 +21,9 @@ use slot::Slot;
 /// How long a ring that stops waits for what it parked, before the device has to give it up.
 pub const STOP_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long, in milliseconds of the coarse clock, a batch may keep the driver and the device's own news waiting.
+const BATCH_LIMIT: i64 = 5;
+
 /// Panics that may escape the device in [`PANIC_WINDOW`] before its rings stop.
 const PANICS: usize = 3;
 const PANIC_WINDOW: Duration = Duration::from_secs(60);
@@ -72,8 +75,8 @@ enum Batch {
 }
 
 impl<I: Interrupt> Engine<I> {
-    /// An engine without memory; every ring is stopped. `tick` is a coarse clock: a batch ends, and the driver is told,
-    /// when it moves. Constant, for virtual time, or [`coarse_clock`].
+    /// An engine without memory; every ring is stopped. `tick` is a coarse clock in milliseconds that
+    /// ends long batches: [`coarse_clock`], or a constant where time is virtual.
     pub fn new(device: Box<dyn VirtioDevice>, interrupt: I, tick: fn() -> i64) -> Self {
         let slots = device.queue_sizes().iter().map(|_| Slot::default()).collect();
         Self {
@@ -259,7 +262,7 @@ impl<I: Interrupt> Engine<I> {
                 }
                 ring.silence()?;
             }
-            if budget == 0 || self.attention.load(Ordering::Relaxed) || (self.tick)() != tick {
+            if budget == 0 || self.attention.load(Ordering::Relaxed) || (self.tick)() - tick >= BATCH_LIMIT {
                 return Ok(Batch::Interrupted);
             }
             pending -= 1;

@@ -1,8 +1,10 @@
 //! A device that does as the request's first byte says, and remembers what was asked of it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
+
+use rustix::event::{EventfdFlags, eventfd};
 
 use device::{Answer, Completion, ConfigSpace, Memory, Outbox, Request, Start, Ticket, VirtioDevice};
 
@@ -38,8 +40,8 @@ pub struct Seen {
     next_ticket: u64,
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<Mutex<Seen>>);
+#[derive(Clone, Debug)]
+pub struct Shared(Arc<Mutex<Seen>>, Arc<OwnedFd>);
 
 impl Shared {
     pub fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -51,6 +53,13 @@ impl Shared {
         let mut seen = self.lock();
         let open: Vec<_> = std::mem::take(&mut seen.open).into_iter().rev().collect();
         seen.ready.extend(open);
+        drop(seen);
+        self.wake();
+    }
+
+    /// Has the device polled.
+    pub fn wake(&self) {
+        rustix::io::write(&self.1, &1u64.to_ne_bytes()).unwrap();
     }
 
     pub fn calls(&self) -> Vec<String> {
@@ -58,14 +67,15 @@ impl Shared {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fake {
     pub seen: Shared,
 }
 
 impl Fake {
     pub fn new() -> (Self, Shared) {
-        let seen = Shared::default();
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let seen = Shared(Arc::default(), Arc::new(wake));
         seen.lock().config = vec![0xc0; 20];
         (Self { seen: seen.clone() }, seen)
     }
@@ -154,6 +164,7 @@ impl VirtioDevice for Fake {
     }
 
     fn poll(&mut self, _memory: &Memory, _now: Instant, out: &mut Outbox) {
+        let _ = rustix::io::read(&self.seen.1, &mut [0; 8]);
         let mut seen = self.seen.lock();
         out.completions.extend(seen.ready.drain(..).map(|(ticket, reply)| Completion { ticket, reply }));
         out.config_changed |= std::mem::take(&mut seen.config_changed);
@@ -171,7 +182,7 @@ impl VirtioDevice for Fake {
     }
 
     fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
-        Vec::new()
+        vec![self.seen.1.as_fd()]
     }
 
     fn deadline(&self) -> Option<Instant> {

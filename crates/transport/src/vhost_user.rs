@@ -10,6 +10,7 @@ mod eventfd;
 mod gpu;
 pub mod memory;
 pub mod message;
+pub mod replay;
 mod server;
 
 use std::os::fd::OwnedFd;
