@@ -161,7 +161,7 @@ impl Stage {
         let bar = x * 8 / width;
         let shade = 96 + y * 128 / height;
         let part = |bit: u32| if bar >> bit & 1 == 0 { shade } else { 16 };
-        if x % 64 == 0 || y % 64 == 0 { 0x0040_4040 } else { part(1) << 16 | part(2) << 8 | part(0) }
+        if x.is_multiple_of(64) || y.is_multiple_of(64) { 0x0040_4040 } else { part(1) << 16 | part(2) << 8 | part(0) }
     }
 
     fn paint(&self, rect: Rect, colour: impl Fn(u32, u32) -> u32) {
@@ -175,7 +175,7 @@ impl Stage {
 
     fn bounce(&mut self, turn: u32, device: &mut DeviceEnd) {
         let place = |turn: u32| {
-            let swing = |at: u32, room: u32| if at / room % 2 == 0 { at % room } else { room - at % room };
+            let swing = |at: u32, room: u32| if (at / room).is_multiple_of(2) { at % room } else { room - at % room };
             let (width, height) =
                 (self.geometry.width.saturating_sub(SQUARE), self.geometry.height.saturating_sub(SQUARE));
             (swing(turn * 7, width.max(1)), swing(turn * 5, height.max(1)))
@@ -193,7 +193,12 @@ impl Stage {
     fn film(&mut self, turn: u32, device: &mut DeviceEnd) {
         self.paint(self.geometry.rect(), |x, y| {
             let noise = (x * 7919 + y * 104_729 + turn * 31).wrapping_mul(2_654_435_761) >> 29;
-            ((x + turn * 3) / 8 + noise & 0xff) << 16 | (y / 4 + turn & 0xff) << 8 | (x * y / 512 + noise & 0xff)
+            u32::from_be_bytes([
+                0,
+                ((x + turn * 3) / 8 + noise) as u8,
+                (y / 4 + turn) as u8,
+                (x * y / 512 + noise) as u8,
+            ])
         });
         device.damage(0, self.geometry.rect());
     }

@@ -253,6 +253,19 @@ fn strips(rect: Rect) -> impl Iterator<Item = Rect> {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_sent_away() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (_device, viewer) = frames::pair().unwrap();
+        let hub = Arc::new(Hub::new(frames::ViewerEnd::new(viewer).unwrap(), None));
+        let (source, sink) = crate::wire::tcp(stream);
+        let ended = serve(hub, source, sink, Choice { head: 0, drawn_cursor: false }).await;
+        assert!(matches!(ended, Err(End::Silent)));
+        drop(silent);
+    }
+
     #[test]
     fn strips_are_bounded_and_cover_the_rectangle_once() {
         for rect in [Rect::new(3, 5, 1920, 1080), Rect::new(0, 0, 16384, 100), Rect::new(1, 1, 1, 16384)] {

@@ -37,7 +37,7 @@ pub fn client(data: &[u8]) -> usize {
 fn answer(message: &ClientMessage) {
     match message {
         ClientMessage::PixelFormat(format) => {
-            let pixels: Vec<u32> = (0..70 * 3).map(|at| at * 0x0001_0307 & 0x00ff_ffff).collect();
+            let pixels: Vec<u32> = (0..70 * 3).map(|at| (at * 0x0001_0307) & 0x00ff_ffff).collect();
             let translator = Translator::new(*format);
             let mut out = Vec::new();
             translator.append(&pixels, &mut out);
@@ -48,5 +48,29 @@ fn answer(message: &ClientMessage) {
             Abilities::from_list(list);
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_conversation_is_understood() {
+        let mut bytes = b"RFB 003.008\n\x01\x01".to_vec();
+        bytes.extend([0, 0, 0, 0, 16, 16, 1, 1, 0, 31, 0, 63, 0, 31, 11, 5, 0, 0, 0, 0]);
+        bytes.extend([3, 0, 0, 0, 0, 0, 0, 9, 0, 9]);
+        let pieces: Vec<u8> = bytes.chunks(7).flat_map(|piece| [&[piece.len() as u8], piece].concat()).collect();
+        assert_eq!(client(&pieces), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_end_in_a_panic(data in prop::collection::vec(any::<u8>(), 0..2000)) {
+            client(&data);
+            client(&[&[14], &b"RFB 003.008\n\x01\x00"[..], &data].concat());
+        }
     }
 }
