@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use device::gpu::{Gpu, GpuOptions};
 use device::{Display, Renderer, Stats};
-use display::{GpuSocketSender, NoDisplay, VhostUserGpu};
+use display::{Capture, GpuSocketSender, Many, NoDisplay, VhostUserGpu, Viewer};
 use serde_json::json;
 use transport::vhost_user::{Endpoint, Options, Server};
 
@@ -19,13 +19,55 @@ use crate::sandbox::Grant;
 use crate::values::RendererKind;
 use crate::vgpu::Vgpu;
 
+/// A part of `--memory`, one in so many bytes, is for pixels that a viewer cannot see where they are.
+const VIEWERS_SHARE: u64 = 4;
+
+/// What a server is made of besides its config.
+pub struct Parts {
+    /// Where the VMM is.
+    pub vmm: Endpoint,
+    /// The counters.
+    pub stats: Arc<Stats>,
+    /// Who may ask.
+    pub inbox: Option<Inbox>,
+    /// The device's end of the frames socket, where there is a viewer.
+    pub viewer: Option<OwnedFd>,
+}
+
 /// A device that is ready to be served: nothing was read from a guest yet and no thread started.
-pub fn server(config: &Config, endpoint: Endpoint, stats: Arc<Stats>, inbox: Option<Inbox>) -> Result<Server> {
-    let (display, vmm) = displays(config, &stats)?;
-    let options = GpuOptions { heads: config.heads.clone(), edid: config.edid.clone(), memory: config.memory };
-    let gpu = Gpu::new(options, renderer(config.renderer)?, display, stats.clone());
-    let options = Options { on_gpu_socket: on_gpu_socket(vmm), stats: Some(stats), ..Options::default() };
-    Server::prepare(endpoint, Box::new(Vgpu::new(gpu, inbox)), options).context("Cannot serve the VMM")
+pub fn server(config: &Config, parts: Parts) -> Result<Server> {
+    let Parts { vmm, stats, inbox, viewer } = parts;
+    let mut memory = config.memory;
+    let mut displays: Vec<Box<dyn Display>> = Vec::new();
+    let mut side_sockets = None;
+    // The first display owns the modes, and the VMM insists on doing so.
+    if config.sinks.vmm {
+        let window = VhostUserGpu::new(stats.clone()).context("Cannot prepare for the VMM's window")?;
+        side_sockets = Some(window.socket_sender());
+        displays.push(Box::new(window));
+    }
+    if let Some(path) = &config.sinks.capture {
+        displays.push(Box::new(Capture::new(path, stats.clone())));
+    }
+    if let Some(socket) = viewer {
+        let sizes: Vec<_> = config.heads.iter().map(|mode| (mode.width, mode.height)).collect();
+        let share = memory / VIEWERS_SHARE;
+        memory -= share;
+        let viewer = Viewer::new(socket, &config.name, &sizes, share, stats.clone());
+        displays.push(Box::new(viewer.context("Cannot prepare for viewers")?));
+    }
+    let options = GpuOptions { heads: config.heads.clone(), edid: config.edid.clone(), memory };
+    let gpu = Gpu::new(options, renderer(config.renderer)?, side_by_side(displays)?, stats.clone());
+    let options = Options { on_gpu_socket: on_gpu_socket(side_sockets), stats: Some(stats), ..Options::default() };
+    Server::prepare(vmm, Box::new(Vgpu::new(gpu, inbox)), options).context("Cannot serve the VMM")
+}
+
+fn side_by_side(mut displays: Vec<Box<dyn Display>>) -> Result<Box<dyn Display>> {
+    Ok(match displays.len() {
+        0 => Box::new(NoDisplay),
+        1 => displays.remove(0),
+        _ => Box::new(Many::new(displays).context("Cannot show on several displays")?),
+    })
 }
 
 fn renderer(kind: RendererKind) -> Result<Box<dyn Renderer>> {
@@ -34,15 +76,6 @@ fn renderer(kind: RendererKind) -> Result<Box<dyn Renderer>> {
         RendererKind::Null => Ok(Box::new(renderer::Null)),
         RendererKind::Virgl => bail!("The renderer virgl is not built yet"),
     }
-}
-
-fn displays(config: &Config, stats: &Arc<Stats>) -> Result<(Box<dyn Display>, Option<GpuSocketSender>)> {
-    if config.sinks.vmm {
-        let vmm = VhostUserGpu::new(stats.clone()).context("Cannot prepare for the VMM's window")?;
-        let sender = vmm.socket_sender();
-        return Ok((Box::new(vmm), Some(sender)));
-    }
-    Ok((Box::new(NoDisplay), None))
 }
 
 /// What a device does with files after it locked itself in.
@@ -58,7 +91,7 @@ pub fn sections(stats: Arc<Stats>, mut link: Option<Link>) -> Sections {
         let mut sections = serde_json::Map::new();
         sections.insert("device".to_owned(), json!(stats.snapshot()));
         if let Some(link) = &mut link {
-            sections.insert("viewer".to_owned(), json!(link.status()));
+            sections.insert("viewer".to_owned(), link.describe());
         }
         sections
     })

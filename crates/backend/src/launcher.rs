@@ -9,7 +9,7 @@ mod backoff;
 mod role;
 
 use std::ffi::OsStr;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use rustix::fs::{Access, access};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 pub use role::{ROLE, run};
 
@@ -27,9 +28,9 @@ pub use role::{ROLE, run};
 const PROGRAM: &str = "beamsplit";
 
 /// What a viewer is started with.
-pub struct Viewer<'a> {
+pub struct Viewer {
     /// The program, as [`find_program`] found it.
-    pub program: &'a Path,
+    pub program: PathBuf,
     /// The viewer's end of the frames socket.
     pub frames: OwnedFd,
     /// Where VNC clients come, and the head they see.
@@ -53,11 +54,19 @@ pub struct Status {
 pub struct Link {
     socket: OwnedFd,
     last: Status,
+    vnc: Vec<SocketAddr>,
+    web: Vec<SocketAddr>,
 }
 
 impl Link {
+    /// Where people connect, and what the launcher last said, for `/v1/stats`.
+    pub fn describe(&mut self) -> Value {
+        let Status { pid, starts } = self.status();
+        json!({ "pid": pid, "starts": starts, "vnc": self.vnc, "web": self.web })
+    }
+
     /// What the launcher last said. Never waits.
-    pub fn status(&mut self) -> Status {
+    fn status(&mut self) -> Status {
         let mut bytes = [0; 256];
         while let Ok((length, _)) = recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT) {
             match serde_json::from_slice(&bytes[..length]) {
@@ -93,7 +102,7 @@ fn first_executable(beside: &Path, path: &OsStr) -> Option<PathBuf> {
 
 /// Starts the launcher. Call it before the device locks itself in; what `viewer` holds is open in the launcher alone
 /// afterwards.
-pub fn start(viewer: Viewer<'_>) -> Result<Link> {
+pub fn start(viewer: Viewer) -> Result<Link> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("beamsplit-device").arg(ROLE).stdin(Stdio::null());
@@ -104,9 +113,12 @@ pub fn start(viewer: Viewer<'_>) -> Result<Link> {
             command.arg(name).arg(format!("{},head={head}", inherit(listener.as_fd())?));
         }
     }
+    let addresses = |listeners: &[(TcpListener, u8)]| listeners.iter().map(|(socket, _)| socket.local_addr()).collect();
+    let (vnc, web): (std::io::Result<_>, std::io::Result<_>) = (addresses(&viewer.vnc), addresses(&viewer.web));
+    let (vnc, web) = (vnc?, web?);
     // It is never waited for: it ends after us, and what is left of one that ends before us is an entry in a table.
     command.spawn().context("Cannot start the launcher of the viewer")?;
-    Ok(Link { socket: ours, last: Status::default() })
+    Ok(Link { socket: ours, last: Status::default(), vnc, web })
 }
 
 /// Lets the next program started have this descriptor, and names it. We close ours soon.

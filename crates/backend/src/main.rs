@@ -26,6 +26,7 @@ use anyhow::{Context, Result};
 use device::Stats;
 
 use args::{Options, Usage};
+use assembly::Parts;
 use config::Config;
 use control::mailbox::mailbox;
 use preflight::Sockets;
@@ -71,14 +72,21 @@ fn serve(config: Config) -> Result<()> {
 
     let stats = Arc::new(Stats::default());
     let (asker, inbox) = mailbox().context("Cannot make a mailbox")?;
+    let (viewer, launcher) = match program {
+        Some(program) => {
+            let (ours, frames) = frames::pair().context("Cannot make a socket for the viewer")?;
+            (Some(ours), Some(launcher::start(launcher::Viewer { program, frames, vnc, web })?))
+        }
+        None => (None, None),
+    };
     let inbox = control.is_some().then_some(inbox);
-    let server = assembly::server(&config, vmm, stats.clone(), inbox)?;
-    let link = None;
+    let server = assembly::server(&config, Parts { vmm, stats: stats.clone(), inbox, viewer })?;
 
     let missing = sandbox::lock_in(config.sandbox, &assembly::grants(&config)).context("Cannot lock in")?;
     missing.iter().for_each(|line| tracing::warn!("{line}"));
     if let Some(listener) = control {
-        let facts = control::Facts { name: config.name.clone(), started, sections: assembly::sections(stats, link) };
+        let facts =
+            control::Facts { name: config.name.clone(), started, sections: assembly::sections(stats, launcher) };
         control::Server { listener, asker, facts }.start().context("Cannot start the thread of the control socket")?;
     }
     made.keep();

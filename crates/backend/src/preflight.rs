@@ -4,7 +4,7 @@
 
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -203,6 +203,7 @@ mod tests {
     use super::*;
     use crate::args::Options;
     use std::ffi::OsString;
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
     use tempfile::tempdir;
 

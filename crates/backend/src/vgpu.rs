@@ -128,7 +128,7 @@ mod tests {
 
     fn vgpu() -> (Vgpu, Asker) {
         let stats = Arc::new(Stats::default());
-        let gpu = Gpu::new(GpuOptions::default(), Box::new(renderer::Null::default()), Box::new(Quiet), stats);
+        let gpu = Gpu::new(GpuOptions::default(), Box::new(renderer::Null), Box::new(Quiet), stats);
         let (asker, inbox) = mailbox().unwrap();
         (Vgpu::new(gpu, Some(inbox)), asker)
     }

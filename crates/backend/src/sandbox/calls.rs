@@ -201,10 +201,12 @@ pub fn allow(mode: SandboxMode, files: bool) -> Result<()> {
         SandboxMode::Log => SeccompAction::Log,
         SandboxMode::Off => return Ok(()),
     };
-    let groups = ALWAYS.iter().chain(FILES.iter().filter(|_| files));
     let mut rules = BTreeMap::new();
-    for call in groups.flat_map(|group| group.calls) {
-        rules.insert(call.number(), call.rules()?);
+    for group in ALWAYS.iter().chain(FILES.iter().filter(|_| files)) {
+        tracing::debug!("System calls allowed: {}", group.why);
+        for call in group.calls {
+            rules.insert(call.number(), call.rules()?);
+        }
     }
     // The C library starts threads by clone3, whose flags lie in memory that a filter cannot read. Told that there is no
     // clone3 it takes clone, whose flags it can. The refusal is a filter of its own, as a filter has one error to give.
