@@ -369,6 +369,29 @@ mod tests {
     }
 
     #[test]
+    fn the_example_file_holds_the_defaults() {
+        let example = include_str!("../../../packaging/device.toml");
+        assert_eq!(Options::from_toml(example).unwrap(), Options::default());
+        // Each option once, as it stands there.
+        let mut seen = Vec::new();
+        let options = example.lines().filter_map(|line| line.strip_prefix('#')).filter(|line| line.contains(" = "));
+        let text: Vec<_> = options
+            .filter(|line| {
+                let name = line.split(' ').next().unwrap_or_default();
+                !seen.contains(&name) && {
+                    seen.push(name);
+                    true
+                }
+            })
+            .collect();
+        let mut options = Options::from_toml(&text.join("\n")).unwrap();
+        options.control_socket = None;
+        options.fd = Some(3);
+        let (said, silent) = (Config::judge(options, None).unwrap(), judge("--fd 3").unwrap());
+        assert_eq!(format!("{said:?}"), format!("{silent:?}"));
+    }
+
+    #[test]
     fn a_wrong_config_file_is_named_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("device.toml");
