@@ -326,7 +326,9 @@ impl DeviceEnd {
             _ if !self.session => {}
             ToDevice::Ready { head, now, pointer } => {
                 if let Some(state) = self.heads.get_mut(usize::from(head)) {
-                    state.credit = Some(Credit { now, pointer });
+                    // Credits do not add up, but what the first one asked for is not forgotten.
+                    let earlier = state.credit.unwrap_or_default();
+                    state.credit = Some(Credit { now: now || earlier.now, pointer: pointer || earlier.pointer });
                 }
             }
             ToDevice::Resize(wish) => {

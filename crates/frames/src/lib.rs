@@ -12,6 +12,8 @@
 //! A session begins with the viewer's `Hello` and a nonce; the device forgets what the last viewer knew and answers with the
 //! same nonce; until then the viewer throws away what was meant for its predecessor.
 
+#![forbid(unsafe_code)]
+
 mod device;
 mod format;
 mod geometry;

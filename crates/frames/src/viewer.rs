@@ -116,7 +116,11 @@ impl ViewerEnd {
     /// `pointer` also when only the pointer moved.
     pub fn ready(&mut self, head: u8, now: bool, pointer: bool) -> Result<(), ViewerError> {
         if let Some(owed) = self.owed.get_mut(usize::from(head)) {
-            *owed = Some(ToDevice::Ready { head, now, pointer });
+            let earlier = match owed {
+                Some(ToDevice::Ready { now, pointer, .. }) => (*now, *pointer),
+                _ => (false, false),
+            };
+            *owed = Some(ToDevice::Ready { head, now: now || earlier.0, pointer: pointer || earlier.1 });
         }
         self.flush()
     }

@@ -133,6 +133,18 @@ fn a_credit_without_news_is_kept_and_spent_by_the_next_damage() {
 }
 
 #[test]
+fn credits_do_not_add_up_and_do_not_take_back_what_one_of_them_asked_for() {
+    let mut seam = Seam::greeted(1);
+    seam.ready(0);
+    seam.viewer.ready(0, true, false).unwrap();
+    seam.viewer.ready(0, false, true).unwrap();
+    seam.device.poll();
+    assert_eq!(damage_of(&seam.news()), [Damage::none()], "an answer at once, and one");
+    seam.device.move_cursor(0, 1, 1);
+    assert!(seam.news().is_empty());
+}
+
+#[test]
 fn page_flips_introduce_each_buffer_once_and_are_damage_all_over() {
     let mut seam = Seam::greeted(1);
     let images = [image(), image()];

@@ -6,6 +6,8 @@
 //! The walk of a pixel: `hub` hears of a frame, `screen` reads what was damaged (once) and finds the tiles that changed, each
 //! client's `unseen` tiles wait until it asks, `client` copies, packs and sends them, `wire` carries them.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod client;
 pub mod fuzz;

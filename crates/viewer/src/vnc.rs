@@ -23,6 +23,9 @@ const REST: Duration = Duration::from_millis(100);
 /// Seconds of silence after which the kernel asks whether a peer still lives, then each time, and how often.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(15), 4);
 
+/// Milliseconds that bytes may wait for a peer to take them. Stops peers that stop reading and keep their place for ever.
+const STUCK: u32 = 120_000;
+
 /// Accepts for ever, never more than there is room for.
 pub(crate) async fn accept(
     listener: &TcpListener,
@@ -69,6 +72,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, idle)?;
     sockopt::set_tcp_keepintvl(stream, interval)?;
     sockopt::set_tcp_keepcnt(stream, probes)?;
+    sockopt::set_tcp_user_timeout(stream, STUCK)?;
     Ok(())
 }
 
