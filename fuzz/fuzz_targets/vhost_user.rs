@@ -1,0 +1,12 @@
+//! A front-end that says anything in any order.
+#![no_main]
+
+use fuzz::{machine, seeds};
+use libfuzzer_sys::fuzz_target;
+use renderer::Soft;
+
+fuzz_target!(init: seeds::plant(seeds::vhost_user()), |data: &[u8]| {
+    let (gpu, _, stats) = machine::gpu(Box::new(Soft::new()), false);
+    transport::vhost_user::replay::replay(Box::new(gpu), data);
+    assert_eq!(stats.panics.get(), 0);
+});
