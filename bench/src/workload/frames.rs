@@ -18,16 +18,34 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How long the first picture may take before the daemon counts as one that shows nothing.
 const FIRST: Duration = Duration::from_secs(1);
 
+/// How the guest's memory behind the screen lies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Backing {
+    /// In one piece, as early after the guest's boot.
+    Whole,
+    /// Page by page, as in a guest that has run for a while.
+    Pages,
+}
+
 /// Whole frames.
 pub fn full(rig: &mut Rig, budget: &Budget) -> Result<Finding> {
-    let backing = screen(rig)?;
+    let backing = screen(rig, Backing::Pages)?;
     let chains = [draw_chains(rig, [0, 0, SIZE.0, SIZE.1])?];
     draw_all(rig, budget, backing, &chains)
 }
 
 /// Squares all over the screen.
 pub fn damage(rig: &mut Rig, budget: &Budget) -> Result<Finding> {
-    let backing = screen(rig)?;
+    squares(rig, budget, Backing::Whole)
+}
+
+/// The same out of scattered pages.
+pub fn damage_pages(rig: &mut Rig, budget: &Budget) -> Result<Finding> {
+    squares(rig, budget, Backing::Pages)
+}
+
+fn squares(rig: &mut Rig, budget: &Budget, backing: Backing) -> Result<Finding> {
+    let backing = screen(rig, backing)?;
     let places = (0..16).map(|at: u32| [at * 331 % (SIZE.0 - SQUARE), at * 173 % (SIZE.1 - SQUARE), SQUARE, SQUARE]);
     let chains = places.map(|rectangle| draw_chains(rig, rectangle)).collect::<Result<Vec<_>>>()?;
     draw_all(rig, budget, backing, &chains)
@@ -35,7 +53,7 @@ pub fn damage(rig: &mut Rig, budget: &Budget) -> Result<Finding> {
 
 /// Moves of the cursor.
 pub fn cursor(rig: &mut Rig, budget: &Budget) -> Result<Finding> {
-    screen(rig)?;
+    screen(rig, Backing::Whole)?;
     let chains = (0..16)
         .map(|at| Ok([rig.chain(1, &command::move_cursor(0, 7 * at, 5 * at), 0)?]))
         .collect::<Result<Vec<_>>>()?;
@@ -59,16 +77,15 @@ pub fn cursor(rig: &mut Rig, budget: &Budget) -> Result<Finding> {
 }
 
 /// Makes the screen: a resource of 1080p that scanout 0 shows, backed by the guest's memory, which is returned.
-fn screen(rig: &mut Rig) -> Result<u64> {
-    let memory = rig.guest.memory().clone();
-    let backing = memory.allocate(FRAME as u64, 4096)?;
-    let pages: Vec<_> = (0..FRAME.div_ceil(4096) as u64)
-        .map(|page| (backing + page * 4096, (FRAME as u64 - page * 4096).min(4096) as u32))
-        .collect();
+fn screen(rig: &mut Rig, backing: Backing) -> Result<u64> {
+    let piece = if backing == Backing::Whole { FRAME } else { 4096 };
+    let start = rig.guest.memory().allocate(FRAME as u64, 4096)?;
+    let entry = |at: usize| (start + at as u64, piece.min(FRAME - at) as u32);
+    let entries: Vec<_> = (0..FRAME).step_by(piece).map(entry).collect();
     rig.must(&command::create_2d(1, command::FORMAT_B8G8R8X8, SIZE.0, SIZE.1))?;
-    rig.must(&command::attach_backing(1, &pages))?;
+    rig.must(&command::attach_backing(1, &entries))?;
     rig.must(&command::set_scanout(0, 1, [0, 0, SIZE.0, SIZE.1]))?;
-    Ok(backing)
+    Ok(start)
 }
 
 /// Transfer and flush of one rectangle: they go out with one kick, as a driver's do.

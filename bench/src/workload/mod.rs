@@ -210,6 +210,13 @@ pub const ALL: &[Workload] = &[
         run: frames::damage,
         ..USUAL
     },
+    Workload {
+        name: "damage_pages",
+        what: "The same, out of a backing of single pages",
+        unit: "squares/s",
+        run: frames::damage_pages,
+        ..USUAL
+    },
     Workload { name: "cursor", what: "Cursor move until shown", unit: "moves/s", run: frames::cursor, ..USUAL },
     Workload {
         name: "few_resources",
@@ -259,7 +266,8 @@ pub const ALL: &[Workload] = &[
 pub struct Rig {
     guest: FrontEnd,
     shown: Arc<Shown>,
-    daemon: Daemon,
+    /// Ends with the rig.
+    _daemon: Daemon,
     pid: Pid,
     batches: u64,
     program: Program,
@@ -314,7 +322,7 @@ impl Rig {
             display.spawn()?;
         }
         let (program, folder) = (program.clone(), folder.to_path_buf());
-        Ok(Self { guest, shown, daemon, pid, batches: 0, program, folder })
+        Ok(Self { guest, shown, _daemon: daemon, pid, batches: 0, program, folder })
     }
 
     /// Runs what is timed, and adds the daemon's time on the processor.
