@@ -155,6 +155,12 @@ impl Viewer {
         head.fetched = Some(fetched);
     }
 
+    /// As long as pixels have to be fetched, a viewer that asks is not answered with those before.
+    fn hold(&mut self, scanout: ScanoutId) {
+        let unseen = self.heads.get(scanout.0 as usize).is_some_and(|head| !head.unseen.is_empty());
+        self.end.hold(scanout.0, unseen);
+    }
+
     fn fetched(&self, head: usize) -> u64 {
         self.heads.get(head).and_then(|head| head.fetched.as_ref()).map_or(0, |fetched| fetched.image().size())
     }
@@ -212,6 +218,7 @@ impl Display for Viewer {
                 self.end.blank(scanout.0);
             }
         }
+        self.hold(scanout);
         self.wait_for_room();
     }
 
@@ -225,14 +232,22 @@ impl Display for Viewer {
         } else {
             self.heads[scanout.0 as usize].unseen.add(rect);
             self.fetch(scanout, frame);
+            self.hold(scanout);
         }
         self.wait_for_room();
     }
 
     fn supply(&mut self, scanout: ScanoutId, frame: Option<&Frame<'_>>, _damage: Rect) {
-        let (Some(frame), Some(head)) = (frame, self.heads.get_mut(scanout.0 as usize)) else { return };
-        head.asked = false;
-        self.fetch(scanout, frame);
+        let Some(head) = self.heads.get_mut(scanout.0 as usize) else { return };
+        match frame {
+            Some(frame) => {
+                head.asked = false;
+                self.fetch(scanout, frame);
+                self.hold(scanout);
+            }
+            // The pages are gone: there is nothing to wait for.
+            None => self.end.hold(scanout.0, false),
+        }
         self.wait_for_room();
     }
 

@@ -97,6 +97,8 @@ struct Head {
     cursor_changed: bool,
     pointer_moved: bool,
     damage: Damage,
+    /// Its pixels are not where the viewer could read them yet.
+    held: bool,
     credit: Option<Credit>,
 }
 
@@ -109,9 +111,14 @@ impl Head {
     }
 
     fn may_send(&self) -> bool {
-        let Some(credit) = self.credit else { return false };
+        let Some(credit) = self.credit.filter(|_| !self.held) else { return false };
         let news = self.layout_changed || self.picture_changed || self.cursor_changed || !self.damage.is_empty();
         news || credit.now || (credit.pointer && self.pointer_moved)
+    }
+
+    /// What was shown may be gone, and what comes instead is not there yet.
+    fn must_blank(&self) -> bool {
+        self.held && self.credit.is_some() && self.picture_changed && self.picture.is_none()
     }
 }
 
@@ -218,6 +225,17 @@ impl DeviceEnd {
     pub fn is_awaited(&self, head: u32) -> bool {
         let waits = |state: &Head| state.credit.is_some();
         self.session && !self.full && self.heads.get(head as usize).is_some_and(waits)
+    }
+
+    /// Holds what there is to say of a head back, or lets it go: pixels are being fetched, and without them a viewer that
+    /// asks what the head shows now would be told of those before.
+    pub fn hold(&mut self, head: u32, held: bool) {
+        if let Some(state) = self.heads.get_mut(head as usize)
+            && std::mem::replace(&mut state.held, held)
+            && !held
+        {
+            self.flush();
+        }
     }
 
     /// Gives a head's cursor another picture; none hides it.
@@ -386,6 +404,10 @@ impl DeviceEnd {
         for head in 0..self.heads.len() {
             if self.heads[head].may_send() {
                 self.update(head)?;
+            } else if self.heads[head].must_blank() {
+                // Not the end of an update: that comes with the pixels.
+                self.say(&ToViewer::Blank { head: head as u8 }, &[])?;
+                self.heads[head].picture_changed = false;
             }
         }
         Ok(())
