@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use crate::hub::{Hub, Joined, Update};
 use crate::link::Link;
 use crate::rfb::decode::{ClientMessage, Decoder, Version, Violation};
-use crate::rfb::encodings::{self, Abilities, Packing};
+use crate::rfb::encodings::{self, Abilities, CursorKind, Packing};
 use crate::rfb::message::{self, SECURITY_NONE};
 use crate::rfb::pixel::{PixelFormat, Translator};
 use crate::rfb::zrle::Zrle;
@@ -207,6 +207,15 @@ impl Packer {
             }
             None => {}
         }
+        // TigerVNC 1.12 decodes with several threads and changes the pixel format under them when a cursor with alpha follows:
+        // cursors go first. The raw decoder of noVNC 1.3 wants its pixels on a multiple of four bytes: VMware's goes last.
+        let (first, last) = match abilities.cursor {
+            CursorKind::Vmware => (None, cursor),
+            _ => (cursor, None),
+        };
+        if let Some(cursor) = first {
+            cursor.append(abilities.cursor, &self.translator, &mut self.out);
+        }
         let packing = if self.link.is_fast() { Packing::Raw } else { abilities.packing };
         let (mut sent, mut waited) = (0, 0);
         for strip in strips {
@@ -221,8 +230,7 @@ impl Packer {
             }
         }
         self.link.sample(sent, waited);
-        if let Some(cursor) = cursor {
-            // Last, because the raw decoder of noVNC 1.3 wants its pixels on a multiple of four bytes.
+        if let Some(cursor) = last {
             cursor.append(abilities.cursor, &self.translator, &mut self.out);
         }
         Ok(sink.send(&mut self.out).await?)

@@ -9,7 +9,8 @@ use std::net::TcpStream;
 
 use frames::{Cursor, Format, Geometry, Rect};
 use support::{
-    CURSOR, CURSOR_WITH_ALPHA, Client, DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE, Picture, RAW, Stage, ZRLE, colourful, zrle,
+    CURSOR, CURSOR_WITH_ALPHA, Client, DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE, Picture, RAW, Stage, VMWARE_CURSOR, ZRLE,
+    colourful, zrle,
 };
 
 /// A client's pixel format, and what it makes of a colour; spelt from the RFC.
@@ -286,7 +287,7 @@ fn cursors_of_every_kind() {
     told.request(false);
     let parts = told.update();
     assert!(told.assemble(&parts).chunks_exact(4).all(|pixel| pixel == [0, 0, 0, 0xff]), "not drawn as well");
-    let cursor = parts.last().unwrap();
+    let cursor = parts.first().unwrap();
     assert_eq!((cursor.rect, cursor.encoding), (Rect::new(1, 0, 2, 1), CURSOR));
     assert_eq!(cursor.data, [255, 255, 255, 255, 0, 0, 255, 255, 0b1100_0000]);
 
@@ -294,7 +295,17 @@ fn cursors_of_every_kind() {
     alpha.encodings(&[RAW, CURSOR, CURSOR_WITH_ALPHA]);
     alpha.request(false);
     let parts = alpha.update();
-    assert_eq!(parts.last().unwrap().data, [0, 0, 0, 0, 0x80, 0x80, 0x80, 0x80, 255, 0, 0, 255]);
+    assert_eq!(parts[0].data, [0, 0, 0, 0, 0x80, 0x80, 0x80, 0x80, 255, 0, 0, 255]);
+
+    let mut vmware = stage.client();
+    vmware.encodings(&[RAW, CURSOR, VMWARE_CURSOR]);
+    vmware.request(false);
+    let parts = vmware.update();
+    assert_eq!(
+        parts.last().unwrap().data,
+        [1, 0, 255, 255, 255, 0x80, 255, 0, 0, 255],
+        "last: two bytes move what follows"
+    );
 
     // A move is an update for who sees the cursor in the picture only; hiding it is one for all.
     drawn.request(true);

@@ -167,6 +167,7 @@ pub const DESKTOP_SIZE: i32 = -223;
 pub const CURSOR: i32 = -239;
 pub const EXTENDED_DESKTOP_SIZE: i32 = -308;
 pub const CURSOR_WITH_ALPHA: i32 = -314;
+pub const VMWARE_CURSOR: i32 = 0x574d_5664;
 
 /// A VNC client that believes nothing.
 pub struct Client<S = TcpStream> {
@@ -276,6 +277,7 @@ impl<S: Read + Write> Client<S> {
             }
             CURSOR => self.read(area * self.bytes + rect.width.div_ceil(8) as usize * rect.height as usize),
             CURSOR_WITH_ALPHA => self.read(4 + area * 4),
+            VMWARE_CURSOR => self.read(2 + area * 4),
             EXTENDED_DESKTOP_SIZE => self.read(4 + 16),
             DESKTOP_SIZE => vec![],
             _ => panic!("encoding {encoding} was not asked for"),
