@@ -167,12 +167,13 @@ impl Browser {
         self.events.iter().filter(|value| value["method"] == event).count()
     }
 
-    /// What the page logged as an error, and which requests failed.
+    /// What the page threw, and what it could not get or was forbidden.
     pub fn complaints(&self) -> Vec<String> {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let complaint = |event: &Value| match event["method"].as_str()? {
             "Runtime.exceptionThrown" => text(&event["params"]["exceptionDetails"]["exception"]["description"]),
-            "Log.entryAdded" if event["params"]["entry"]["level"] == "error" => {
+            // What is missing or forbidden. Not what noVNC leaves behind when it tries what the browser can decode.
+            "Log.entryAdded" if ["network", "security"].contains(&event["params"]["entry"]["source"].as_str()?) => {
                 let entry = &event["params"]["entry"];
                 Some(format!("{} ({})", entry["text"].as_str()?, entry["url"].as_str().unwrap_or_default()))
             }

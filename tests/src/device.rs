@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Cursor, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -85,6 +86,14 @@ impl Device {
         let shows = |words: &[String]| words.get(1).is_some_and(|word| word == "viewer");
         let found = descendants(self.id())?.into_iter().find(|(_, words)| shows(words));
         Ok(found.and_then(|(process, _)| Pid::from_raw(process.cast_signed())))
+    }
+
+    /// The port on which it shows its frames, with `--display vnc=127.0.0.1:0` or `web=127.0.0.1:0`.
+    pub fn port(&self, display: &str) -> Result<u16> {
+        let stats = self.stats()?;
+        let address = stats["viewer"][display][0].as_str().with_context(|| format!("No {display} in {stats}"))?;
+        let address: SocketAddr = address.parse().with_context(|| format!("{address} is no address"))?;
+        Ok(address.port())
     }
 
     /// What the device itself shows on its first head.

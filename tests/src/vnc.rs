@@ -1,6 +1,5 @@
 //! VNC clients that others wrote, from the bed.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -23,13 +22,6 @@ const VIEWER: &str = r#"
     export DISPLAY=:0 HOME=/tmp
     exec xtigervncviewer -Log '*:stderr:30' -AlertOnFatalError=0 -ReconnectOnError=0 "$@"
 "#;
-
-/// A port of 127.0.0.1 on which nobody listens.
-pub fn free_port() -> Result<u16> {
-    // The kernel hands ports out in turn: another program is very unlikely to get the same one at once.
-    let listener = TcpListener::bind("127.0.0.1:0").context("Cannot listen on 127.0.0.1")?;
-    Ok(listener.local_addr()?.port())
-}
 
 /// What a client sees that connects to a server on 127.0.0.1, asks for the whole screen and goes: gvnccapture.
 pub fn capture(port: u16) -> Result<Picture> {

@@ -39,7 +39,6 @@ fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<
     let second = domain.show(800, 600)?;
     assert_ne!(first, second);
     domain.assert_shows(&second)?;
-    second.save(&workspace::target().join("tmp/libvirt.png"))?;
 
     // Paused, the picture stands still; resumed, it goes on, and so does the same process.
     domain.draw(Draw::Animate)?;
@@ -48,6 +47,7 @@ fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<
     domain.virsh(&["suspend"])?;
     let paused = domain.screenshot(0)?;
     assert_eq!(domain.screenshot(0)?, paused);
+    paused.save(&workspace::target().join("tmp/libvirt.png"))?;
     domain.virsh(&["resume"])?;
     wait_until(30, "the picture to move again", || Ok((domain.screenshot(0)? != paused).then_some(())))?;
     let third = domain.show(1024, 768)?;
@@ -79,9 +79,14 @@ fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<
     nothing_is_left(&libvirt)
 }
 
-/// What the package installs as libvirt's file, for this program.
+/// What a package installs as libvirt's file, for a program that lies elsewhere.
 fn description(program: &Path) -> Result<String> {
-    Ok(format!(r#"{{"description":"Beamsplit","type":"gpu","binary":"{}"}}"#, program.display()))
+    let file = workspace::root().join("packaging/10-beamsplit.json");
+    let mut description: Value = serde_json::from_slice(&fs::read(&file)?)?;
+    let installed = Path::new(description["binary"].as_str().context("No binary in libvirt's file")?);
+    assert_eq!(installed.file_name(), program.file_name());
+    description["binary"] = program.to_str().context("A path that is no UTF-8")?.into();
+    Ok(description.to_string())
 }
 
 /// libvirt returns from destroy when QEMU is gone, and tells our processes to end.
