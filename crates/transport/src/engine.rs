@@ -3,26 +3,25 @@
 //! All of it happens on the thread that calls; nothing here blocks. A front-end's changes come as method calls between two
 //! batches, and [`Engine::attention`] ends a batch early, so that a change waits for one command at most.
 
+mod serve;
 mod slot;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use device::{Answer, Memory, Outbox, Request, Start, Stats, Ticket, VirtioDevice, guest_log};
+use device::{Memory, Outbox, Start, Stats, Ticket, VirtioDevice, guest_log};
 
-use crate::chain::{Chain, Segment, scatter};
+use crate::chain::{Segment, scatter};
 use crate::interrupt::Interrupt;
-use crate::ring::{Layout, Popped, Ring, RingError};
+use crate::ring::{Layout, Ring, RingError};
+use serve::{Batch, Batcher, Scratch};
 use slot::Slot;
 
 /// How long a ring that stops waits for what it parked, before the device has to give it up.
 pub const STOP_LIMIT: Duration = Duration::from_secs(1);
-
-/// How long, in milliseconds of the coarse clock, a batch may keep the driver and the device's own news waiting.
-const BATCH_LIMIT: i64 = 5;
 
 /// Panics that may escape the device in [`PANIC_WINDOW`] before its rings stop.
 const PANICS: usize = 3;
@@ -36,9 +35,7 @@ pub struct Engine<I> {
     features: u64,
     slots: Vec<Slot>,
     parked: HashMap<Ticket, Parked>,
-    spare: Vec<Vec<Segment>>,
-    chain: Chain,
-    reply: Vec<u8>,
+    scratch: Scratch,
     outbox: Outbox,
     /// Whether the device was started and not stopped since.
     started: bool,
@@ -67,13 +64,6 @@ pub struct Stopped {
     pub base: u16,
 }
 
-/// How a batch ended.
-enum Batch {
-    Drained,
-    Interrupted,
-    Broken,
-}
-
 impl<I: Interrupt> Engine<I> {
     /// An engine without memory; every ring is stopped. `tick` is a coarse clock in milliseconds that
     /// ends long batches: [`coarse_clock`], or a constant where time is virtual.
@@ -86,9 +76,7 @@ impl<I: Interrupt> Engine<I> {
             features: 0,
             slots,
             parked: HashMap::new(),
-            spare: Vec::new(),
-            chain: Chain::default(),
-            reply: Vec::new(),
+            scratch: Scratch::default(),
             outbox: Outbox::default(),
             started: false,
             stopped: Vec::new(),
@@ -233,71 +221,35 @@ impl<I: Interrupt> Engine<I> {
         stops.chain(self.device.deadline()).min()
     }
 
-    /// One batch of a ring.
+    /// One batch of a ring, and one word to the driver.
     fn serve(&mut self, queue: u16, now: Instant) {
-        match self.batch(queue, now) {
-            Ok(Batch::Drained) => self.slots[usize::from(queue)].ready = false,
-            Ok(Batch::Interrupted) => {}
+        let Self { device, memory, slots, parked, scratch, attention, tick, .. } = self;
+        let slot = &mut slots[usize::from(queue)];
+        let Some(ring) = &mut slot.ring else { return };
+        let mut ring = match ring.open(memory) {
+            Ok(ring) => ring,
+            Err(why) => return self.break_ring(queue, why),
+        };
+        let incarnation = slot.incarnation;
+        let (device, tick) = (&mut **device, *tick);
+        let mut batcher =
+            Batcher { device, memory, queue, incarnation, parked, scratch, attention, tick, newly_parked: 0 };
+        let batch = batcher.run(&mut ring);
+        slot.parked += batcher.newly_parked;
+        let wanted = ring.wants_interrupt();
+        slot.ready = !matches!(batch, Ok(Batch::Drained));
+        scratch.chain.trim();
+        if let Ok(true) = wanted {
+            self.interrupt.queue(queue);
+        }
+        match batch {
+            Ok(Batch::Panicked) => self.panicked(now),
             Ok(Batch::Broken) => self.break_all(),
+            Ok(Batch::Drained | Batch::Interrupted) => {}
             Err(why) => self.break_ring(queue, why),
         }
-        self.signal(queue);
-        self.chain.trim();
-    }
-
-    fn batch(&mut self, queue: u16, now: Instant) -> Result<Batch, RingError> {
-        let Self { device, memory, slots, parked, spare, chain, reply, .. } = self;
-        let slot = &mut slots[usize::from(queue)];
-        let Some(ring) = &mut slot.ring else { return Ok(Batch::Drained) };
-        let mut budget = ring.layout().size;
-        let mut ring = ring.open(memory)?;
-        let tick = (self.tick)();
-        ring.silence()?;
-        let mut pending = ring.pending()?;
-        loop {
-            if pending == 0 {
-                pending = ring.listen()?;
-                if pending == 0 {
-                    return Ok(Batch::Drained);
-                }
-                ring.silence()?;
-            }
-            if budget == 0 || self.attention.load(Ordering::Relaxed) || (self.tick)() - tick >= BATCH_LIMIT {
-                return Ok(Batch::Interrupted);
-            }
-            pending -= 1;
-            budget -= 1;
-            let head = match ring.pop(chain)? {
-                Popped::Chain { head } => head,
-                Popped::Bad { head, why } => {
-                    guest_log!(warn, "Queue {queue}: {why}; the chain is given back");
-                    ring.push(head, 0)?;
-                    continue;
-                }
-            };
-            reply.clear();
-            let request = Request { bytes: chain.bytes(), carried: chain.carried(), writable: chain.room() };
-            let answer = guarded(&mut **device, |device| device.request(memory, queue, request, reply));
-            match answer {
-                Some(Answer::Done) => ring.push(head, scatter(memory, chain.writable(), reply))?,
-                Some(Answer::Later(ticket)) => {
-                    let mut writable = spare.pop().unwrap_or_default();
-                    writable.clear();
-                    writable.extend_from_slice(chain.writable());
-                    let chain = Parked { queue, incarnation: slot.incarnation, head, writable };
-                    slot.parked += 1;
-                    if let Some(twice) = parked.insert(ticket, chain) {
-                        // The device broke its promise; the chain before is lost, not the count.
-                        slot.parked -= usize::from(twice.queue == queue && twice.incarnation == slot.incarnation);
-                    }
-                }
-                Some(Answer::Broken) => return Ok(Batch::Broken),
-                None => {
-                    ring.push(head, 0)?;
-                    self.panicked(now);
-                    return Ok(Batch::Interrupted);
-                }
-            }
+        if let Err(why) = wanted {
+            self.break_ring(queue, why);
         }
     }
 
@@ -362,7 +314,7 @@ impl<I: Interrupt> Engine<I> {
                 }
             }
         }
-        self.spare.push(parked.writable);
+        self.scratch.spare.push(parked.writable);
     }
 
     /// A ring waited long enough: the device gives up all that is parked, and what it forgets is given back empty.
@@ -458,8 +410,8 @@ impl<I: Interrupt> Engine<I> {
     }
 
     fn forget_parked(&mut self) {
-        let Self { parked, spare, .. } = self;
-        spare.extend(parked.drain().map(|(_, chain)| chain.writable));
+        let Self { parked, scratch, .. } = self;
+        scratch.spare.extend(parked.drain().map(|(_, chain)| chain.writable));
     }
 }
 

@@ -145,6 +145,7 @@ impl Ring {
             used: part(used, ENTRIES as u64 + 8 * size + event)?,
             memory,
             ring: self,
+            fenced: false,
         })
     }
 }
@@ -163,9 +164,16 @@ pub struct View<'a> {
     descriptors: VolatileSlice<'a>,
     available: VolatileSlice<'a>,
     used: VolatileSlice<'a>,
+    /// Whether what we wrote is visible before anything that is read from now on.
+    fenced: bool,
 }
 
 impl View<'_> {
+    /// Entries of the ring.
+    pub fn size(&self) -> u16 {
+        self.ring.layout.size
+    }
+
     /// How many chains the driver has made available.
     pub fn pending(&self) -> Result<u16, RingError> {
         // Acquire: the entries and descriptors that were written before the index are seen.
@@ -201,6 +209,7 @@ impl View<'_> {
         stored.map_err(|_| RingError::Unmapped(self.ring.layout.used))?.store(entry.to_le());
         self.ring.next_used = self.ring.next_used.wrapping_add(1);
         self.ring.news = true;
+        self.fenced = false;
         // Release: whoever sees the index sees the entry and the reply.
         self.store(INDEX, self.ring.next_used, Ordering::Release)
     }
@@ -221,6 +230,7 @@ impl View<'_> {
         }
         // The driver writes its index and then reads what we wrote; we do it the other way round. Both fence.
         fence(Ordering::SeqCst);
+        self.fenced = true;
         self.pending()
     }
 
@@ -230,7 +240,9 @@ impl View<'_> {
             return Ok(false);
         }
         // As above: our index is written before the driver's wish is read.
-        fence(Ordering::SeqCst);
+        if !std::mem::replace(&mut self.fenced, true) {
+            fence(Ordering::SeqCst);
+        }
         let new = self.ring.next_used;
         let told = self.ring.told.replace(new);
         if !self.ring.event_idx {

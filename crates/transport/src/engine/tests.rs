@@ -291,7 +291,7 @@ fn qemu_item_3467_bad_requests_leave_nothing_behind() {
             guest.reconnect()
         }
         assert_eq!(guest.engine().parked.len(), 0);
-        assert!(guest.engine().spare.len() <= 3);
+        assert!(guest.engine().scratch.spare.len() <= 3);
         seen.lock().requests.clear();
     }
 }
