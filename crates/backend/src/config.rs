@@ -65,6 +65,8 @@ pub struct Config {
     pub memory: u64,
     /// Where questions are answered.
     pub control_socket: Option<PathBuf>,
+    /// The same as it was written, with `{pid}` in it, when devices share the words.
+    pub control_socket_pattern: Option<PathBuf>,
     /// What the vGPU is called.
     pub name: String,
     /// How strictly the process locks itself in.
@@ -116,6 +118,7 @@ impl Config {
             heads,
             edid,
             memory: memory(options.memory)?,
+            control_socket_pattern: options.control_socket.clone().filter(|path| has_pid(path)),
             control_socket: options.control_socket.map(with_pid),
             name: name(options.name, &endpoint)?,
             renderer: options.renderer.unwrap_or(RendererKind::Soft),
@@ -211,10 +214,16 @@ fn name(word: Option<String>, endpoint: &Endpoint) -> Result<String> {
     Ok(stem.unwrap_or_else(|| std::process::id().to_string()).chars().take(MAX_NAME).collect())
 }
 
-/// A file that several devices share names each of theirs with `{pid}`.
+/// What stands for our process id where several devices share the words.
+pub const PID: &str = "{pid}";
+
+fn has_pid(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.contains(PID))
+}
+
 fn with_pid(path: PathBuf) -> PathBuf {
     match path.to_str() {
-        Some(text) if text.contains("{pid}") => text.replace("{pid}", &std::process::id().to_string()).into(),
+        Some(text) if has_pid(&path) => text.replace(PID, &std::process::id().to_string()).into(),
         _ => path,
     }
 }

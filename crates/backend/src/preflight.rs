@@ -2,6 +2,7 @@
 //!
 //! [`check`] looks, [`Sockets::open`] then makes; whatever was made is unmade when a later step fails.
 
+use std::fs::DirEntry;
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::FileTypeExt;
@@ -15,7 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use rustix::process::umask;
 use transport::vhost_user::Endpoint;
 
-use crate::config::{Config, Endpoint as Place};
+use crate::config::{Config, Endpoint as Place, PID};
 use crate::values::Listen;
 use crate::{inherited, rights};
 
@@ -157,6 +158,7 @@ impl Sockets {
         let web = config.sinks.web.iter().map(listen_tcp).collect::<Result<_>>()?;
         // Who may ask may see the screen: nobody but the owner.
         let private = Mode::XUSR | Mode::RWXG | Mode::RWXO;
+        config.control_socket_pattern.iter().for_each(|pattern| sweep(pattern));
         let control = config.control_socket.as_deref().map(|path| made.listen(path, private)).transpose()?;
         let vmm = match &config.endpoint {
             Place::Inherited(fd) => Endpoint::Connection(inherited::unix_socket(*fd, SocketType::STREAM)?.into()),
@@ -179,6 +181,22 @@ impl Made {
         let listener = listener.with_context(|| format!("Cannot listen on {}", path.display()))?;
         self.0.push(path.to_owned());
         Ok(listener)
+    }
+}
+
+/// Removes the sockets that devices which shared these words left behind: a device that is locked in cannot remove its own.
+fn sweep(pattern: &Path) {
+    let Some((before, after)) = pattern.file_name().and_then(|name| name.to_str()?.split_once(PID)) else { return };
+    let is_left_behind = |entry: &DirEntry| {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(before)?.strip_suffix(after)?.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+            && entry.file_type().is_ok_and(|kind| kind.is_socket())
+            && is_listened_to(&entry.path()).is_ok_and(|listens| !listens)
+    };
+    for entry in folder_of(pattern).read_dir().into_iter().flatten().flatten().filter(is_left_behind) {
+        // Another user's stays.
+        let _ = std::fs::remove_file(entry.path());
     }
 }
 
@@ -257,6 +275,24 @@ mod tests {
         check(&config).unwrap();
         let _sockets = Sockets::open(&config).unwrap();
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn sockets_of_devices_that_have_gone_are_swept_away_and_nothing_else() {
+        let folder = tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        // No process has a number above 2^22.
+        let (gone, alive) = ("b-5000000.sock", format!("b-{}.sock", std::process::id()));
+        for name in [gone, &alive, "b-x.sock", "a-5000000.sock"] {
+            drop(UnixListener::bind(path(name)).unwrap());
+        }
+        let _listens = UnixListener::bind(path("b-5000001.sock")).unwrap();
+        std::fs::write(path("b-5000002.sock"), "no socket").unwrap();
+        sweep(&path("b-{pid}.sock"));
+        assert!(!path(gone).exists());
+        for name in [&alive, "b-x.sock", "a-5000000.sock", "b-5000001.sock", "b-5000002.sock"] {
+            assert!(path(name).exists(), "{name}");
+        }
     }
 
     #[test]

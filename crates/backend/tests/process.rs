@@ -1,5 +1,7 @@
 //! The program as its starter sees it: words, exit codes, one line for each failure, sockets, and what is left behind.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on ends.
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};

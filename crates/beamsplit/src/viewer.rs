@@ -1,8 +1,10 @@
 //! `beamsplit viewer`: the process that shows frames to people. A device starts it by itself.
 
+mod lock;
+
 use std::io::IsTerminal;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
 
 /// Runs until the device is gone.
@@ -13,5 +15,7 @@ pub fn run(words: viewer::Args) -> Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    Ok(viewer::run(words.open()?)?)
+    let options = words.open()?;
+    lock::lock_in(&lock::page_folders()).context("Cannot lock the viewer in")?;
+    Ok(viewer::run(options)?)
 }
