@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on ends.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,6 +18,16 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_beamsplit-device");
 
 fn run(words: &[&str]) -> Output {
     Command::new(PROGRAM).args(words).env_remove("BEAMSPLIT_LOG").output().unwrap()
+}
+
+/// Writes a program by a process of its own. Written here, its open file would be inherited for a moment by what other tests
+/// start just then, and a program that somebody has open for writing cannot be started.
+fn shell(script: &str, words: &[&OsStr]) {
+    assert!(Command::new("sh").args(["-ec", script, "sh"]).args(words).status().unwrap().success());
+}
+
+fn copy_program(to: &Path) {
+    shell("cp \"$1\" \"$2\"", &[PROGRAM.as_ref(), to.as_ref()]);
 }
 
 /// The one line that a failure is.
@@ -134,7 +145,7 @@ fn a_folder_that_belongs_to_a_group_names_the_group() {
     std::fs::set_permissions(&private, PermissionsExt::from_mode(0o770)).unwrap();
     // Where the project is may be closed to others.
     let program = folder.path().join("beamsplit-device");
-    std::fs::copy(PROGRAM, &program).unwrap();
+    copy_program(&program);
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&program)
@@ -208,10 +219,9 @@ fn a_viewer_is_replaced_and_ends_with_a_killed_device() {
     // A program is found beside the device's own: here a script stands in for the viewer.
     let folder = tempfile::tempdir().unwrap();
     let [program, viewer] = ["beamsplit-device", "beamsplit"].map(|name| folder.path().join(name));
-    std::fs::copy(PROGRAM, &program).unwrap();
+    copy_program(&program);
     let script = "#!/bin/sh\n[ \"$1\" = viewer ] || exit 1\nexec sleep 1000\n";
-    std::fs::write(&viewer, script).unwrap();
-    std::fs::set_permissions(&viewer, PermissionsExt::from_mode(0o755)).unwrap();
+    shell("printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", &[script.as_ref(), viewer.as_ref()]);
     let socket = format!("--socket-path={}", folder.path().join("gpu").display());
     let mut device = Device::start(&program, folder, &[&socket, "--display=web=0", "--display=vnc=0"]);
 
