@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::error::{Doing, Error, Result};
 use crate::frontend::Abandon;
+use crate::process;
 
 /// The longest that a daemon may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -65,6 +66,12 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a daemon and waits until it listens in `folder`.
     pub fn start(program: &Program, folder: &Path) -> Result<Self> {
+        Self::start_on(program, folder, None)
+    }
+
+    /// As [`Daemon::start`], on a core of its own. Then what a daemon does after it listens does not count as its start: on
+    /// one core it may well do all that before we are woken.
+    pub fn start_on(program: &Program, folder: &Path, core: Option<usize>) -> Result<Self> {
         let socket = folder.join(format!("{}.sock", program.name));
         let _ = std::fs::remove_file(&socket);
         let news = inotify::init(inotify::CreateFlags::CLOEXEC).doing("watch a folder")?;
@@ -75,6 +82,9 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let start = Instant::now();
         let child = command.spawn().doing(format!("start {}", program.path.display()))?;
+        if let (Some(core), Some(pid)) = (core, Pid::from_raw(child.id() as i32)) {
+            process::pin_process(pid, core)?;
+        }
         let mut daemon = Self { child, socket, listening: Duration::ZERO, stream: None, watch: None };
         daemon.wait_for_socket(&news, start)?;
         daemon.listening = start.elapsed();

@@ -272,6 +272,7 @@ pub struct Rig {
     batches: u64,
     program: Program,
     folder: PathBuf,
+    cores: Vec<usize>,
 }
 
 impl Workload {
@@ -321,8 +322,8 @@ impl Rig {
             // Its thread ends when the daemon does.
             display.spawn()?;
         }
-        let (program, folder) = (program.clone(), folder.to_path_buf());
-        Ok(Self { guest, shown, _daemon: daemon, pid, batches: 0, program, folder })
+        let (program, folder, cores) = (program.clone(), folder.to_path_buf(), cores.to_vec());
+        Ok(Self { guest, shown, _daemon: daemon, pid, batches: 0, program, folder, cores })
     }
 
     /// Runs what is timed, and adds the daemon's time on the processor.
