@@ -1,12 +1,14 @@
 //! One line on stderr for each event. What a guest can trigger goes through the device's rate-limited macro.
 
+use std::backtrace::Backtrace;
 use std::io::IsTerminal;
 
+use device::guest_log;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Starts logging what `filter` lets through. A second call changes nothing.
+/// Starts logging what `filter` lets through, and every panic with its backtrace.
 pub fn start(filter: Targets) {
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
@@ -14,4 +16,10 @@ pub fn start(filter: Targets) {
         .with_target(true);
     // Fails only when a subscriber is there already, which then goes on.
     let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
+    // A panic is caught where a guest can cause one: what is left of it is this.
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        guest_log!(error, "Thread {name}: {panic}\n{}", Backtrace::force_capture());
+    }));
 }

@@ -15,7 +15,8 @@ const FOLDER: &str = "BEAMSPLIT_TEST_SANDBOX_FOLDER";
 fn worker(name: &str, mode: SandboxMode, work: impl FnOnce(&Path) -> Vec<String>) -> Option<Vec<String>> {
     if let Some(folder) = std::env::var_os(FOLDER) {
         let folder = Path::new(&folder);
-        let grants = [Grant::replace_files(folder)];
+        let own = std::env::current_exe().unwrap();
+        let grants = [Grant::replace_files(folder), Grant::name_functions(&own)];
         let mut report = File::create(folder.join("report")).unwrap();
         lock_in(mode, &grants).unwrap();
         for line in work(folder) {
@@ -63,6 +64,12 @@ fn break_out() -> Vec<String> {
     ]
 }
 
+/// Whether a backtrace from here names a function.
+fn backtrace_names(function: &str) -> Result<(), Error> {
+    let backtrace = std::backtrace::Backtrace::force_capture().to_string();
+    if backtrace.contains(function) { Ok(()) } else { Err(Error::other(backtrace)) }
+}
+
 /// Everything that a device goes on doing.
 fn go_on(folder: &Path) -> Vec<String> {
     let (mut one, mut other) = UnixStream::pair().unwrap();
@@ -78,6 +85,7 @@ fn go_on(folder: &Path) -> Vec<String> {
         outcome("memfd", memfd.and_then(|memfd| Ok(rustix::fs::ftruncate(memfd, 4096)?))),
         outcome("capture", std::fs::write(folder.join("new"), b"png")),
         outcome("replace", std::fs::rename(folder.join("new"), folder.join("screen.png"))),
+        outcome("names", backtrace_names("go_on")),
         outcome("log", writeln!(std::io::stderr(), "still here")),
     ]
 }
@@ -96,7 +104,7 @@ fn a_locked_in_device_cannot_leave() {
 fn a_locked_in_device_goes_on() {
     let name = "sandbox::tests::a_locked_in_device_goes_on";
     if let Some(lines) = worker(name, SandboxMode::On, go_on) {
-        assert_eq!(lines.len(), 7);
+        assert_eq!(lines.len(), 8);
         let refused: Vec<_> = lines.iter().filter(|line| !line.contains("done")).collect();
         assert!(refused.is_empty(), "{refused:?}");
     }
