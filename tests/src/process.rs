@@ -86,9 +86,10 @@ impl Drop for Process {
 }
 
 /// Kills a process group when the process that started it is gone, however that ended: the pipe tells.
+/// (No `--` before the number: dash takes it for a process.)
 fn watchdog(group: u32) -> Result<Child> {
     let mut shell = Command::new("sh");
-    shell.args(["-c", "read line; kill -9 -- -$1 2>/dev/null", "sh", &group.to_string()]);
+    shell.args(["-c", "read line; kill -9 \"-$1\" 2>/dev/null", "sh", &group.to_string()]);
     shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     shell.spawn().context("Cannot start a watchdog")
 }
@@ -176,6 +177,21 @@ mod tests {
         drop(process);
         let gone = || Ok((!std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "))).then_some(()));
         wait_until(10, "the grandchild to end", gone).unwrap();
+    }
+
+    #[test]
+    fn the_watchdog_kills_a_group_when_nobody_holds_its_pipe() {
+        let mut command = shell("sleep 1002 & wait");
+        let mut group = command.process_group(0).spawn().unwrap();
+        let mut watchdog = watchdog(group.id()).unwrap();
+        let sleeper = || Ok(descendants(group.id())?.into_iter().next());
+        let (sleeper, _) = wait_until(10, "the group", sleeper).unwrap();
+        drop(watchdog.stdin.take());
+        assert!(watchdog.wait().unwrap().success());
+        assert!(!group.wait().unwrap().success());
+        let stat = format!("/proc/{sleeper}/stat");
+        let gone = || Ok((!std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "))).then_some(()));
+        wait_until(10, "the sleeper to end", gone).unwrap();
     }
 
     #[test]
