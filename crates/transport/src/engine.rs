@@ -407,6 +407,18 @@ impl<I: Interrupt> Engine<I> {
         if restarted.is_none() || self.panics.len() >= PANICS {
             self.break_all();
         }
+        self.finish_stops();
+    }
+
+    /// An invariant of our own is broken: every ring stops until it is set up again, and nothing is waited for.
+    pub fn fail(&mut self) {
+        self.outbox = Outbox::default();
+        self.forget_parked();
+        for slot in &mut self.slots {
+            slot.parked = 0;
+        }
+        self.break_all();
+        self.finish_stops();
     }
 
     fn forget_parked(&mut self) {

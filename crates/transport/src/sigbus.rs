@@ -131,7 +131,8 @@ fn zeros_at(at: usize, size: usize) -> bool {
     let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::FIXED);
     // SAFETY: the range lies in a mapping of guest memory, which is only ever accessed through volatile slices, by anybody
     // at any time, and whose bytes mean nothing to the compiler. The faulting thread holds the mapping, so it is not
-    // unmapped meanwhile.
+    // unmapped meanwhile. An entry may outlive its mapping until it is used again: a fault in whatever file was mapped
+    // there since, which would have ended the process, then reads zeros.
     unsafe { mmap_anonymous(at as *mut c_void, size, prot, flags) }.is_ok()
 }
 

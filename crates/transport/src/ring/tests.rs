@@ -222,7 +222,7 @@ fn a_descriptor_may_lie_in_two_regions_that_touch() {
 }
 
 #[test]
-fn issue_300_rings_that_cannot_be_are_stopped_and_the_driver_told() {
+fn cve_2017_17381_issue_300_rings_that_cannot_be_are_stopped_and_the_driver_told() {
     let good = Layout { size: 16, descriptors: 0x10000, available: 0x11000, used: 0x12000 };
     let end = 64 << 20;
     let cases = [

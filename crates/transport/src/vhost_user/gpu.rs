@@ -5,10 +5,11 @@
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use device::{Stats, VirtioDevice, guest_log};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -24,6 +25,10 @@ use crate::sigbus;
 const EVENTS: usize = 16;
 /// Changes that wait before the control thread waits for them: their descriptors stay open meanwhile.
 const BACKLOG: usize = 64;
+/// What fits the timeout of an old epoll_wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// Panics of our own that the thread survives: after each, its rings are stopped until they are set up again.
+const FAILURES: usize = 3;
 /// What an event is of; a smaller number is a queue's kick.
 const WAKE: u64 = u64::MAX;
 const DEVICE: u64 = u64::MAX - 1;
@@ -48,6 +53,10 @@ impl Link {
     /// Readable once the gpu thread has ended.
     pub fn ended(&self) -> &OwnedFd {
         &self.ended
+    }
+
+    fn next(&self) -> Option<Change> {
+        self.changes().as_mut()?.pop_front()
     }
 
     /// Ends the gpu thread.
@@ -89,6 +98,12 @@ impl Worker for Arc<Link> {
         self.push(Change::Stop(queue, sender));
         stopped.recv().map_err(|_| Gone)
     }
+}
+
+/// How one turn of the gpu thread ended.
+enum Turn {
+    Done { more: bool },
+    Quit,
 }
 
 /// All that the gpu thread owns.
@@ -134,19 +149,35 @@ impl Gpu {
     pub fn run(mut self) {
         let _ended = Ended(self.link.clone());
         let mut more = false;
+        let mut failures = 0;
         loop {
-            if let Err(error) = self.wait(more) {
-                tracing::error!("The device's thread cannot wait: {error}");
-                return;
+            match catch_unwind(AssertUnwindSafe(|| self.turn(more))) {
+                Ok(Ok(Turn::Done { more: left })) => more = left,
+                Ok(Ok(Turn::Quit)) => return,
+                Ok(Err(error)) => return tracing::error!("The device's thread cannot wait: {error}"),
+                Err(_) if failures < FAILURES => {
+                    failures += 1;
+                    more = false;
+                    self.engine.fail();
+                    // What was asked meanwhile is still to be done.
+                    self.link.attention.store(true, Ordering::SeqCst);
+                }
+                Err(_) => return,
             }
-            let now = Instant::now();
-            if self.link.attention.swap(false, Ordering::SeqCst) && self.take_changes(now) {
-                return;
-            }
-            more = self.engine.run(now);
-            self.answer_stops();
-            self.count_faults();
         }
+    }
+
+    /// Waits, and does what there is to do.
+    fn turn(&mut self, more: bool) -> Result<Turn, Errno> {
+        self.wait(more || self.link.attention.load(Ordering::Relaxed))?;
+        let now = Instant::now();
+        if self.link.attention.swap(false, Ordering::SeqCst) && self.take_changes(now) {
+            return Ok(Turn::Quit);
+        }
+        let more = self.engine.run(now);
+        self.answer_stops();
+        self.count_faults();
+        Ok(Turn::Done { more })
     }
 
     /// Sleeps until there is something to do; only looks when there is `more`.
@@ -173,8 +204,7 @@ impl Gpu {
 
     /// Returns whether to quit.
     fn take_changes(&mut self, now: Instant) -> bool {
-        let changes = self.link.changes().as_mut().map(std::mem::take).unwrap_or_default();
-        for change in changes {
+        while let Some(change) = self.link.next() {
             match apply(&mut self.engine, change, now) {
                 None => {}
                 Some(Change::Kick(queue, fd)) => self.set_kick(queue, fd),
@@ -240,10 +270,10 @@ impl Gpu {
     }
 }
 
-/// Rounded up, so that the deadline has passed on waking.
+/// Rounded up, so that the deadline has passed on waking; a far one is looked at again in an hour.
 fn whole_milliseconds(deadline: Instant) -> Timespec {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let millis = i64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
+    let left = deadline.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
+    let millis = i64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(0);
     Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 }
 }
 
