@@ -30,5 +30,5 @@ pub mod workspace;
 
 pub use device::Device;
 pub use guest::{Accel, Config, Gpu, Guest};
-pub use guest_agent::Draw;
+pub use guest_agent::{Draw, Head};
 pub use picture::Picture;

@@ -1,7 +1,9 @@
 //! QEMU's generic vhost-user device as a GPU: the screen is ours alone.
 
 use anyhow::Result;
-use tests::{Config, Device, Draw, Gpu, Guest};
+use tests::guest::PATIENCE;
+use tests::process::wait_until;
+use tests::{Config, Device, Draw, Gpu, Guest, Head};
 
 #[test]
 fn the_generic_device_is_a_gpu_whose_pictures_the_device_shows_also_after_reboots() -> Result<()> {
@@ -22,9 +24,9 @@ fn the_generic_device_is_a_gpu_whose_pictures_the_device_shows_also_after_reboot
 
     // A viewer asks for another size: the driver hears of it and offers the mode first.
     device.resize(0, 1024, 640)?;
-    guest.wait_for("grep -q 1024x640 /sys/class/drm/card0-Virtual-1/modes")?;
-    let (width, height, _) = guest.heads()?[0].modes[0];
-    assert_eq!((width, height), (1024, 640));
+    let (width, height) = (1024, 640);
+    let is_first = |heads: &[Head]| heads[0].modes.first().is_some_and(|mode| (mode.0, mode.1) == (width, height));
+    wait_until(PATIENCE, "the new mode", || Ok(is_first(&guest.heads()?).then_some(())))?;
     let resized = guest.show(0, width, height)?;
     guest.assert_shown(&device, 0, &resized)?;
     guest.power_off()?;

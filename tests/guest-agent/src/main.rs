@@ -1,26 +1,32 @@
 //! The agent in a test guest: the first program, which mounts, loads modules, and then does what the test asks for.
 
+mod port;
 mod scene;
 mod screen;
 mod shell;
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chroot};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use guest_agent::{HELLO, PORT, Reply, Request, read_message, write_message};
+use guest_agent::{HELLO, Reply, Request, read_message, write_message};
+use port::Port;
 use screen::Screens;
 
 fn main() {
-    if let Err(error) = init().and_then(|()| serve()) {
+    if let Err(error) = init() {
         println!("guest agent: {error:#}");
     }
-    // The first program must not end: the kernel would panic.
+    let screens = Screens::default();
+    // The first program must not end: the kernel would panic. The port may go, and come again.
     loop {
-        std::thread::sleep(Duration::from_secs(3600));
+        if let Err(error) = serve(&screens) {
+            println!("guest agent: {error:#}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -37,40 +43,19 @@ fn init() -> Result<()> {
     Ok(())
 }
 
-fn serve() -> Result<()> {
-    let mut port = OpenOptions::new().read(true).write(true).open(port()?).context("Cannot open the agent's port")?;
-    std::io::Write::write_all(&mut port, &HELLO)?;
+fn serve(screens: &Screens) -> Result<()> {
+    let mut port = Port::open()?;
+    port.write_all(&HELLO)?;
     let uptime = fs::read_to_string("/proc/uptime")?;
     let uptime = uptime.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0.0);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
     write_message(&mut port, &Reply::Booted { uptime, kernel }, &[])?;
-    let screens = Screens::default();
     loop {
-        let (request, input) = match read_message::<Request>(&mut port) {
-            Ok(message) => message,
-            // Nobody has the other end open, or left in the middle of a message.
-            Err(_) => {
-                std::thread::sleep(Duration::from_millis(20));
-                continue;
-            }
-        };
+        let (request, input) = read_message::<Request>(&mut port)?;
         let (reply, output) =
-            answer(request, &input, &screens).unwrap_or_else(|error| (Reply::Failed(format!("{error:#}")), Vec::new()));
+            answer(request, &input, screens).unwrap_or_else(|error| (Reply::Failed(format!("{error:#}")), Vec::new()));
         write_message(&mut port, &reply, &output)?;
     }
-}
-
-/// The virtio-serial port with the agent's name. Its driver may not have found it yet.
-fn port() -> Result<PathBuf> {
-    for _ in 0..1000 {
-        for entry in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
-            if fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim() == PORT) {
-                return Ok(PathBuf::from("/dev").join(entry.file_name()));
-            }
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    anyhow::bail!("No virtio-serial port {PORT}")
 }
 
 fn answer(request: Request, input: &[u8], screens: &Screens) -> Result<(Reply, Vec<u8>)> {

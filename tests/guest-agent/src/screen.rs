@@ -226,7 +226,7 @@ impl Card {
 
     fn new_buffer(&self, size: (u32, u32), pixels: &[u8]) -> Result<Framebuffer> {
         let mut dumb = self.create_dumb_buffer(size, DrmFourcc::Xrgb8888, 32).context("Cannot make a buffer")?;
-        copy(&mut *self.map_dumb_buffer(&mut dumb)?, 0, size, pixels, size)?;
+        copy(&mut self.map_dumb_buffer(&mut dumb)?, 0, size, pixels, size)?;
         let id = self.add_framebuffer(&dumb, 24, 32).context("Cannot make a framebuffer")?;
         Ok(Framebuffer { dumb, id })
     }
@@ -250,7 +250,7 @@ impl Card {
         let (width, height) = dumb.size();
         ensure!(at.0 + size.0 <= width && at.1 + size.1 <= height, "Rectangle outside the screen");
         let offset = (at.1 * width + at.0) as usize * 4;
-        copy(&mut *self.map_dumb_buffer(&mut dumb)?, offset, (width, height), pixels, size)
+        copy(&mut self.map_dumb_buffer(&mut dumb)?, offset, (width, height), pixels, size)
     }
 
     fn flush(&self, head: u32, at: (u32, u32), size: (u32, u32)) -> Result<()> {
@@ -274,7 +274,7 @@ impl Card {
     fn show_cursor(&mut self, head: u32, hot: [i32; 2], at: [i32; 2]) -> Result<Pixels> {
         let noise = self.random.pixels(CURSOR.0, CURSOR.1);
         let mut dumb = self.create_dumb_buffer(CURSOR, DrmFourcc::Argb8888, 32)?;
-        copy(&mut *self.map_dumb_buffer(&mut dumb)?, 0, CURSOR, &noise, CURSOR)?;
+        copy(&mut self.map_dumb_buffer(&mut dumb)?, 0, CURSOR, &noise, CURSOR)?;
         let crtc = self.shown(head)?.crtc;
         self.move_cursor(crtc, (at[0], at[1]))?;
         self.set_cursor2(crtc, Some(&dumb), (hot[0], hot[1])).context("Cannot set the cursor")?;
