@@ -2,7 +2,7 @@
 
 use renderer::{Late, Mood, Soft};
 use transport::Layout;
-use transport::loopback::{Descriptor, INDIRECT, Loopback, NEXT, Shape, WRITE};
+use transport::loopback::{Descriptor, INDIRECT, Loopback, NEXT, Shape, WRITE, table};
 
 use crate::bytes::Bytes;
 use crate::machine::gpu;
@@ -40,9 +40,13 @@ pub fn drive(data: &[u8]) {
     let shape = Shape { memory: MEMORY.to_vec(), queue_size, features, indirect: shape & 1 == 1 };
     let mut guest = Loopback::with_shape(Box::new(gpu), &shape);
     guest.count_in(stats.clone());
+    let mark = guest.allocate(0).unwrap_or_default();
     while !bytes.is_spent() {
         step(&mut guest, &mut bytes);
+        // Buffers lie on top of earlier ones, which may still be in use.
+        guest.release(mark);
     }
+    guest.set_memory(table(&MEMORY));
     guest.reconnect();
     let stats = stats.snapshot();
     assert_eq!((stats.panics, stats.resources, stats.image_bytes), (0, 0, 0));
