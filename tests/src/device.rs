@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
@@ -137,6 +137,11 @@ impl Device {
         if !head.starts_with("HTTP/1.1 200 ") {
             bail!("{method} {path}: {} {}", head.lines().next().unwrap_or_default(), String::from_utf8_lossy(&body));
         }
+        let length = head
+            .lines()
+            .find_map(|line| line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("content-length")));
+        let length = length.and_then(|(_, value)| value.parse::<usize>().ok());
+        ensure!(length == Some(body.len()), "{method} {path}: {} bytes of an answer of {length:?}", body.len());
         Ok(body)
     }
 }

@@ -24,20 +24,18 @@ fn vhost_user_gpu_pci_shows_pictures_after_the_driver_was_bound_again() -> Resul
     the_driver_is_bound_again(&mut guest, &device)
 }
 
+// QEMU plugs the generic device only: its vhost-user-gpu-pci "does not support hotplugging".
 #[test]
-fn a_hot_unplugged_device_is_plugged_again() -> Result<()> {
-    for gpu in [Gpu::vhost_user_gpu, Gpu::generic] {
-        let device = Device::spawn(&["--display", "vmm"])?;
-        let port = ["-device", "pcie-root-port,id=port0,chassis=1"];
-        let mut guest = Guest::boot(Config::mini().arguments(port))?;
-        for _ in 0..2 {
-            guest.plug(&gpu(&device), "gpu0", "port0")?;
-            guest.wait_for("test -e /dev/dri/card0")?;
-            guest.assert_pictures_are_shown(&device)?;
-            guest.draw(Draw::Release)?;
-            guest.unplug("gpu0")?;
-            guest.wait_for("test ! -e /dev/dri/card0")?;
-        }
+fn a_hot_unplugged_generic_device_is_plugged_again() -> Result<()> {
+    let device = Device::spawn(&["--display", "none"])?;
+    let mut guest = Guest::boot(Config::mini().arguments(["-device", "pcie-root-port,id=port0,chassis=1"]))?;
+    for _ in 0..2 {
+        guest.plug(&Gpu::generic(&device), "gpu0", "port0")?;
+        guest.wait_for("test -e /dev/dri/card0")?;
+        guest.assert_pictures_are_shown(&device)?;
+        guest.draw(Draw::Release)?;
+        guest.unplug("gpu0")?;
+        guest.wait_for("test ! -e /dev/dri/card0")?;
     }
     Ok(())
 }
