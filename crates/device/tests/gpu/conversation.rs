@@ -67,6 +67,13 @@ pub trait Interlocutor {
     fn resources(&self) -> u64;
     /// The end: nothing may be left.
     fn finish(&mut self);
+
+    /// Sends a request and waits for its reply.
+    fn ask(&mut self, line: &str) -> String {
+        let index = self.send(&Request::parse(line)).expect("a request that can be said in this way");
+        self.wait();
+        self.reply(index).expect("a reply")
+    }
 }
 
 /// Names a conversation after what it guards.

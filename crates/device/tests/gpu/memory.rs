@@ -6,8 +6,9 @@ use device::{Memory, Region};
 use renderer::Mood;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
-use crate::conversation::conversations;
+use crate::conversation::{Interlocutor, conversations};
 use crate::machine::{Machine, OWN};
+use crate::ring::RingMachine;
 use crate::screen::Picture;
 
 conversations! {
@@ -121,13 +122,14 @@ const LIVE: [Live; 6] = [
     Live { addr: 0x20_8000, pieces: &[2], is_blob: false },
 ];
 
-fn storm(mut machine: Machine) {
+fn storm<M: Interlocutor>(mut machine: M) {
+    let must = |machine: &mut M, line: &str| assert_eq!(machine.ask(line), "ok", "{line}");
     for (live, id) in LIVE.iter().zip(1..) {
         if live.is_blob {
-            machine.must(&format!("blob {id} 0x400 {}+0x400", live.addr));
+            must(&mut machine, &format!("blob {id} 0x400 {}+0x400", live.addr));
         } else {
-            machine.must(&format!("create_2d {id} bgrx 16x16"));
-            machine.must(&format!("attach {id} {}+0x400", live.addr));
+            must(&mut machine, &format!("create_2d {id} bgrx 16x16"));
+            must(&mut machine, &format!("attach {id} {}+0x400", live.addr));
         }
     }
     let (mut done, mut refused, mut on_head) = (0, 0, None);
@@ -152,9 +154,9 @@ fn storm(mut machine: Machine) {
         let copied = machine.ask(&copy);
         assert_eq!(copied, if is_there || !needed { "ok" } else { "invalid_parameter" }, "{copy} with {table:?}");
         if is_there {
-            machine.must(&format!("flush {id} 0,0+16x16"));
-            let seen = machine.screen.seen();
-            assert!(shows(&seen.heads[&0], live.addr), "round {round}");
+            must(&mut machine, &format!("flush {id} 0,0+16x16"));
+            let screen = machine.screen();
+            assert!(shows(&screen.seen().heads[&0], live.addr), "round {round}");
             done += 1;
         } else {
             refused += 1;
@@ -177,6 +179,11 @@ fn tables_that_change_ten_thousand_times_under_live_backings() {
 #[test]
 fn tables_that_change_ten_thousand_times_while_the_renderer_is_late() {
     storm(Machine::late(Mood::honest(11), true));
+}
+
+#[test]
+fn tables_that_change_ten_thousand_times_over_rings() {
+    storm(RingMachine::late(Mood::honest(12), true));
 }
 
 #[test]
