@@ -51,19 +51,16 @@ pub fn run(options: &Options) -> Result<()> {
     cargo(&["build", "-p", "beamsplit-backend", "-p", "beamsplit"])?;
     let web = address(options.web, 8080)?;
     let vnc = address(options.vnc, 5900)?;
-    let mut config = Config::mini();
-    match host_qemu().filter(|_| !options.bed) {
-        Some(program) => {
-            say(format_args!("demo: using this host's {}", program.display()));
-            config = config.qemu(program);
-        }
+    let host = host_qemu().filter(|_| !options.bed);
+    match &host {
+        Some(program) => say(format_args!("demo: using this host's {}", program.display())),
         None => drop(bed::vm()?),
     }
     bed::kernel()?;
     bed::initramfs()?;
     let device =
         Device::spawn(&["--display", "vmm", "--display", &format!("web={web}"), "--display", &format!("vnc={vnc}")])?;
-    let mut guest = boot(config.gpu(Gpu::vhost_user_gpu(&device)), options.accel)?;
+    let mut guest = boot(Config::mini().gpu(Gpu::vhost_user_gpu(&device)), host, options.accel)?;
     guest.draw(Draw::Animate).context("The guest cannot draw")?;
     if options.once {
         look(&device)?;
@@ -103,19 +100,31 @@ fn host_qemu() -> Option<PathBuf> {
     has_vhost_user_gpu(&found).then_some(found)
 }
 
-fn boot(config: Config, acceleration: Acceleration) -> Result<Guest> {
+/// Boots with this host's QEMU if it has one and that one can, else with the bed's.
+fn boot(config: Config, host: Option<PathBuf>, acceleration: Acceleration) -> Result<Guest> {
+    let with_host = host.map(|program| config.clone().qemu(program));
+    let first = with_host.as_ref().unwrap_or(&config);
     let usable = || fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
     match acceleration {
         Acceleration::Tcg => {}
-        Acceleration::Kvm => return Guest::boot(config.accel(Accel::Kvm)),
+        Acceleration::Kvm => return Guest::boot(first.clone().accel(Accel::Kvm)),
         Acceleration::Auto => match usable() {
             Err(error) => say(format_args!("demo: no KVM here ({error}), using TCG")),
-            Ok(_) => match boot_with_kvm(config.clone().accel(Accel::Kvm)) {
+            Ok(_) => match boot_with_kvm(first.clone().accel(Accel::Kvm)) {
                 Ok(guest) => return Ok(guest),
                 Err(error) => say(format_args!("demo: KVM does not work here ({error}), using TCG")),
             },
         },
     }
+    if let Some(config) = with_host {
+        say("demo: booting a guest");
+        // Before 8.0 QEMU wants KVM for any vhost-user device.
+        match Guest::start(&config).and_then(|mut guest| guest.wait_for_boot().map(|()| guest)) {
+            Ok(guest) => return Ok(guest),
+            Err(_) => say("demo: this host's QEMU cannot do it without KVM, using one of our own"),
+        }
+    }
+    bed::vm()?;
     say("demo: booting a guest");
     Guest::boot(config)
 }
