@@ -4,6 +4,12 @@ use std::fmt::Write;
 
 use crate::results::{Line, Outcome, Report};
 
+/// Who is meant by the names that peers go by.
+const KNOWN: &[(&str, &str)] = &[
+    ("qemu", "QEMU's own `vhost-user-gpu`"),
+    ("null", "`vhost-device-gpu` built with its null back-end, which has no pixels: the floor of a round trip"),
+];
+
 /// The whole report as Markdown.
 pub fn markdown(report: &Report) -> String {
     let mut text = String::new();
@@ -21,6 +27,11 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
     if report.quick {
         writeln!(text, "A smoke run: these numbers mean little.")?;
     }
+    for name in &report.daemons {
+        if let Some((_, who)) = KNOWN.iter().find(|(known, _)| known == name) {
+            writeln!(text, "`{name}` is {who}.")?;
+        }
+    }
     for absent in &report.absent {
         writeln!(text, "Not measured: {absent}")?;
     }
@@ -37,7 +48,7 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
             write!(text, " {} |", line.outcomes.get(*name).map_or(String::from("-"), |outcome| cell(line, outcome)))?;
         }
         for peer in peers {
-            write!(text, " {} |", line.ratios.get(peer).map_or(String::from("-"), |ratio| format!("{ratio:.2}")))?;
+            write!(text, " {} |", line.ratios.get(peer).map_or(String::from("-"), |ratio| number(*ratio)))?;
         }
         writeln!(text)?;
     }
