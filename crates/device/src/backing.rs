@@ -48,6 +48,11 @@ impl Backing {
         self.len == 0
     }
 
+    /// Whether every entry is in `memory`. Costs less than [`pages`](Self::pages), which many a backing never needs.
+    pub fn check(&self, memory: &Memory) -> Result<(), ReplyError> {
+        self.walk(memory, |_, _| {})
+    }
+
     /// The pages as `memory` has them now. An entry that is not in guest memory is the guest's mistake.
     pub fn pages<'a>(&'a mut self, memory: &'a Memory) -> Result<Pages<'a>, ReplyError> {
         if self.generation != Some(memory.generation()) {
@@ -59,8 +64,26 @@ impl Backing {
     }
 
     fn translate(&mut self, memory: &Memory) -> Result<(), ReplyError> {
-        self.pieces.clear();
+        let mut pieces = std::mem::take(&mut self.pieces);
+        pieces.clear();
+        pieces.reserve(self.entries.len());
         let mut end = 0;
+        let walked = self.walk(memory, |place, len| {
+            end += len;
+            match pieces.last_mut() {
+                Some(last) if last.place.region == place.region && last.place.offset + last.len == place.offset => {
+                    last.len += len;
+                    last.end = end;
+                }
+                _ => pieces.push(Piece { place, end, len }),
+            }
+        });
+        self.pieces = pieces;
+        walked
+    }
+
+    /// Calls `each` for the runs of the entries that lie in one region.
+    fn walk(&self, memory: &Memory, mut each: impl FnMut(Place, u64)) -> Result<(), ReplyError> {
         let mut hint = None;
         for entry in &self.entries {
             let mut addr = entry.addr;
@@ -69,17 +92,10 @@ impl Backing {
                 let (place, room) = memory.locate(addr, hint).ok_or(ReplyError::InvalidParameter)?;
                 let len = left.min(room);
                 hint = Some(place.region);
-                end += len;
+                each(place, len);
                 left -= len;
                 // Only the last byte of the address space has no successor, and then nothing is left.
                 addr = addr.saturating_add(len);
-                match self.pieces.last_mut() {
-                    Some(last) if last.place.region == place.region && last.place.offset + last.len == place.offset => {
-                        last.len += len;
-                        last.end = end;
-                    }
-                    _ => self.pieces.push(Piece { place, end, len }),
-                }
             }
         }
         Ok(())

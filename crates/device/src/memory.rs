@@ -107,18 +107,17 @@ impl Memory {
     }
 
     /// The region of `addr` and the bytes from there to the region's end. `hint` is a region to try first.
+    #[inline]
     pub(crate) fn locate(&self, addr: u64, hint: Option<u32>) -> Option<(Place, u64)> {
-        let inside = |region: &Region| addr.checked_sub(region.start).filter(|offset| *offset < region.len);
-        let hinted = hint.and_then(|index| Some((index, inside(self.regions.get(index as usize)?)?)));
-        let (index, offset) = match hinted {
-            Some(found) => found,
-            None => {
-                let index = self.regions.partition_point(|region| region.start <= addr).checked_sub(1)?;
-                (index as u32, inside(&self.regions[index])?)
-            }
+        let place = |index: u32| {
+            let region = self.regions.get(index as usize)?;
+            let offset = addr.checked_sub(region.start).filter(|offset| *offset < region.len)?;
+            region.usable.then_some((Place { region: index, offset }, region.len - offset))
         };
-        let region = &self.regions[index as usize];
-        region.usable.then_some((Place { region: index, offset }, region.len - offset))
+        hint.and_then(place).or_else(|| {
+            let index = self.regions.partition_point(|region| region.start <= addr).checked_sub(1)?;
+            place(u32::try_from(index).ok()?)
+        })
     }
 
     /// `len` bytes at a place of this table; `None` past the region's end.

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use protocol::{Format, Rect, ReplyError, ResourceId};
+use protocol::{Format, MemEntry, Rect, ReplyError, ResourceId};
 
 use crate::backing::Pages;
 use crate::display::Pixels;
@@ -63,8 +63,8 @@ pub trait Renderer: Send {
     /// The resource is gone. Takes effect at once, whatever is still under way on it.
     fn destroy(&mut self, resource: ResourceId);
 
-    /// The guest gave the resource pages.
-    fn attach(&mut self, ticket: Ticket, resource: ResourceId, pages: &Pages<'_>) -> Progress;
+    /// The guest gave the resource pages, all of which are in its memory.
+    fn attach(&mut self, ticket: Ticket, resource: ResourceId, entries: &[MemEntry]) -> Progress;
 
     /// The guest took them back.
     fn detach(&mut self, ticket: Ticket, resource: ResourceId) -> Progress;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use device::{Pages, Pixels, Progress, Rendered, Renderer, ResourceDesc, Ticket, Transfer};
-use protocol::{ReplyError, ResourceId};
+use protocol::{MemEntry, ReplyError, ResourceId};
 use rustix::event::{EventfdFlags, eventfd};
 
 /// How often a [`Late`] does what: chances in 256 for each request.
@@ -114,8 +114,8 @@ impl<R: Renderer> Renderer for Late<R> {
         self.inner.destroy(resource);
     }
 
-    fn attach(&mut self, ticket: Ticket, resource: ResourceId, pages: &Pages<'_>) -> Progress {
-        self.answer(ticket, |inner| inner.attach(ticket, resource, pages))
+    fn attach(&mut self, ticket: Ticket, resource: ResourceId, entries: &[MemEntry]) -> Progress {
+        self.answer(ticket, |inner| inner.attach(ticket, resource, entries))
     }
 
     fn detach(&mut self, ticket: Ticket, resource: ResourceId) -> Progress {

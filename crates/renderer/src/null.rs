@@ -1,7 +1,7 @@
 //! A renderer without pixels.
 
 use device::{Pages, Pixels, Progress, Renderer, ResourceDesc, Ticket, Transfer};
-use protocol::{ReplyError, ResourceId};
+use protocol::{MemEntry, ReplyError, ResourceId};
 
 /// Says yes to everything and has no pixels.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,7 +14,7 @@ impl Renderer for Null {
 
     fn destroy(&mut self, _resource: ResourceId) {}
 
-    fn attach(&mut self, _ticket: Ticket, _resource: ResourceId, _pages: &Pages<'_>) -> Progress {
+    fn attach(&mut self, _ticket: Ticket, _resource: ResourceId, _entries: &[MemEntry]) -> Progress {
         Progress::Done(Ok(()))
     }
 

@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 
 use device::{Pages, Pixels, Progress, Renderer, ResourceDesc, Ticket, Transfer};
 use foldhash::{HashMap, HashMapExt};
-use protocol::{Format, ReplyError, ResourceId};
+use protocol::{Format, MemEntry, ReplyError, ResourceId};
 
 mod storage;
 #[cfg(test)]
@@ -78,7 +78,7 @@ impl Renderer for Soft {
         }
     }
 
-    fn attach(&mut self, _ticket: Ticket, _resource: ResourceId, _pages: &Pages<'_>) -> Progress {
+    fn attach(&mut self, _ticket: Ticket, _resource: ResourceId, _entries: &[MemEntry]) -> Progress {
         Progress::Done(Ok(()))
     }
 

@@ -70,7 +70,7 @@ pub struct Chain {
 }
 
 /// Bytes of a request that stay allocated for the next one.
-const KEPT_BYTES: usize = 1 << 16;
+const KEPT_BYTES: usize = 1 << 17;
 
 impl Chain {
     /// Reads the chain that starts at `head` of a ring's table of descriptors.

@@ -224,8 +224,8 @@ impl Gpu {
     /// A backing whose every entry lies in guest memory now.
     fn new_backing(&self, memory: &Memory, entries: Vec<MemEntry>) -> Result<Backing, ReplyError> {
         self.resources.check_entries(entries.len())?;
-        let mut backing = Backing::new(entries);
-        backing.pages(memory)?;
+        let backing = Backing::new(entries);
+        backing.check(memory)?;
         Ok(backing)
     }
 
@@ -236,13 +236,12 @@ impl Gpu {
         resource: ResourceId,
         entries: Vec<MemEntry>,
     ) -> Step {
-        match self.record_backing(memory, resource, entries) {
-            Ok(()) => {}
-            Err(error) => return Step::error(error),
+        if let Err(error) = self.record_backing(memory, resource, entries) {
+            return Step::error(error);
         }
-        let pages = self.resources.get(resource).ok().and_then(|found| found.backing.as_mut()?.pages(memory).ok());
-        let Some(pages) = pages else { return Step::error(ReplyError::Unspec) };
-        match self.renderer.attach(ticket, resource, &pages) {
+        let backing = self.resources.get(resource).ok().and_then(|found| found.backing.as_ref());
+        let entries = backing.map_or(&[][..], Backing::entries);
+        match self.renderer.attach(ticket, resource, entries) {
             Progress::Done(result) => Step::Reply(self.conclude(Undo::Attach(resource), result)),
             Progress::Later => Step::Later(Undo::Attach(resource), resource),
         }

@@ -3,7 +3,7 @@
 use device::{
     Answer, Pages, Pixels, Progress, Rendered, Renderer, ResourceDesc, Start, Ticket, Transfer, VirtioDevice,
 };
-use protocol::{ReplyError, ResourceId};
+use protocol::{MemEntry, ReplyError, ResourceId};
 use renderer::{Late, Mood, Soft};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -26,8 +26,8 @@ impl<R: Renderer> Renderer for Fragile<R> {
         self.0.destroy(resource);
     }
 
-    fn attach(&mut self, ticket: Ticket, resource: ResourceId, pages: &Pages<'_>) -> Progress {
-        self.0.attach(ticket, resource, pages)
+    fn attach(&mut self, ticket: Ticket, resource: ResourceId, entries: &[MemEntry]) -> Progress {
+        self.0.attach(ticket, resource, entries)
     }
 
     fn detach(&mut self, ticket: Ticket, resource: ResourceId) -> Progress {
@@ -244,8 +244,8 @@ impl<R: Renderer> Renderer for DestroyPanics<R> {
         panic!("Injected into a destroy");
     }
 
-    fn attach(&mut self, ticket: Ticket, resource: ResourceId, pages: &Pages<'_>) -> Progress {
-        self.0.attach(ticket, resource, pages)
+    fn attach(&mut self, ticket: Ticket, resource: ResourceId, entries: &[MemEntry]) -> Progress {
+        self.0.attach(ticket, resource, entries)
     }
 
     fn detach(&mut self, ticket: Ticket, resource: ResourceId) -> Progress {
