@@ -72,6 +72,10 @@ pub struct Gpu {
     /// Whether resources of an earlier driver are kept until the next one shows which it is.
     undecided: bool,
     panics: Vec<Instant>,
+    /// Replies of parked commands that the transport does not have yet.
+    replies: Vec<(Ticket, Header, Reply)>,
+    /// Whether the display was not told yet what the heads show: a state was restored.
+    unseen: bool,
     // Kept between polls so that an idle one allocates nothing.
     rendered: Vec<Rendered>,
     events: Vec<DisplayEvent>,
@@ -93,6 +97,8 @@ impl Gpu {
             order: Order::default(),
             undecided: false,
             panics: Vec::new(),
+            replies: Vec::new(),
+            unseen: false,
             rendered: Vec::new(),
             events: Vec::new(),
         }
@@ -214,34 +220,33 @@ impl Gpu {
 
     /// What the renderer finished takes effect, or is undone.
     fn conclude(&mut self, undo: Undo, result: Result<(), ReplyError>) -> Reply {
-        if result.is_err() {
-            match undo {
-                Undo::Nothing => {}
-                Undo::Create(resource) => self.resources.remove(resource),
-                Undo::Attach(resource) => self.resources.set_backing(resource, None),
-                Undo::Detach(resource, backing) => self.resources.set_backing(resource, Some(backing)),
-            }
+        match (undo, result) {
+            (Undo::Transfer(bytes), Ok(())) => self.stats.bytes_copied.add(bytes),
+            (_, Ok(())) | (Undo::Nothing | Undo::Transfer(_), Err(_)) => {}
+            (Undo::Create(resource), Err(_)) => self.resources.remove(resource),
+            (Undo::Attach(resource), Err(_)) => self.resources.set_backing(resource, None),
+            (Undo::Detach(resource, backing), Err(_)) => self.resources.set_backing(resource, Some(backing)),
         }
         result.into()
     }
 
-    /// The next parked command may be executable now.
-    fn run_waiting(&mut self, memory: &Memory, mut done: impl FnMut(Ticket, Header, Reply)) {
+    /// Parked commands may be executable now.
+    fn run_waiting(&mut self, memory: &Memory) {
         while let Some((ticket, header, command)) = self.order.next_runnable() {
             if let Execution::Done(reply) = self.run(memory, ticket, header, command) {
-                done(ticket, header, reply);
+                self.replies.push((ticket, header, reply));
             }
         }
     }
 
     /// The modes are known, or were waited for long enough.
-    fn run_waiting_for_modes(&mut self, mut done: impl FnMut(Ticket, Header, Reply)) {
+    fn run_waiting_for_modes(&mut self) {
         for (ticket, header, command) in self.order.take_waiting_for_modes() {
             let reply = match command {
                 Command::GetEdid { scanout } => self.get_edid(scanout),
                 _ => self.get_display_info(),
             };
-            done(ticket, header, reply);
+            self.replies.push((ticket, header, reply));
         }
     }
 }
@@ -249,7 +254,7 @@ impl Gpu {
 /// How far a command came.
 enum Step {
     Reply(Reply),
-    /// The renderer goes on with it; what to undo should it fail.
+    /// The renderer goes on with it.
     Later(Undo, ResourceId),
 }
 
@@ -265,9 +270,11 @@ impl From<Result<(), ReplyError>> for Step {
     }
 }
 
-/// What was recorded before the renderer was called.
+/// What was recorded before the renderer was called, to be undone should it fail.
 enum Undo {
     Nothing,
+    /// So many bytes are to be counted should it not fail.
+    Transfer(u64),
     Create(ResourceId),
     Attach(ResourceId),
     Detach(ResourceId, crate::backing::Backing),

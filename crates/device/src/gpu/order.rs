@@ -48,6 +48,10 @@ pub(super) struct Order {
     waiting: VecDeque<Parked>,
     for_modes: Vec<Parked>,
     pub modes_deadline: Option<Instant>,
+    /// The command out of `waiting` that is being executed.
+    running: Option<(Ticket, Header)>,
+    /// How many bytes the reply of each open ticket may have.
+    rooms: HashMap<Ticket, u64>,
 }
 
 impl Order {
@@ -99,15 +103,32 @@ impl Order {
         self.under_way.remove(&ticket)
     }
 
-    /// The first waiting command that nothing stands in the way of.
+    /// A reply that comes later has no more room than one that comes at once.
+    pub fn set_room(&mut self, ticket: Ticket, room: u64) {
+        self.rooms.insert(ticket, room);
+    }
+
+    pub fn take_room(&mut self, ticket: Ticket) -> u64 {
+        self.rooms.remove(&ticket).unwrap_or(u64::MAX)
+    }
+
+    /// Nobody waits for replies any more.
+    pub fn forget_rooms(&mut self) {
+        self.rooms.clear();
+    }
+
+    /// The first waiting command that nothing stands in the way of. It is open until the next one is asked for.
     pub fn next_runnable(&mut self) -> Option<Parked> {
+        self.running = None;
         let mut taken: HashSet<Key> = self.under_way.values().map(|other| Key::Resource(other.resource)).collect();
         let index = self.waiting.iter().position(|(_, _, command)| {
             let blocked = keys(command).any(|key| taken.contains(&key));
             taken.extend(keys(command));
             !blocked
         })?;
-        self.waiting.remove(index)
+        let next = self.waiting.remove(index);
+        self.running = next.as_ref().map(|(ticket, header, _)| (*ticket, *header));
+        next
     }
 
     pub fn take_waiting_for_modes(&mut self) -> Vec<Parked> {
@@ -119,10 +140,12 @@ impl Order {
     pub fn take_all(&mut self) -> Vec<(Ticket, Header, Undo)> {
         self.modes_deadline = None;
         let under_way = self.under_way.drain().map(|(ticket, other)| (ticket, other.header, other.undo));
-        let waiting = self.waiting.drain(..).chain(self.for_modes.drain(..));
-        let waiting = waiting.map(|(ticket, header, _)| (ticket, header, Undo::Nothing));
+        let waiting =
+            self.waiting.drain(..).chain(self.for_modes.drain(..)).map(|(ticket, header, _)| (ticket, header));
+        let waiting = waiting.chain(self.running.take()).map(|(ticket, header)| (ticket, header, Undo::Nothing));
         let mut all: Vec<_> = under_way.chain(waiting).collect();
         all.sort_by_key(|(ticket, ..)| *ticket);
+        all.dedup_by_key(|(ticket, ..)| *ticket);
         all
     }
 }

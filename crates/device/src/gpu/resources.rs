@@ -308,13 +308,8 @@ impl Gpu {
             Err(error) => return Step::error(error),
         };
         match self.renderer.transfer_to_host(ticket, resource, Transfer { rect, offset }, &pages) {
-            Progress::Done(result) => {
-                if result.is_ok() {
-                    self.stats.bytes_copied.add(bytes);
-                }
-                Step::Reply(self.conclude(Undo::Nothing, result))
-            }
-            Progress::Later => Step::Later(Undo::Nothing, resource),
+            Progress::Done(result) => Step::Reply(self.conclude(Undo::Transfer(bytes), result)),
+            Progress::Later => Step::Later(Undo::Transfer(bytes), resource),
         }
     }
 

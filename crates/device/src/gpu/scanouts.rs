@@ -1,6 +1,6 @@
 //! Heads that show resources, and the pointer (virtio 1.3, sections 5.7.6.8 and 5.7.6.10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::command::{CursorPosition, ScanoutBlob};
 use protocol::{Format, Rect, ReplyError, ResourceId, ScanoutId};
@@ -71,16 +71,21 @@ pub(super) struct PointerImage {
 pub(super) struct Scanouts {
     pub shown: BTreeMap<ScanoutId, Scanout>,
     pub pointer: Option<Pointer>,
+    /// The heads that the display knows to be on: pixels may come later than the command.
+    lit: BTreeSet<ScanoutId>,
 }
 
 impl Scanouts {
     /// Switches the heads off that show a resource, and names them.
     pub fn remove(&mut self, resource: ResourceId) -> Vec<ScanoutId> {
         let gone = self.shown.extract_if(.., |_, scanout| scanout.resource == resource);
-        gone.map(|(id, _)| id).collect()
+        let gone: Vec<ScanoutId> = gone.map(|(id, _)| id).collect();
+        self.lit.retain(|id| !gone.contains(id));
+        gone
     }
 
     pub fn clear(&mut self) -> BTreeMap<ScanoutId, Scanout> {
+        self.lit.clear();
         std::mem::take(&mut self.shown)
     }
 }
@@ -181,6 +186,7 @@ impl Gpu {
 
     fn switch_off(&mut self, id: ScanoutId) {
         if self.scanouts.shown.remove(&id).is_some() {
+            self.scanouts.lit.remove(&id);
             self.display.set_scanout(id, None);
         }
     }
@@ -188,6 +194,10 @@ impl Gpu {
     fn show(&mut self, memory: &Memory, id: ScanoutId, scanout: Scanout) -> Result<(), ReplyError> {
         let shared = self.display.wants_shared();
         let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, &scanout, shared)?;
+        match &frame {
+            Some(_) => self.scanouts.lit.insert(id),
+            None => self.scanouts.lit.remove(&id),
+        };
         self.display.set_scanout(id, frame.as_ref());
         self.scanouts.shown.insert(id, scanout);
         Ok(())
@@ -203,10 +213,14 @@ impl Gpu {
         for (id, scanout) in self.scanouts.shown.iter().filter(|(_, scanout)| scanout.resource == resource) {
             let Some(damage) = scanout.shown(&rect) else { continue };
             let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared)?;
-            if let Some(frame) = frame {
+            let Some(frame) = frame else { continue };
+            if self.scanouts.lit.insert(*id) {
+                self.display.set_scanout(*id, Some(&frame));
+                self.display.flush(*id, &frame, frame.rect());
+            } else {
                 self.display.flush(*id, &frame, damage);
-                self.stats.frames.add(1);
             }
+            self.stats.frames.add(1);
         }
         Ok(())
     }
@@ -214,7 +228,8 @@ impl Gpu {
     /// A display is ready for what it has not seen of a head. A frame that is not there is not shown.
     pub(super) fn supply(&mut self, memory: &Memory, id: ScanoutId, damage: Rect) {
         let shared = self.display.wants_shared();
-        let frame = self.scanouts.shown.get(&id).and_then(|scanout| {
+        let lit = self.scanouts.shown.get(&id).filter(|_| self.scanouts.lit.contains(&id));
+        let frame = lit.and_then(|scanout| {
             frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared).ok().flatten()
         });
         let inside = frame.as_ref().map_or(damage, |frame| frame.rect().intersection(&damage).unwrap_or_default());
@@ -227,6 +242,7 @@ impl Gpu {
         for (id, scanout) in &self.scanouts.shown {
             let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared);
             if let Ok(Some(frame)) = frame {
+                self.scanouts.lit.insert(*id);
                 self.display.set_scanout(*id, Some(&frame));
                 self.display.flush(*id, &frame, frame.rect());
             }

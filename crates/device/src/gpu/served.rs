@@ -13,7 +13,7 @@ use crate::display::{DisplayEvent, Modes};
 use crate::guest_log;
 use crate::memory::Memory;
 use crate::render::Rendered;
-use crate::virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};
+use crate::virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, VirtioDevice};
 
 /// The queue of all commands but the pointer's (virtio 1.3, section 5.7.2).
 pub const CONTROL_QUEUE: u16 = 0;
@@ -57,6 +57,8 @@ impl VirtioDevice for Gpu {
 
     fn reset(&mut self) {
         self.order.take_all();
+        self.order.forget_rooms();
+        self.replies.clear();
         self.undecided = false;
         self.features = 0;
         self.config.clear_events();
@@ -87,16 +89,23 @@ impl VirtioDevice for Gpu {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.advance(memory, now, out))) {
             out.broken |= self.recover(panic.as_ref(), now);
         }
+        self.give_replies(out);
     }
 
     fn abandon(&mut self, out: &mut Outbox) {
         for (ticket, header, undo) in self.order.take_all() {
-            if let Undo::Create(resource) = undo {
-                self.renderer.destroy(resource);
+            let undone = catch_unwind(AssertUnwindSafe(|| {
+                if let Undo::Create(resource) = undo {
+                    self.renderer.destroy(resource);
+                }
+                self.conclude(undo, Err(ReplyError::Unspec));
+            }));
+            if let Err(panic) = undone {
+                out.broken |= self.recover(panic.as_ref(), Instant::now());
             }
-            let reply = self.conclude(undo, Err(ReplyError::Unspec));
-            complete(out, ticket, &header, &reply);
+            self.replies.push((ticket, header, Reply::Error(ReplyError::Unspec)));
         }
+        self.give_replies(out);
     }
 
     fn config_accessed(&mut self) {
@@ -137,6 +146,7 @@ impl Gpu {
                 Answer::Done
             }
             Execution::Later(ticket) => {
+                self.order.set_room(ticket, request.writable);
                 self.stats.parked.add(1);
                 Answer::Later(ticket)
             }
@@ -151,11 +161,13 @@ impl Gpu {
             // An answer that nobody waits for: a second one, or one to a request that was abandoned.
             let Some(done) = self.order.finish(ticket) else { continue };
             let reply = self.conclude(done.undo, result);
-            self.stats.errors.add(u64::from(reply.is_error()));
-            complete(out, ticket, &done.header, &reply);
+            self.replies.push((ticket, done.header, reply));
         }
         self.rendered = rendered;
 
+        if std::mem::take(&mut self.unseen) {
+            self.show_all(memory);
+        }
         let mut events = std::mem::take(&mut self.events);
         self.display.poll(now, &mut events);
         for event in events.drain(..) {
@@ -169,10 +181,20 @@ impl Gpu {
         if self.order.is_waiting_for_modes() {
             let deadline = *self.order.modes_deadline.get_or_insert(now + MODES_WAIT);
             if self.display.modes() != Modes::Pending || now >= deadline {
-                self.run_waiting_for_modes(|ticket, header, reply| complete(out, ticket, &header, &reply));
+                self.run_waiting_for_modes();
             }
         }
-        self.run_waiting(memory, |ticket, header, reply| complete(out, ticket, &header, &reply));
+        self.run_waiting(memory);
+    }
+
+    /// Hands out what became of parked commands.
+    fn give_replies(&mut self, out: &mut Outbox) {
+        for (ticket, header, reply) in self.replies.drain(..) {
+            self.stats.errors.add(u64::from(reply.is_error()));
+            let mut bytes = Vec::new();
+            encode(&reply, &header, self.order.take_room(ticket), &mut bytes);
+            out.completions.push(Completion { ticket, reply: bytes });
+        }
     }
 
     fn take_in(&mut self, memory: &Memory, event: DisplayEvent, out: &mut Outbox) {
@@ -206,8 +228,8 @@ impl Gpu {
         self.heads.modes().collect()
     }
 
-    /// After a panic nothing that the guest made can be trusted: it is dropped, as by a reset. Returns whether there
-    /// were too many.
+    /// After a panic nothing that the guest made can be trusted: it is dropped, as by a reset, and what was parked is
+    /// answered with an error. Returns whether there were too many.
     fn recover(&mut self, panic: &(dyn Any + Send), now: Instant) -> bool {
         self.stats.panics.add(1);
         let message = panic.downcast_ref::<&str>().copied();
@@ -215,6 +237,9 @@ impl Gpu {
         guest_log!(error, "Caught a panic, dropping the guest's resources: {message}");
         self.panics.retain(|panic| now.saturating_duration_since(*panic) < PANIC_WINDOW);
         self.panics.push(now);
+        for (ticket, header, _) in self.order.take_all() {
+            self.replies.push((ticket, header, Reply::Error(ReplyError::Unspec)));
+        }
         let dropped = catch_unwind(AssertUnwindSafe(|| self.forget_guest()));
         dropped.is_err() || self.panics.len() >= PANICS
     }
@@ -230,10 +255,4 @@ fn encode(reply: &Reply, header: &Header, room: u64, out: &mut Vec<u8>) {
     if out.len() as u64 > room {
         out.clear();
     }
-}
-
-fn complete(out: &mut Outbox, ticket: Ticket, header: &Header, reply: &Reply) {
-    let mut bytes = Vec::new();
-    reply.encode(header, &mut bytes);
-    out.completions.push(Completion { ticket, reply: bytes });
 }

@@ -95,8 +95,9 @@ impl Gpu {
     pub fn restore(&mut self, state: State) -> Result<(), RestoreError> {
         self.forget_guest();
         let restored = self.try_restore(state);
-        if restored.is_err() {
-            self.forget_guest();
+        match restored {
+            Ok(()) => self.unseen = true,
+            Err(_) => self.forget_guest(),
         }
         restored
     }

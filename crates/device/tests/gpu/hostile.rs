@@ -184,7 +184,6 @@ conversations! {
         edid 0 room=1056 -> edid 128
     ";
 
-    #[ignore = "the device forgets the room of a request that it parks"]
     cve_2016_10028_no_room_for_a_header: "
         create_2d 1 bgrx 8x8 room=0 -> nothing
         # It was carried out all the same.

@@ -165,7 +165,6 @@ fn panics_close_together_stop_the_queues_outside_of_requests_too() {
 
 /// The command that panics was parked before, and others with it: every one of them gets its reply.
 #[test]
-#[ignore = "the device loses the ticket of a parked command that panics"]
 fn a_panic_in_a_parked_command_leaves_no_ticket_open() {
     for seed in 0..64 {
         let late = Late::new(Soft::new(), Mood::honest(seed)).unwrap();
@@ -197,7 +196,6 @@ fn a_panic_in_a_parked_command_leaves_no_ticket_open() {
 
 /// Several answers come at once, and the display panics over what the first of them set free.
 #[test]
-#[ignore = "the device loses the ticket of a parked command that panics"]
 fn a_panic_in_a_parked_flush_leaves_no_ticket_open() {
     for seed in 0..64 {
         let mut machine = Machine::late(Mood::honest(seed), false);
@@ -219,7 +217,6 @@ fn a_panic_in_a_parked_flush_leaves_no_ticket_open() {
 }
 
 #[test]
-#[ignore = "the device does not catch it"]
 fn a_panic_while_all_is_given_up_ends_nothing() {
     let late = Late::new(Soft::new(), Mood { never: 255, ..Mood::honest(1) }).unwrap();
     let mut machine = Machine::with(Box::new(DestroyPanics(late)), false);

@@ -291,7 +291,6 @@ fn a_pause_while_modes_are_waited_for_completes_the_question() {
 
 /// CVE-2016-10028 once more: a reply that comes later has no more room than one that comes at once.
 #[test]
-#[ignore = "the device forgets the room of a request that it parks"]
 fn cve_2016_10028_a_late_reply_larger_than_its_room() {
     let mut machine = Machine::soft();
     machine.screen.seen().modes = Some(Modes::Pending);
@@ -401,7 +400,6 @@ fn an_idle_device_has_nothing_to_tell() {
 
 /// Counters do not depend on when a renderer answers.
 #[test]
-#[ignore = "the device does not count the errors of requests that it parked"]
 fn errors_and_copies_are_counted_whenever_they_happen() {
     let mut prompt = Machine::soft();
     for seed in 0..16 {
@@ -426,7 +424,6 @@ fn errors_and_copies_are_counted_whenever_they_happen() {
 
 /// A renderer may have no memory for an image when a head is set, and have it when the head is flushed.
 #[test]
-#[ignore = "the device flushes a head that its display believes to be off"]
 fn pixels_that_were_not_there_at_first_are_shown_when_they_are() {
     for seed in 0..64 {
         let mut machine = Machine::late(Mood { blind: 128, delay: 0, ..Mood::honest(seed) }, false);

@@ -170,7 +170,6 @@ fn a_state_of_another_version_is_refused() {
 }
 
 #[test]
-#[ignore = "the device does not tell its display what was restored"]
 fn a_paused_machine_goes_on_in_another_process() {
     let mut old = busy();
     old.stop();
