@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, value_name = "SINK")]
     pub display: Vec<Sink>,
 
-    /// The monitors the guest sees, as WIDTHxHEIGHT[@REFRESH], separated by commas.
+    /// The monitors the guest sees, as `WIDTHxHEIGHT[@REFRESH]`, separated by commas.
     #[arg(long, value_name = "HEADS")]
     pub heads: Option<Heads>,
 
