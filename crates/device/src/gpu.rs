@@ -37,7 +37,7 @@ const MODES_WAIT: Duration = Duration::from_secs(1);
 pub struct GpuOptions {
     /// The heads, at most sixteen, as they are until a display resizes them.
     pub heads: Vec<Mode>,
-    /// The EDID of every head instead of one of our own.
+    /// The EDID of the first head instead of one of our own.
     pub edid: Option<protocol::edid::Edid>,
     /// Bytes that images and cursors may take together.
     pub memory: u64,

@@ -45,14 +45,20 @@ impl Soft {
         // A blob of the guest's pages has no pixels but those: there is nothing to copy.
         let Some(image) = self.images.get_mut(&resource) else { return Ok(()) };
         let rows = Rows::of(image, &transfer).ok_or(ReplyError::InvalidParameter)?;
-        if rows.source_end > pages.len() {
-            return Err(ReplyError::InvalidParameter);
-        }
+        // No byte is copied unless all of them are there.
+        let runs = pages.runs(transfer.offset, rows.whole).ok_or(ReplyError::InvalidParameter)?;
         image.storage.make(image.len)?;
-        for (source, target, len) in rows {
-            image.storage.fill(target, len, pages, source).ok_or(ReplyError::Unspec)?;
+        let mut target = image.storage.target(rows.target, rows.whole).ok_or(ReplyError::Unspec)?;
+        let mut done = 0;
+        for run in runs {
+            let end = done + run.len();
+            for (from, to) in rows.within(done, end) {
+                let bytes = run.subslice(from - done, to - from).map_err(|_| ReplyError::Unspec)?;
+                target.write(from, bytes).ok_or(ReplyError::Unspec)?;
+            }
+            done = end;
         }
-        Ok(())
+        if done as u64 == rows.whole { Ok(()) } else { Err(ReplyError::Unspec) }
     }
 }
 
@@ -122,23 +128,23 @@ impl Renderer for Soft {
     }
 }
 
-/// The copies of a transfer: where from, where to and how many bytes.
+/// The rows of a transfer. Image and backing have the same distance from row to row, so one position tells a byte's
+/// place in both: counted from the rectangle's first pixel.
 #[derive(Clone, Copy, Debug)]
 struct Rows {
-    source: u64,
+    /// Where in the image the first pixel is.
     target: u64,
-    /// Bytes of each copy.
-    len: u64,
-    /// Bytes from one copy to the next, the same in the backing and in the image.
-    stride: u64,
-    count: u32,
-    /// Position in the backing after the last byte of all.
-    source_end: u64,
+    /// Bytes of one row.
+    len: usize,
+    /// Bytes from one row to the next.
+    stride: usize,
+    /// Bytes from the first pixel to the last, gaps included.
+    whole: u64,
 }
 
 impl Rows {
-    /// `None` when the rectangle does not lie inside the image, or no backing could be as long as it would have to be.
-    fn of(image: &Image, Transfer { rect, offset }: &Transfer) -> Option<Self> {
+    /// `None` when the rectangle does not lie inside the image.
+    fn of(image: &Image, Transfer { rect, .. }: &Transfer) -> Option<Self> {
         let stride = image.stride;
         let left = u64::from(rect.x) * u64::from(Format::BYTES_PER_PIXEL);
         let row = u64::from(rect.width) * u64::from(Format::BYTES_PER_PIXEL);
@@ -146,25 +152,16 @@ impl Rows {
             return None;
         }
         let whole = if rect.is_empty() { 0 } else { u64::from(rect.height - 1) * stride + row };
-        let (len, count) = match whole {
-            0 => (0, 0),
-            _ if row == stride => (whole, 1), // No gap between the rows: one copy.
-            _ => (row, rect.height),
-        };
-        let target = u64::from(rect.y) * stride + left;
-        Some(Self { source: *offset, target, len, stride, count, source_end: offset.checked_add(whole)? })
+        // Rows without a gap between them are one long row.
+        let (len, stride) = if row == stride { (whole, whole) } else { (row, stride) };
+        let target = u64::from(rect.y) * image.stride + left;
+        Some(Self { target, len: usize::try_from(len).ok()?, stride: usize::try_from(stride).ok()?, whole })
     }
-}
 
-impl Iterator for Rows {
-    type Item = (u64, u64, u64);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.count = self.count.checked_sub(1)?;
-        let row = (self.source, self.target, self.len);
-        // Past the last row these may lie outside; nobody asks for them then.
-        self.source = self.source.wrapping_add(self.stride);
-        self.target = self.target.wrapping_add(self.stride);
-        Some(row)
+    /// The parts of the rows that lie between two positions.
+    fn within(self, start: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
+        let first = start.checked_div(self.stride).unwrap_or(0) * self.stride;
+        let rows = (first..end).step_by(self.stride.max(1));
+        rows.map(move |row| (row.max(start), (row + self.len).min(end))).filter(|(from, to)| from < to)
     }
 }

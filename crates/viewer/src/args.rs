@@ -16,11 +16,11 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub fd: RawFd,
 
-    /// Listen for VNC clients: [HOST:]PORT[,head=N]
+    /// Listen for VNC clients: `[HOST:]PORT[,head=N]`
     #[arg(long, value_name = "ADDR")]
     pub vnc: Vec<ListenAddress>,
 
-    /// Serve the web page: [HOST:]PORT[,head=N]
+    /// Serve the web page: `[HOST:]PORT[,head=N]`
     #[arg(long, value_name = "ADDR")]
     pub web: Vec<ListenAddress>,
 

@@ -73,7 +73,9 @@ impl Heads {
             return Some(edid);
         }
         let own = self.own.get(scanout.0 as usize)?;
-        Some(self.given_edid.as_ref().unwrap_or(&own.edid).as_bytes())
+        // Two monitors with one serial would be one to the guest.
+        let given = self.given_edid.as_ref().filter(|_| scanout.0 == 0);
+        Some(given.unwrap_or(&own.edid).as_bytes())
     }
 
     /// Somebody wants a head of another size. `false`: it has that size, or cannot have it.
@@ -91,5 +93,34 @@ impl Heads {
     /// The modes of our own heads.
     pub fn modes(&self) -> impl Iterator<Item = Mode> + '_ {
         self.own.iter().map(|own| own.mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::display::{Cursor, Frame};
+
+    struct Dark;
+
+    impl Display for Dark {
+        fn set_scanout(&mut self, _: ScanoutId, _: Option<&Frame<'_>>) {}
+        fn flush(&mut self, _: ScanoutId, _: &Frame<'_>, _: Rect) {}
+        fn cursor(&mut self, _: &Cursor<'_>) {}
+        fn move_cursor(&mut self, _: ScanoutId, _: u32, _: u32) {}
+    }
+
+    #[test]
+    fn a_given_edid_is_the_first_heads_and_serials_stay_over_a_resize() {
+        let mode = Mode { width: 640, height: 480, refresh: 60 };
+        let given = Monitor::head(7, mode).edid();
+        let mut heads = Heads::new(vec![mode; 3], Some(given.clone()));
+        let serial = |edid: &[u8]| edid[12..16].to_vec();
+        assert_eq!(heads.edid(&Dark, ScanoutId(0)), Some(given.as_bytes()));
+        let before = [1, 2].map(|id| serial(heads.edid(&Dark, ScanoutId(id)).unwrap()));
+        assert_ne!(before[0], before[1]);
+        assert!(heads.resize(ScanoutId(1), 800, 600));
+        assert_eq!([1, 2].map(|id| serial(heads.edid(&Dark, ScanoutId(id)).unwrap())), before);
+        assert_eq!(heads.edid(&Dark, ScanoutId(3)), None);
     }
 }

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use device::{Pages, Pixels, Shared};
+use device::{Pixels, Shared};
 use memmap2::MmapMut;
 use protocol::ReplyError;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 /// From this size on an image is mapped on its own: zeroed by the kernel page by page when first touched, and given
 /// back to the kernel when it goes.
@@ -78,16 +78,15 @@ impl Storage {
         }
     }
 
-    /// Copies `len` bytes at `source` of `pages` to `target`. `None`, and nothing done, when either range is not
-    /// there.
-    pub fn fill(&mut self, target: u64, len: u64, pages: &Pages<'_>, source: u64) -> Option<()> {
-        let (target, len) = (usize::try_from(target).ok()?, usize::try_from(len).ok()?);
-        let range = target..target.checked_add(len)?;
+    /// The `len` bytes at `start`, to be written; `None` when they are not there.
+    pub fn target(&mut self, start: u64, len: u64) -> Option<Target<'_>> {
+        let (start, len) = (usize::try_from(start).ok()?, usize::try_from(len).ok()?);
+        let range = start..start.checked_add(len)?;
         match self {
             Storage::Unmade => None,
-            Storage::Heap(bytes) => pages.read(source, bytes.get_mut(range)?),
-            Storage::Mapped(bytes) => pages.read(source, bytes.get_mut(range)?),
-            Storage::Shared(shared) => pages.read_volatile(source, shared.region.get_slice(target, len).ok()?),
+            Storage::Heap(bytes) => Some(Target::Private(bytes.get_mut(range)?)),
+            Storage::Mapped(bytes) => Some(Target::Private(bytes.get_mut(range)?)),
+            Storage::Shared(shared) => Some(Target::Shared(shared.region.get_slice(start, len).ok()?)),
         }
     }
 
@@ -99,6 +98,28 @@ impl Storage {
             Storage::Mapped(bytes) => bytes.copy_from_slice(pixels),
             Storage::Shared(shared) => shared.region.as_volatile_slice().copy_from(pixels),
         }
+    }
+}
+
+/// Bytes of an image that are written.
+pub enum Target<'a> {
+    /// Nobody else sees them.
+    Private(&'a mut [u8]),
+    /// Others may read them at the same time.
+    Shared(VolatileSlice<'a>),
+}
+
+impl Target<'_> {
+    /// Copies guest memory to position `at`, each byte read once. `None`, and nothing done, past the end.
+    #[inline]
+    pub fn write(&mut self, at: usize, bytes: VolatileSlice<'_>) -> Option<()> {
+        match self {
+            Target::Private(target) => {
+                bytes.copy_to(target.get_mut(at..at.checked_add(bytes.len())?)?);
+            }
+            Target::Shared(target) => bytes.copy_to_volatile_slice(target.subslice(at, bytes.len()).ok()?),
+        }
+        Some(())
     }
 }
 
