@@ -26,7 +26,7 @@ pub fn test() -> Result<()> {
     cargo(&["test", "--workspace", "--exclude", "beamsplit-tests", "--exclude", "xtask", "--no-fail-fast"])?;
     guest::make_bed()?;
     cargo(&["test", "-p", "beamsplit-tests", "--no-fail-fast"])?;
-    fuzz::run(&fuzz::Options { seconds: 5, target: None })?;
+    fuzz::run(&fuzz::Options::smoke())?;
     say("all passed");
     Ok(())
 }

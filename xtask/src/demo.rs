@@ -16,6 +16,9 @@ use crate::step::cargo;
 /// How long a guest may stay silent under KVM before TCG is tried.
 const SILENCE: u64 = 15;
 
+/// How many times the picture has to move before a demo that runs once ends.
+const MOVES: usize = 15;
+
 /// How to run the demo.
 #[derive(Args)]
 pub struct Options {
@@ -141,18 +144,22 @@ fn boot_with_kvm(config: Config) -> Result<Guest> {
     Ok(guest)
 }
 
-/// Takes two pictures from the device itself and says what is on them.
+/// Takes pictures from the device itself and says what is on them.
 fn look(device: &Device) -> Result<()> {
     let first = wait_until(30, "something on the screen", || {
         let picture = device.screen()?;
         Ok((picture.colours() > 1).then_some(picture))
     });
     let first = first.context("The screen is blank")?;
-    let moved = wait_until(30, "the picture to move", || {
-        let picture = device.screen()?;
-        Ok(first.difference(&picture).map(|difference| (picture, difference)))
-    });
-    let (second, difference) = moved.context("The picture does not move")?;
+    let mut second = first.clone();
+    for _ in 0..MOVES {
+        second = wait_until(30, "the picture to move", || {
+            let picture = device.screen()?;
+            Ok((picture != second).then_some(picture))
+        })
+        .context("The picture does not move")?;
+    }
+    let difference = first.difference(&second).context("The picture does not move")?;
     let path = workspace::target().join("demo/screen.png");
     fs::create_dir_all(workspace::target().join("demo"))?;
     second.save(&path)?;

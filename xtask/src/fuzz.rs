@@ -25,9 +25,19 @@ const TRIPLE: &str =
 pub struct Options {
     /// How long each target runs.
     #[arg(long, default_value_t = 60)]
-    pub seconds: u32,
+    seconds: u32,
+    /// Run each target so many times instead, always on the same inputs.
+    #[arg(long, conflicts_with = "seconds")]
+    runs: Option<u32>,
     /// One target; all of them without a name.
-    pub target: Option<String>,
+    target: Option<String>,
+}
+
+impl Options {
+    /// A fuzzing that is short and the same each time.
+    pub fn smoke() -> Self {
+        Options { seconds: 0, runs: Some(5000), target: None }
+    }
 }
 
 /// Builds the targets and runs each for a while. An input that fails is kept under fuzz/artifacts.
@@ -47,7 +57,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut failed = Vec::new();
     for target in targets {
         let program = folder.join(TRIPLE).join("release").join(&target);
-        if let Err(error) = fuzz(&root, &program, &target, options.seconds) {
+        if let Err(error) = fuzz(&root, &program, &target, options) {
             say(format_args!("fuzz: {error:#}"));
             failed.push(target);
         }
@@ -72,19 +82,33 @@ fn targets(root: &Path, wanted: Option<&str>) -> Result<Vec<String>> {
     }
 }
 
-fn fuzz(root: &Path, program: &Path, target: &str, seconds: u32) -> Result<()> {
-    let corpus = workspace::target().join("corpus").join(target);
+fn fuzz(root: &Path, program: &Path, target: &str, options: &Options) -> Result<()> {
+    let mut command = Command::new(program);
+    // What was found on the way is kept for the next time, unless that is to be the same as this time.
+    let fresh = workspace::scratch("corpus-")?;
+    let corpus = match options.runs {
+        Some(_) => fresh.path().to_owned(),
+        None => workspace::target().join("corpus").join(target),
+    };
     let artifacts = root.join("artifacts").join(target);
     for folder in [&corpus, &artifacts] {
         fs::create_dir_all(folder).with_context(|| format!("Cannot make {}", folder.display()))?;
     }
-    let mut command = Command::new(program);
     command.arg(&corpus);
-    let seeds = root.join("seeds").join(target);
-    if seeds.exists() {
-        command.arg(seeds);
+    match options.runs {
+        Some(runs) => command.args([format!("-runs={runs}"), "-seed=1".to_owned()]),
+        None => command.arg(format!("-max_total_time={}", options.seconds)),
+    };
+    command.args(["-rss_limit_mb=2048", "-timeout=10", "-print_final_stats=1", "-verbosity=0"]);
+    command.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    say(format_args!("fuzz: {target}"));
+    let output = command.output().with_context(|| format!("Cannot run {}", program.display()))?;
+    // libFuzzer prints much that nobody reads; on success one figure is enough.
+    let words = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("{target} failed: {}\n{words}", output.status);
     }
-    command.args([format!("-max_total_time={seconds}"), "-rss_limit_mb=2048".into(), "-timeout=10".into()]);
-    command.args(["-print_final_stats=1", "-verbosity=0"]).arg(format!("-artifact_prefix={}/", artifacts.display()));
-    step::run(command, &format!("fuzz {target} for {seconds} s"))
+    let runs = words.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:")).unwrap_or(" no");
+    say(format_args!("fuzz: {target}:{runs} runs, nothing found"));
+    Ok(())
 }

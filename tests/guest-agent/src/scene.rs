@@ -73,8 +73,15 @@ impl Scene {
     pub fn step(&mut self) -> Vec<Patch> {
         self.frame += 1;
         let now = self.moving();
-        let mut areas: Vec<Area> = self.last.clone();
-        areas.extend(now.iter().map(|(area, _)| *area));
+        let mut areas = Vec::new();
+        for (index, (area, _)) in now.iter().enumerate() {
+            // A thing's old and new place in one patch: nobody sees half of it moved.
+            match self.last.get(index) {
+                Some(last) if last.meets(*area) => areas.push(last.and(*area)),
+                Some(last) => areas.extend([*last, *area]),
+                None => areas.push(*area),
+            }
+        }
         let patches = areas
             .iter()
             .filter_map(|area| Some(((area.x, area.y), (area.width, area.height), self.patch(*area, &now)?)));
@@ -171,7 +178,7 @@ impl Scene {
             size(30.0),
             [168, 178, 209],
         );
-        self.text.draw(&mut pixels, true, "GPU", at(GPU.0 - 44.0, GPU.1 + 15.0), size(42.0), [255, 255, 255]);
+        self.text.draw(&mut pixels, true, "GPU", at(GPU.0 - 49.0, GPU.1 + 15.0), size(42.0), [255, 255, 255]);
         let machine = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let line = format!("drawn by a guest: Linux {}, {width}x{height}, virtio-gpu", machine.trim());
         self.text.draw(&mut pixels, false, &line, at(90.0, 781.0), size(18.0), [120, 130, 165]);
@@ -220,6 +227,14 @@ impl Moving {
 }
 
 impl Area {
+    /// The smallest area around two.
+    fn and(&self, other: Area) -> Area {
+        let (x, y) = (self.x.min(other.x), self.y.min(other.y));
+        let right = (self.x + self.width).max(other.x + other.width);
+        let bottom = (self.y + self.height).max(other.y + other.height);
+        Area { x, y, width: right - x, height: bottom - y }
+    }
+
     fn meets(&self, other: Area) -> bool {
         self.x < other.x + other.width
             && other.x < self.x + self.width
