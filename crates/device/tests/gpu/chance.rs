@@ -36,7 +36,7 @@ fn any_request() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_late_renderer_changes_no_reply_and_no_picture(
@@ -50,6 +50,10 @@ proptest! {
         let mut sent = Vec::new();
         for (at, line) in lines.iter().enumerate() {
             let expected = prompt.ask(line);
+            // Whether a flush of one resource fails may depend on which head shows another one: a guest that cares waits.
+            if line.starts_with("scanout") {
+                late.wait();
+            }
             sent.push((line, expected, late.send(&Request::parse(line))));
             if seed.wrapping_add(at as u64).is_multiple_of(3) {
                 late.poll();
