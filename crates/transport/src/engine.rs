@@ -223,7 +223,7 @@ impl<I: Interrupt> Engine<I> {
 
     /// One batch of a ring, and one word to the driver.
     fn serve(&mut self, queue: u16, now: Instant) {
-        let Self { device, memory, slots, parked, scratch, attention, tick, .. } = self;
+        let Self { device, memory, slots, parked, scratch, attention, tick, interrupt, .. } = self;
         let slot = &mut slots[usize::from(queue)];
         let Some(ring) = &mut slot.ring else { return };
         let mut ring = match ring.open(memory) {
@@ -232,8 +232,9 @@ impl<I: Interrupt> Engine<I> {
         };
         let incarnation = slot.incarnation;
         let (device, tick) = (&mut **device, *tick);
+        let signal = &mut || interrupt.queue(queue);
         let mut batcher =
-            Batcher { device, memory, queue, incarnation, parked, scratch, attention, tick, newly_parked: 0 };
+            Batcher { device, memory, queue, incarnation, parked, scratch, attention, tick, signal, newly_parked: 0 };
         let batch = batcher.run(&mut ring);
         slot.parked += batcher.newly_parked;
         let wanted = ring.wants_interrupt();

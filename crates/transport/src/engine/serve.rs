@@ -43,6 +43,8 @@ pub(super) struct Batcher<'a> {
     pub scratch: &'a mut Scratch,
     pub attention: &'a AtomicBool,
     pub tick: fn() -> i64,
+    /// Tells the driver that chains were given back.
+    pub signal: &'a mut dyn FnMut(),
     /// Chains of this ring that were parked.
     pub newly_parked: usize,
 }
@@ -55,6 +57,10 @@ impl Batcher<'_> {
         let mut since = None;
         for served in 0..=ring.size() {
             if pending == 0 {
+                // A driver on the same core runs inside this and has its next chain ready when we look again: no kick.
+                if ring.wants_interrupt()? {
+                    (self.signal)();
+                }
                 pending = ring.listen()?;
                 if pending == 0 {
                     return Ok(Batch::Drained);
