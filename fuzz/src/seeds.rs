@@ -133,6 +133,17 @@ pub fn state() -> Vec<(String, Vec<u8>)> {
     serde_json::to_vec(&machine.gpu.state()).map(|bytes| ("busy".to_owned(), bytes)).into_iter().collect()
 }
 
+/// Whether a front-end asks for a ring so long that serving it, full of nonsense, takes the fuzzer seconds. A device in
+/// earnest looks at the clock between chains; time stands still here.
+pub fn has_long_ring(messages: &[u8]) -> bool {
+    const SET_VRING_NUM: u32 = 8;
+    messages.windows(20).any(|message| {
+        let word = |at: usize| u32::from_ne_bytes(message.as_chunks().0[at]);
+        // Number, flags, length of the payload, queue, size.
+        word(0) == SET_VRING_NUM && word(2) == 8 && (1025..=32768).contains(&word(4))
+    })
+}
+
 /// For `vhost_user`: a front-end that means well, one that pauses, and some that do not.
 pub fn vhost_user() -> Vec<(String, Vec<u8>)> {
     let message = |request: u32, fds: u8, payload: &[u8]| {
