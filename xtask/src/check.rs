@@ -5,7 +5,7 @@ use tests::progress::say;
 use tests::{bed, workspace};
 
 use crate::step::{self, cargo};
-use crate::{fuzz, guest};
+use crate::guest;
 
 /// What needs no guest.
 pub fn check() -> Result<()> {
@@ -26,7 +26,6 @@ pub fn test() -> Result<()> {
     cargo(&["test", "--workspace", "--exclude", "beamsplit-tests", "--exclude", "xtask", "--no-fail-fast"])?;
     guest::make_bed()?;
     cargo(&["test", "-p", "beamsplit-tests", "--no-fail-fast"])?;
-    fuzz::run(&fuzz::Options::smoke())?;
     say("all passed");
     Ok(())
 }

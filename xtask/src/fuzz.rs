@@ -33,13 +33,6 @@ pub struct Options {
     target: Option<String>,
 }
 
-impl Options {
-    /// A fuzzing that is short and the same each time.
-    pub fn smoke() -> Self {
-        Options { seconds: 0, runs: Some(5000), target: None }
-    }
-}
-
 /// Builds the targets and runs each for a while. An input that fails is kept under fuzz/artifacts.
 pub fn run(options: &Options) -> Result<()> {
     let root = workspace::root().join("fuzz");

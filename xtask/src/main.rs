@@ -14,7 +14,7 @@ use clap::Parser;
 enum Task {
     /// Boot a guest and show its screen on a web page and by VNC.
     Demo(demo::Options),
-    /// Run everything that a change must pass: check, all tests, real guests, a short fuzzing.
+    /// Run everything that a change must pass: check, all tests, real guests.
     Test,
     /// Look at the code without running guests: format, lints, documentation, dependencies.
     Check,

@@ -101,7 +101,7 @@ pub(crate) struct CursorShape {
 impl CursorShape {
     pub(crate) fn bytes(&self) -> Option<usize> {
         let sane = |length| (1..=MAX_CURSOR).contains(&length);
-        (sane(self.width) && sane(self.height)).then_some((self.width * self.height * 4) as usize)
+        (sane(self.width) && sane(self.height)).then(|| (self.width * self.height * 4) as usize)
     }
 }
 
@@ -198,6 +198,17 @@ pub enum TouchPhase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cursor_of_impossible_size_has_no_bytes_and_no_panic() {
+        let shape = |width, height| CursorShape { width, height, hot_x: 0, hot_y: 0 };
+        for (width, height) in
+            [(0, 1), (1, 0), (MAX_CURSOR + 1, 1), (u32::MAX, 2), (1 << 31, 1 << 31), (u32::MAX, u32::MAX)]
+        {
+            assert_eq!(shape(width, height).bytes(), None, "{width}x{height}");
+        }
+        assert_eq!(shape(MAX_CURSOR, 1).bytes(), Some(MAX_CURSOR as usize * 4));
+    }
 
     #[test]
     fn the_first_bytes_of_hello_never_change() {
