@@ -4,8 +4,8 @@ use anyhow::Result;
 use tests::progress::say;
 use tests::{bed, workspace};
 
-use crate::step::{self, cargo};
 use crate::guest;
+use crate::step::{self, cargo};
 
 /// What needs no guest.
 pub fn check() -> Result<()> {
