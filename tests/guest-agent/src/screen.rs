@@ -166,13 +166,22 @@ impl Card {
         Ok(heads)
     }
 
+    /// The EDID of a connector. It may be replaced by another, under another number, while it is asked for.
     fn edid(&self, connector: connector::Handle) -> Result<Vec<u8>> {
-        for (property, value) in &self.get_properties(connector)? {
-            if self.get_property(*property)?.name().to_bytes() == b"EDID" && *value != 0 {
-                return Ok(self.get_property_blob(*value)?);
+        for _ in 0..100 {
+            let properties = self.get_properties(connector)?;
+            let mut values = properties.iter();
+            let edid =
+                values.find(|(id, _)| self.get_property(**id).is_ok_and(|info| info.name().to_bytes() == b"EDID"));
+            match edid {
+                None | Some((_, 0)) => return Ok(Vec::new()),
+                Some((_, blob)) => match self.get_property_blob(*blob) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    bytes => return Ok(bytes?),
+                },
             }
         }
-        Ok(Vec::new())
+        anyhow::bail!("The EDID changes all the time")
     }
 
     fn draw(&mut self, draw: Draw) -> Result<Option<Pixels>> {
