@@ -61,9 +61,12 @@ fn a_batch_is_one_interrupt_and_a_kick_is_never_read() {
         front.wait_used(0);
     }
     // A second one if this machine stood still for some milliseconds.
-    assert!(front.interrupts(0) <= 2);
+    assert!(front.wait_interrupts(0) <= 2);
     assert_eq!(front.kicks(0), 1, "the counter still holds what was written");
-    assert_eq!((front.request(0, b"e", 1), front.kicks(0), front.interrupts(0)), (b"e".to_vec(), 1, 1));
+    // Whether the next one needs a kick depends on how soon it comes: the ring is looked at once more after the interrupt.
+    assert_eq!(front.request(0, b"e", 1), b"e");
+    assert!(front.kicks(0) <= 1);
+    assert!(front.wait_interrupts(0) <= 2);
 }
 
 #[test]

@@ -304,6 +304,13 @@ impl Front {
         counter(&self.queues[queue].call)
     }
 
+    /// Sleeps until there is an interrupt, which comes some time after the used ring was written.
+    /// Returns how many there were since the last call.
+    pub fn wait_interrupts(&self, queue: usize) -> u64 {
+        poll(&mut [PollFd::new(&self.queues[queue].call, PollFlags::IN)], None).unwrap();
+        self.interrupts(queue)
+    }
+
     /// Kicks since the last call, if nobody read them.
     pub fn kicks(&self, queue: usize) -> u64 {
         counter(&self.queues[queue].kick)
