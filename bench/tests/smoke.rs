@@ -11,7 +11,7 @@ use bench::frontend::{Buffer, Channel, Error, FrontEnd, Kind, Options, command, 
 use rustix::event::{PollFd, PollFlags};
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const OFFERED: u64 =
     feature::VERSION_1 | feature::EVENT_IDX | feature::INDIRECT_DESC | feature::RING_RESET | feature::PROTOCOL_FEATURES;
 

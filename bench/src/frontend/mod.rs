@@ -30,4 +30,4 @@ pub use message::{Channel, Message};
 pub use options::{Kind, Options, feature};
 pub use ring::{Abandon, Buffer, Descriptor, Layout, Queue, Signals, Used, Wait};
 pub use session::FrontEnd;
-pub use vmm_display::{Shown, VmmDisplay};
+pub use vmm_display::{Canvas, Shown, VmmDisplay};

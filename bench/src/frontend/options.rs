@@ -92,8 +92,8 @@ impl Options {
             queue_size: 256,
             queues: 2,
             memory: vec![(0, 256 << 20)],
-            wait: Wait::Timeout(Duration::from_secs(10)),
-            patience: Duration::from_secs(10),
+            wait: Wait::Timeout(Duration::from_secs(60)),
+            patience: Duration::from_secs(60),
             indirect: false,
             display: Settings::default(),
         }
