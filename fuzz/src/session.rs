@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use frames::{Cursor, DeviceEnd, Format, Geometry, Input, News, Rect, SharedImage, ViewerEnd};
+use frames::{Cursor, DeviceEnd, Format, Geometry, News, Rect, SharedImage, ViewerEnd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 
@@ -128,7 +128,6 @@ pub fn seed() -> Option<Vec<u8>> {
     device.move_cursor(0, 5, 5);
     device.damage(0, Rect { x: 1, y: 1, width: 4, height: 4 });
     viewer.ready(0, false, true).ok()?;
-    viewer.input(0, Input::Key { code: 30, pressed: true }).ok()?;
     viewer.close().ok()?;
     relay(&mut device, &mut viewer);
     device.cursor(0, None).ok()?;

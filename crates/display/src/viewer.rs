@@ -183,8 +183,8 @@ impl Viewer {
                     );
                 }
                 DeviceEvent::Garbage => guest_log!(warn, "The viewer sent what no viewer sends: it is ignored"),
-                // A viewer that begins is told everything by `DeviceEnd`. Nobody takes input yet.
-                DeviceEvent::Connected | DeviceEvent::Input { .. } | DeviceEvent::Close => {}
+                // A viewer that begins is told everything by `DeviceEnd`.
+                DeviceEvent::Connected | DeviceEvent::Close => {}
             }
         }
         self.wait_for_room();

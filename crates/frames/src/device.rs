@@ -7,8 +7,8 @@ use crate::image::Shared;
 use crate::message::{MAGIC, MAX_MESSAGE, ToDevice, ToViewer};
 use crate::socket::{self, Received, Sent};
 use crate::{
-    Cursor, Damage, Geometry, Input, MAX_HEADS, MAX_IMAGES, MAX_NAME, MESSAGES_PER_POLL, ModeRequest, Rect,
-    ScreenLayout, SharedImage, VERSION,
+    Cursor, Damage, Geometry, MAX_HEADS, MAX_IMAGES, MAX_NAME, MESSAGES_PER_POLL, ModeRequest, Rect, ScreenLayout,
+    SharedImage, VERSION,
 };
 
 /// What a viewer said.
@@ -20,13 +20,6 @@ pub enum DeviceEvent {
     WrongVersion(u16),
     /// It wants a head to have another size. The last wish of a poll, for each head.
     Resize(ModeRequest),
-    /// Somebody typed or pointed.
-    Input {
-        /// On this head.
-        head: u8,
-        /// What.
-        input: Input,
-    },
     /// Somebody closed the window. Asks; never kills a VM.
     Close,
     /// It sent something that is no message: it gets nothing until it begins again.
@@ -353,7 +346,6 @@ impl DeviceEnd {
                 events.retain(|event| !matches!(event, DeviceEvent::Resize(earlier) if earlier.head == wish.head));
                 events.push(DeviceEvent::Resize(wish));
             }
-            ToDevice::Input { head, input } => events.push(DeviceEvent::Input { head, input }),
             ToDevice::Close => events.push(DeviceEvent::Close),
         }
     }

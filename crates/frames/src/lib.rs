@@ -11,6 +11,8 @@
 //! **A viewer may die at any time** and another one takes over the same socket (whoever starts viewers keeps its end open).
 //! A session begins with the viewer's `Hello` and a nonce; the device forgets what the last viewer knew and answers with the
 //! same nonce; until then the viewer throws away what was meant for its predecessor.
+//!
+//! What people type and point at travels beside this, see [`input`].
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +20,7 @@ mod device;
 mod format;
 mod geometry;
 mod image;
+pub mod input;
 mod message;
 mod socket;
 mod viewer;
@@ -26,12 +29,13 @@ pub use device::{Counters, DeviceEnd, DeviceEvent, ShowError};
 pub use format::Format;
 pub use geometry::{Damage, Geometry, Rect};
 pub use image::{ImageError, SharedImage, View};
-pub use message::{Cursor, Input, ModeRequest, ScreenLayout, TouchPhase};
+pub use input::{Input, InputCounters, InputEnd, InputError, InputEvent, InputSession, Leds, TouchPhase};
+pub use message::{Cursor, ModeRequest, ScreenLayout};
 pub use socket::pair;
 pub use viewer::{News, Session, ViewerEnd, ViewerError};
 
 /// Version of the messages. Both ends come from one build, except while an upgrade is half done: then each says so.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Heads of a device; as many as virtio-gpu has scanouts.
 pub const MAX_HEADS: usize = 16;

@@ -73,10 +73,6 @@ pub(crate) enum ToDevice {
         pointer: bool,
     },
     Resize(ModeRequest),
-    Input {
-        head: u8,
-        input: Input,
-    },
     Close,
 }
 
@@ -135,64 +131,6 @@ pub struct ModeRequest {
     pub width: u32,
     /// Wished height.
     pub height: u32,
-}
-
-/// What a person did. Codes are Linux evdev codes (KEY_*, BTN_*), positions are shares of the head: 0 is the first pixel, 65535
-/// the last one, so that a size that changes on the way does no harm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Input {
-    /// A key of the keyboard went down or up.
-    Key {
-        /// KEY_*.
-        code: u16,
-        /// Down.
-        pressed: bool,
-    },
-    /// The pointer is there.
-    Pointer {
-        /// Share of the width.
-        x: u16,
-        /// Share of the height.
-        y: u16,
-    },
-    /// A button of the pointer went down or up.
-    Button {
-        /// BTN_*.
-        code: u16,
-        /// Down.
-        pressed: bool,
-    },
-    /// The wheel turned, in 120ths of a notch; positive is up and right.
-    Wheel {
-        /// Up and down.
-        vertical: i16,
-        /// Left and right.
-        horizontal: i16,
-    },
-    /// A finger.
-    Touch {
-        /// Which one.
-        slot: u8,
-        /// What it does.
-        phase: TouchPhase,
-        /// Share of the width.
-        x: u16,
-        /// Share of the height.
-        y: u16,
-    },
-    /// Everything that is down goes up: focus was lost.
-    ReleaseAll,
-}
-
-/// What a finger does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TouchPhase {
-    /// It came down.
-    Down,
-    /// It moved.
-    Move,
-    /// It was lifted.
-    Up,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use vm_memory::MmapRegion;
 use crate::image::map_announced;
 use crate::message::{CursorShape, MAGIC, MAX_MESSAGE, ToDevice, ToViewer};
 use crate::socket::{self, Received, Sent};
-use crate::{Cursor, Damage, ImageError, Input, MAX_HEADS, MAX_IMAGES, ModeRequest, ScreenLayout, VERSION, View};
+use crate::{Cursor, Damage, ImageError, MAX_HEADS, MAX_IMAGES, ModeRequest, ScreenLayout, VERSION, View};
 
 /// What a device said. Everything up to a `Frame` is one update.
 #[derive(Debug)]
@@ -128,11 +128,6 @@ impl ViewerEnd {
     /// Asks for another size of a head. False: the device is too busy to hear it.
     pub fn resize(&mut self, wish: ModeRequest) -> Result<bool, ViewerError> {
         self.say(&ToDevice::Resize(wish))
-    }
-
-    /// Passes on what a person did. False: the device is too busy to hear it.
-    pub fn input(&mut self, head: u8, input: Input) -> Result<bool, ViewerError> {
-        self.say(&ToDevice::Input { head, input })
     }
 
     /// Says that somebody closed the window.
