@@ -65,7 +65,8 @@ pub(crate) fn receive(socket: BorrowedFd, bytes: &mut [u8]) -> Received {
         let mut parts = [IoSliceMut::new(bytes)];
         match recvmsg(socket, &mut parts, &mut control, RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC) {
             Ok(received) => break received,
-            Err(Errno::INTR) => {}
+            // A reset is said once, before what the other end said until then.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(Errno::AGAIN) => return Received::Nothing,
             Err(_) => return Received::Closed,
         }
