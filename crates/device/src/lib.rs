@@ -1,4 +1,4 @@
-//! The GPU that a guest sees: resources, scanouts, cursor, fences.
+//! What a guest sees: the GPU with its resources, scanouts, cursor and fences; and the keyboard, pointer and touch screen.
 //!
 //! This crate owns the seams: [`VirtioDevice`] towards a transport, [`Renderer`] towards who makes pixels, [`Display`]
 //! towards who shows them. A device never sees a queue, an eventfd or a socket.
@@ -9,6 +9,7 @@ pub mod backing;
 pub mod caps;
 pub mod display;
 pub mod gpu;
+pub mod input;
 pub mod log;
 pub mod memory;
 pub mod render;
@@ -18,7 +19,8 @@ pub mod virtio;
 pub use backing::{Backing, Pages};
 pub use display::{Cursor, Display, DisplayEvent, Frame, Head, Modes, Pixels, Shared};
 pub use gpu::{Capture, Execution, Gpu, GpuOptions};
+pub use input::{Desktop, Input, InputKind, InputOptions, InputSource, Leds, SourceEvent, TouchPhase};
 pub use memory::{Memory, MemoryError, Region};
 pub use render::{Progress, Rendered, Renderer, ResourceDesc, Transfer};
-pub use stats::Stats;
+pub use stats::{Incidents, InputStats, Stats};
 pub use virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};

@@ -5,29 +5,47 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters of one device since it started.
+    ($what:literal, $stats:ident, $snapshot:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
+        #[doc = concat!("Counters of one ", $what, " since it started.")]
         #[derive(Debug, Default)]
-        pub struct Stats {
+        pub struct $stats {
             $($(#[$doc])* pub $name: Counter,)*
         }
 
-        /// The counters at one moment.
+        #[doc = concat!("The counters of one ", $what, " at one moment.")]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-        pub struct Snapshot {
+        pub struct $snapshot {
             $($(#[$doc])* pub $name: u64,)*
         }
 
-        impl Stats {
+        impl $stats {
             /// The counters now; each is exact, together they may be of different moments.
-            pub fn snapshot(&self) -> Snapshot {
-                Snapshot { $($name: self.$name.get(),)* }
+            pub fn snapshot(&self) -> $snapshot {
+                $snapshot { $($name: self.$name.get(),)* }
+            }
+        }
+
+        impl Incidents for $stats {
+            fn panicked(&self) {
+                self.panics.add(1);
+            }
+
+            fn memory_faults(&self, total: u64) {
+                self.memory_faults.set(total);
             }
         }
     };
 }
 
-counters! {
+/// Where a transport counts what befalls the thread that serves a device.
+pub trait Incidents: Send + Sync {
+    /// A panic was caught.
+    fn panicked(&self);
+    /// So often, in all, the front-end's memory had vanished when it was accessed.
+    fn memory_faults(&self, total: u64);
+}
+
+counters! { "GPU", Stats, Snapshot {
     /// Requests served, errors included.
     commands,
     /// Requests answered with an error.
@@ -50,7 +68,29 @@ counters! {
     image_bytes,
     /// Resources that exist now.
     resources,
-}
+} }
+
+counters! { "input device", InputStats, InputSnapshot {
+    /// Events that a source sent.
+    events,
+    /// Events that the device cannot tell its guest: unknown codes, values out of range, or no driver was there.
+    ignored,
+    /// Frames that the guest was given.
+    frames,
+    /// Frames that had to be dropped because the guest did not take those before them.
+    dropped,
+    /// Movements that were joined with an earlier one that the guest had not taken yet.
+    coalesced,
+    /// Keys, buttons and fingers that were lifted for the guest without a word of the source: it went, lost the focus, or its
+    /// word had been dropped.
+    released,
+    /// Sessions of a source that ended.
+    sessions,
+    /// Panics that were caught.
+    panics,
+    /// Times that the front-end's memory vanished under an access.
+    memory_faults,
+} }
 
 /// A number that one thread writes and others read.
 #[derive(Debug, Default)]

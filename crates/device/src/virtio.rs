@@ -5,6 +5,8 @@
 //! 1. [`start`](VirtioDevice::start) when the first ring begins to run, with the features the driver accepted;
 //! 2. [`request`](VirtioDevice::request) for each chain, [`poll`](VirtioDevice::poll) after each batch of them, whenever
 //!    one of [`poll_fds`](VirtioDevice::poll_fds) is readable, and when [`deadline`](VirtioDevice::deadline) has passed;
+//!    a queue that the device [`supplies`](VirtioDevice::supplies) itself brings no requests: its chains lie in the ring until
+//!    [`supply`](VirtioDevice::supply), which follows each poll, has something to put into them;
 //! 3. [`stop`](VirtioDevice::stop) when the last ring stopped. A stop is not a reset: a paused guest goes on with
 //!    [`start`](VirtioDevice::start) and finds all it had;
 //! 4. [`reset`](VirtioDevice::reset) when the front-end is gone: nothing of its guest may be left.
@@ -117,6 +119,19 @@ pub trait VirtioDevice: Send {
 
     /// Does what has become possible and tells what there is to tell. Cheap when there is nothing.
     fn poll(&mut self, memory: &Memory, now: Instant, out: &mut Outbox);
+
+    /// Whether the driver's chains of `queue` are room for what the device has to say, and not requests. Asked once.
+    fn supplies(&self, _queue: u16) -> bool {
+        false
+    }
+
+    /// Puts messages into a queue that the device [`supplies`](Self::supplies), each into a chain of its own, at most `free`
+    /// of them. The driver is told once of all. Called after each [`poll`](Self::poll) while the ring of `queue` is served.
+    ///
+    /// Returns whether the device waits for room: only then is the driver asked to kick when it makes more chains available.
+    fn supply(&mut self, _queue: u16, _free: usize, _put: &mut dyn FnMut(&[u8])) -> bool {
+        false
+    }
 
     /// Puts a completion for every ticket still open into `out`: errors where nothing better is known.
     fn abandon(&mut self, out: &mut Outbox);

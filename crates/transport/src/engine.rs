@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use device::{Memory, Outbox, Start, Stats, Ticket, VirtioDevice, guest_log};
+use device::{Incidents, Memory, Outbox, Start, Ticket, VirtioDevice, guest_log};
 
 use crate::chain::{Segment, scatter};
 use crate::interrupt::Interrupt;
@@ -41,7 +41,7 @@ pub struct Engine<I> {
     started: bool,
     stopped: Vec<Stopped>,
     panics: Vec<Instant>,
-    stats: Option<Arc<Stats>>,
+    stats: Option<Arc<dyn Incidents>>,
     attention: Arc<AtomicBool>,
     tick: fn() -> i64,
 }
@@ -88,7 +88,7 @@ impl<I: Interrupt> Engine<I> {
     }
 
     /// Counts caught panics in the device's own counters.
-    pub fn count_in(&mut self, stats: Arc<Stats>) {
+    pub fn count_in(&mut self, stats: Arc<dyn Incidents>) {
         self.stats = Some(stats);
     }
 
@@ -388,7 +388,7 @@ impl<I: Interrupt> Engine<I> {
     fn panicked(&mut self, now: Instant) {
         guest_log!(error, "The device panicked; it is reset");
         if let Some(stats) = &self.stats {
-            stats.panics.add(1);
+            stats.panicked();
         }
         self.panics.retain(|at| now.saturating_duration_since(*at) < PANIC_WINDOW);
         self.panics.push(now);

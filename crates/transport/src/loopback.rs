@@ -17,7 +17,7 @@ mod echo;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use device::{Memory, Region, Stats, VirtioDevice};
+use device::{Incidents, Memory, Region, VirtioDevice};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{FileOffset, MmapRegion};
@@ -158,7 +158,7 @@ impl Loopback {
     }
 
     /// Counts caught panics in the device's own counters.
-    pub fn count_in(&mut self, stats: Arc<Stats>) {
+    pub fn count_in(&mut self, stats: Arc<dyn Incidents>) {
         self.engine.count_in(stats);
     }
 

@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
-use device::{Stats, VirtioDevice};
+use device::{Incidents, VirtioDevice};
 use thiserror::Error;
 
 pub use change::Gone;
@@ -40,14 +40,17 @@ pub struct Options {
     /// Length of each region of memory that we may share with the guest, by its number; a hole is 0.
     pub shared_memory: Vec<u64>,
     /// Where panics and vanished memory are counted.
-    pub stats: Option<Arc<Stats>>,
+    pub stats: Option<Arc<dyn Incidents>>,
+    /// What the device's thread is called, at most 15 bytes, and its front-end in the log: a process may serve several
+    /// devices.
+    pub name: String,
     /// Readable when it is time to stop.
     pub stop: Option<OwnedFd>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { on_gpu_socket: Box::new(drop), shared_memory: Vec::new(), stats: None, stop: None }
+        Self { on_gpu_socket: Box::new(drop), shared_memory: Vec::new(), stats: None, name: "gpu".into(), stop: None }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use device::{Stats, VirtioDevice, guest_log};
+use device::{Incidents, VirtioDevice, guest_log};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
@@ -113,12 +113,14 @@ pub(super) struct Gpu {
     link: Arc<Link>,
     kicks: Vec<Option<OwnedFd>>,
     stops: Vec<(u16, Sender<u16>)>,
-    stats: Option<Arc<Stats>>,
+    stats: Option<Arc<dyn Incidents>>,
+    /// Faults that were counted.
+    faults: u64,
 }
 
 impl Gpu {
     /// Opens what the thread waits on.
-    pub fn new(device: Box<dyn VirtioDevice>, stats: Option<Arc<Stats>>) -> Result<Self, Errno> {
+    pub fn new(device: Box<dyn VirtioDevice>, stats: Option<Arc<dyn Incidents>>) -> Result<Self, Errno> {
         let queues = device.queue_sizes().len();
         let mut engine = Engine::new(device, Eventfds::new(queues), coarse_clock);
         if let Some(stats) = &stats {
@@ -137,7 +139,7 @@ impl Gpu {
             epoll::add(&epoll, fd, EventData::new_u64(DEVICE), EventFlags::IN)?;
         }
         let kicks = std::iter::repeat_with(|| None).take(queues).collect();
-        Ok(Self { engine, epoll, link, kicks, stops: Vec::new(), stats })
+        Ok(Self { engine, epoll, link, kicks, stops: Vec::new(), stats, faults: 0 })
     }
 
     /// What the control thread holds.
@@ -261,11 +263,12 @@ impl Gpu {
         }
     }
 
-    fn count_faults(&self) {
+    fn count_faults(&mut self) {
         if let Some(stats) = &self.stats
-            && stats.memory_faults.get() != sigbus::faults()
+            && self.faults != sigbus::faults()
         {
-            stats.memory_faults.set(sigbus::faults());
+            self.faults = sigbus::faults();
+            stats.memory_faults(self.faults);
         }
     }
 }

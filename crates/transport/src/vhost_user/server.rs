@@ -25,6 +25,7 @@ pub struct Server {
     endpoint: Endpoint,
     identity: Identity,
     gpu: Gpu,
+    name: String,
     on_gpu_socket: Box<dyn FnMut(OwnedFd) + Send>,
     stop: OwnedFd,
 }
@@ -47,14 +48,14 @@ impl Server {
             shared_memory: options.shared_memory,
         };
         let gpu = Gpu::new(device, options.stats).map_err(system("wait on the device's descriptors"))?;
-        Ok(Self { endpoint, identity, gpu, on_gpu_socket: options.on_gpu_socket, stop })
+        Ok(Self { endpoint, identity, gpu, name: options.name, on_gpu_socket: options.on_gpu_socket, stop })
     }
 
     /// Serves front-ends: for a listener until told to stop, for a connection until it hangs up.
     pub fn run(mut self) -> Result<(), ServeError> {
         let link = self.gpu.link();
         let gpu = self.gpu;
-        let builder = thread::Builder::new().name("gpu".into());
+        let builder = thread::Builder::new().name(self.name);
         let thread = builder.spawn(move || gpu.run()).map_err(system("start the device's thread"))?;
         let mut control =
             ControlThread { identity: &self.identity, link, on_gpu_socket: &mut *self.on_gpu_socket, stop: &self.stop };
