@@ -20,6 +20,7 @@ pub use served::{CONTROL_QUEUE, CURSOR_QUEUE};
 pub use state::{RestoreError, State};
 
 use crate::display::{Display, DisplayEvent};
+use crate::input::Desktop;
 use crate::memory::Memory;
 use crate::render::{Rendered, Renderer};
 use crate::stats::Stats;
@@ -76,6 +77,8 @@ pub struct Gpu {
     replies: Vec<(Ticket, Header, Reply)>,
     /// Whether the display was not told yet what the heads show: a state was restored.
     unseen: bool,
+    /// Who is to know where the heads are.
+    desktop: Option<Arc<Desktop>>,
     // Kept between polls so that an idle one allocates nothing.
     rendered: Vec<Rendered>,
     events: Vec<DisplayEvent>,
@@ -99,6 +102,7 @@ impl Gpu {
             panics: Vec::new(),
             replies: Vec::new(),
             unseen: false,
+            desktop: None,
             rendered: Vec::new(),
             events: Vec::new(),
         }

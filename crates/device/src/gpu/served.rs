@@ -6,11 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use protocol::reply::DisplayOne;
 use protocol::{Command, Header, Reply, ReplyError, feature};
 
 use super::{Execution, Gpu, MODES_WAIT, Undo};
-use crate::display::{DisplayEvent, Modes};
+use crate::display::{DisplayEvent, Head, Modes};
 use crate::guest_log;
+use crate::input::Desktop;
 use crate::memory::Memory;
 use crate::render::Rendered;
 use crate::virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, VirtioDevice};
@@ -200,6 +202,7 @@ impl Gpu {
     fn take_in(&mut self, memory: &Memory, event: DisplayEvent, out: &mut Outbox) {
         match event {
             DisplayEvent::ModesChanged { notify } => {
+                self.lay_out();
                 if notify {
                     self.config.raise_display_event();
                     out.config_changed = true;
@@ -218,9 +221,23 @@ impl Gpu {
     pub fn resize(&mut self, scanout: protocol::ScanoutId, width: u32, height: u32) -> bool {
         let resized = self.display.modes() == Modes::Device && self.heads.resize(scanout, width, height);
         if resized {
+            self.lay_out();
             self.config.raise_display_event();
         }
         resized
+    }
+
+    /// Tells a desktop where the heads are, now and whenever one of them changes.
+    pub fn lay_out_on(&mut self, desktop: Arc<Desktop>) {
+        self.desktop = Some(desktop);
+        self.lay_out();
+    }
+
+    pub(super) fn lay_out(&self) {
+        if let Some(desktop) = &self.desktop {
+            let heads = self.heads.info(self.display.as_ref()).into_iter();
+            desktop.set(&heads.map(|DisplayOne { rect, enabled }| Head { enabled, rect }).collect::<Vec<_>>());
+        }
     }
 
     /// The modes that a guest is asked to set, where the device owns the modes.

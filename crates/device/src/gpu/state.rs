@@ -110,6 +110,7 @@ impl Gpu {
         for (id, (width, height, _)) in (0..).map(ScanoutId).zip(state.heads) {
             self.heads.resize(id, width, height);
         }
+        self.lay_out();
         for resource in state.resources {
             self.restore_resource(resource).ok_or(RestoreError::Impossible("resource"))?;
         }

@@ -1,6 +1,8 @@
 //! Stops, starts and resets: of a paused machine, a suspended one, a rebooted one, one that is gone.
 
-use device::{DisplayEvent, Head, Modes, Outbox, Start, VirtioDevice};
+use std::sync::Arc;
+
+use device::{Desktop, DisplayEvent, Head, Modes, Outbox, Start, VirtioDevice};
 use protocol::{Rect, ScanoutId};
 use renderer::Mood;
 
@@ -322,6 +324,23 @@ fn a_viewer_that_resizes_a_head_is_told_to_the_driver() {
     let mut events = [0xff; 4];
     machine.gpu.config().read(0, &mut events);
     assert_eq!(events, [1, 0, 0, 0]);
+}
+
+#[test]
+fn whoever_points_knows_where_the_heads_are() {
+    let mut machine = Machine::soft();
+    let desktop = Arc::new(Desktop::new());
+    machine.gpu.lay_out_on(desktop.clone());
+    // The second head's first pixel, of 32, is the 65th of 96 on the desktop.
+    let pixels = |desktop: &Desktop, of: u32| u32::from(desktop.place(1, 0, 0).0) * of / 32768;
+    assert_eq!(pixels(&desktop, 96), 64);
+    assert!(machine.gpu.resize(ScanoutId(0), 32, 32));
+    assert_eq!(pixels(&desktop, 64), 32);
+    let head = |x, width| Head { enabled: true, rect: Rect::new(x, 0, width, 10) };
+    machine.screen.seen().modes = Some(Modes::Display(vec![head(0, 10), head(10, 30)]));
+    machine.screen.seen().events.push(DisplayEvent::ModesChanged { notify: false });
+    machine.poll();
+    assert_eq!(pixels(&desktop, 40), 10);
 }
 
 #[test]
