@@ -7,6 +7,7 @@ mod resources;
 mod scanouts;
 mod served;
 mod state;
+mod told;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ use heads::Heads;
 use order::Order;
 use resources::Resources;
 use scanouts::Scanouts;
+use told::Told;
 
 /// How long a guest that asks for its modes waits for a VMM that does not answer.
 const MODES_WAIT: Duration = Duration::from_secs(1);
@@ -67,6 +69,9 @@ pub struct Gpu {
     stats: Arc<Stats>,
     features: u64,
     heads: Heads,
+    told: Told,
+    /// The driver is to ask for the heads again.
+    tell_driver: bool,
     resources: Resources,
     scanouts: Scanouts,
     order: Order,
@@ -96,6 +101,8 @@ impl Gpu {
             resources: Resources::new(options.memory, stats.clone()),
             stats,
             heads,
+            told: Told::default(),
+            tell_driver: false,
             scanouts: Scanouts::default(),
             order: Order::default(),
             undecided: false,
@@ -194,7 +201,11 @@ impl Gpu {
                 | Command::GetCapset { .. }
         );
         if is_new {
+            self.told = Told::default();
             self.forget_guest();
+        } else {
+            // It slept while heads changed, and asks nothing by itself.
+            self.repeat_news();
         }
     }
 
@@ -208,14 +219,16 @@ impl Gpu {
         self.renderer.reset();
     }
 
-    fn get_display_info(&self) -> Reply {
+    fn get_display_info(&mut self) -> Reply {
+        self.told.info();
         Reply::DisplayInfo(self.heads.info(self.display.as_ref()))
     }
 
-    fn get_edid(&self, scanout: protocol::ScanoutId) -> Reply {
+    fn get_edid(&mut self, scanout: protocol::ScanoutId) -> Reply {
         if !self.has(feature::EDID) {
             return Reply::Error(ReplyError::Unspec);
         }
+        self.told.edid(scanout);
         match self.heads.edid(self.display.as_ref(), scanout) {
             Some(edid) => Reply::Edid(edid.to_vec()),
             None => Reply::Error(ReplyError::InvalidScanoutId),

@@ -27,6 +27,11 @@ impl GpuConfigSpace {
         self.events.fetch_or(EVENT_DISPLAY, Ordering::Release);
     }
 
+    /// Whether the driver has not cleared the event yet.
+    pub(super) fn is_display_event_raised(&self) -> bool {
+        self.events.load(Ordering::Acquire) & EVENT_DISPLAY != 0
+    }
+
     pub(super) fn clear_events(&self) {
         self.events.store(0, Ordering::Release);
     }

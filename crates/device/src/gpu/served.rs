@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use protocol::reply::DisplayOne;
 use protocol::{Command, Header, Reply, ReplyError, feature};
 
+use super::told::Told;
 use super::{Execution, Gpu, MODES_WAIT, Undo};
 use crate::display::{DisplayEvent, Head, Modes};
 use crate::guest_log;
@@ -52,6 +53,9 @@ impl VirtioDevice for Gpu {
             self.config.clear_events();
             self.resources.mark_stale();
             self.undecided = !self.resources.is_empty();
+            if !self.undecided {
+                self.told = Told::default();
+            }
         }
     }
 
@@ -64,6 +68,8 @@ impl VirtioDevice for Gpu {
         self.undecided = false;
         self.features = 0;
         self.config.clear_events();
+        self.told = Told::default();
+        self.tell_driver = false;
         if catch_unwind(AssertUnwindSafe(|| {
             self.forget_guest();
             self.display.reset();
@@ -91,6 +97,7 @@ impl VirtioDevice for Gpu {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.advance(memory, now, out))) {
             out.broken |= self.recover(panic.as_ref(), now);
         }
+        out.config_changed |= std::mem::take(&mut self.tell_driver);
         self.give_replies(out);
     }
 
@@ -112,6 +119,9 @@ impl VirtioDevice for Gpu {
 
     fn config_accessed(&mut self) {
         self.display.refresh_modes();
+        if !self.config.is_display_event_raised() {
+            self.repeat_news();
+        }
     }
 
     fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
@@ -204,6 +214,7 @@ impl Gpu {
             DisplayEvent::ModesChanged { notify } => {
                 self.lay_out();
                 if notify {
+                    self.told.all_changed();
                     self.config.raise_display_event();
                     out.config_changed = true;
                 }
@@ -222,9 +233,18 @@ impl Gpu {
         let resized = self.display.modes() == Modes::Device && self.heads.resize(scanout, width, height);
         if resized {
             self.lay_out();
+            self.told.changed(scanout);
             self.config.raise_display_event();
         }
         resized
+    }
+
+    /// Has the driver ask again when what it was answered is not true any more.
+    pub(super) fn repeat_news(&mut self) {
+        if self.told.take_old() {
+            self.config.raise_display_event();
+            self.tell_driver = true;
+        }
     }
 
     /// Tells a desktop where the heads are, now and whenever one of them changes.

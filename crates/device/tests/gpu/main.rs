@@ -8,6 +8,7 @@ mod conversation;
 mod hostile;
 mod machine;
 mod memory;
+mod news;
 mod panics;
 mod pause;
 mod ring;
