@@ -5,6 +5,7 @@
 
 mod serve;
 mod slot;
+mod supply;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,6 +20,7 @@ use crate::interrupt::Interrupt;
 use crate::ring::{Layout, Ring, RingError};
 use serve::{Batch, Batcher, Scratch};
 use slot::Slot;
+use supply::Supplied;
 
 /// How long a ring that stops waits for what it parked, before the device has to give it up.
 pub const STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -34,6 +36,8 @@ pub struct Engine<I> {
     memory: Arc<Memory>,
     features: u64,
     slots: Vec<Slot>,
+    /// Which queues the device supplies.
+    supplied: Vec<bool>,
     parked: HashMap<Ticket, Parked>,
     scratch: Scratch,
     outbox: Outbox,
@@ -68,13 +72,16 @@ impl<I: Interrupt> Engine<I> {
     /// An engine without memory; every ring is stopped. `tick` is a coarse clock in milliseconds that
     /// ends long batches: [`coarse_clock`], or a constant where time is virtual.
     pub fn new(device: Box<dyn VirtioDevice>, interrupt: I, tick: fn() -> i64) -> Self {
-        let slots = device.queue_sizes().iter().map(|_| Slot::default()).collect();
+        let queues = device.queue_sizes().len();
+        let slots = std::iter::repeat_with(Slot::default).take(queues).collect();
+        let supplied = (0..queues).map(|queue| device.supplies(queue as u16)).collect();
         Self {
             device,
             interrupt,
             memory: Arc::new(Memory::empty()),
             features: 0,
             slots,
+            supplied,
             parked: HashMap::new(),
             scratch: Scratch::default(),
             outbox: Outbox::default(),
@@ -203,15 +210,20 @@ impl<I: Interrupt> Engine<I> {
         }
     }
 
-    /// Serves one batch of each ring that was kicked, polls the device, tells the driver. Returns whether there is more to
-    /// do at once.
+    /// Serves one batch of each ring that was kicked, polls the device, has it supply what it supplies, tells the driver.
+    /// Returns whether there is more to do at once.
     pub fn run(&mut self, now: Instant) -> bool {
         for queue in 0..self.slots.len() {
-            if self.slots[queue].serves() && self.slots[queue].ready {
+            if self.slots[queue].serves() && self.slots[queue].ready && !self.supplied[queue] {
                 self.serve(queue as u16, now);
             }
         }
         self.poll(now);
+        for queue in 0..self.slots.len() {
+            if self.supplied[queue] && self.slots[queue].serves() {
+                self.supply(queue as u16, now);
+            }
+        }
         self.slots.iter().any(|slot| slot.serves() && slot.ready)
     }
 
@@ -247,6 +259,32 @@ impl<I: Interrupt> Engine<I> {
             Ok(Batch::Panicked) => self.panicked(now),
             Ok(Batch::Broken) => self.break_all(),
             Ok(Batch::Drained | Batch::Interrupted) => {}
+            Err(why) => self.break_ring(queue, why),
+        }
+        if let Err(why) = wanted {
+            self.break_ring(queue, why);
+        }
+    }
+
+    /// One batch of what the device has to say, and one word to the driver.
+    fn supply(&mut self, queue: u16, now: Instant) {
+        let Self { device, memory, slots, scratch, .. } = self;
+        let slot = &mut slots[usize::from(queue)];
+        let Some(ring) = &mut slot.ring else { return };
+        let mut ring = match ring.open(memory) {
+            Ok(ring) => ring,
+            Err(why) => return self.break_ring(queue, why),
+        };
+        let supplied = supply::supply(&mut **device, memory, queue, &mut ring, &mut scratch.chain);
+        let wanted = ring.wants_interrupt();
+        slot.ready = matches!(supplied, Ok(Supplied::More));
+        scratch.chain.trim();
+        if let Ok(true) = wanted {
+            self.interrupt.queue(queue);
+        }
+        match supplied {
+            Ok(Supplied::Panicked) => self.panicked(now),
+            Ok(Supplied::Settled | Supplied::More) => {}
             Err(why) => self.break_ring(queue, why),
         }
         if let Err(why) = wanted {

@@ -222,9 +222,14 @@ impl View<'_> {
 
     /// Asks for a kick at the next chain; returns how many have become available meanwhile, for which none may come.
     pub fn listen(&mut self) -> Result<u16, RingError> {
+        self.listen_past(0)
+    }
+
+    /// Asks for a kick at the next chain after the `known` ones that are available; returns how many are now.
+    pub fn listen_past(&mut self, known: u16) -> Result<u16, RingError> {
         if self.ring.event_idx {
             let event = ENTRIES + 8 * usize::from(self.ring.layout.size);
-            self.store(event, self.ring.next_available, Ordering::Relaxed)?;
+            self.store(event, self.ring.next_available.wrapping_add(known), Ordering::Relaxed)?;
         } else {
             self.store(0, 0, Ordering::Relaxed)?;
         }
