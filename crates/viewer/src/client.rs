@@ -6,15 +6,19 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use frames::Rect;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
+use crate::floor::Seat;
+use crate::hand::{Hand, Pace};
 use crate::hub::{Hub, Joined, Update};
 use crate::link::Link;
 use crate::rfb::decode::{ClientMessage, Decoder, Version, Violation};
 use crate::rfb::encodings::{self, Abilities, CursorKind, Packing};
-use crate::rfb::message::{self, SECURITY_NONE};
+use crate::rfb::message::{self, SECURITY_NONE, SECURITY_VENCRYPT};
 use crate::rfb::pixel::{PixelFormat, Translator};
 use crate::rfb::zrle::Zrle;
+use crate::tokens::Secret;
 use crate::wire::{Sink, Source};
 
 /// Time for the handshake. Stops clients that connect and say nothing.
@@ -23,8 +27,12 @@ pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for the device to say what it shows now; after that the client is told what is known.
 const SYNC: Duration = Duration::from_secs(1);
 
-/// Wishes for another size are passed on this often. Stops a storm of resizes.
-const RESIZE_EACH: Duration = Duration::from_millis(100);
+/// Time that a client may hold something down and say nothing; whoever holds a key repeats it. Stops keys that stay down for a
+/// client whose network is gone.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Time before somebody with a wrong token hears so. Stops guessing.
+const WRONG: Duration = Duration::from_secs(1);
 
 /// Pixels that are copied, packed and sent at a time. Bounds what a client that does not read makes us hold, and the time that
 /// others wait.
@@ -41,11 +49,24 @@ pub(crate) struct Choice {
     pub(crate) drawn_cursor: bool,
 }
 
+/// How a client comes in.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    /// A stranger, who shows a token where one is needed, and gets a seat of that name.
+    Door(String),
+    /// A person who has a seat already: a page that said its token elsewhere.
+    Seated(Arc<Seat>),
+}
+
 /// Why a client was sent away.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum End {
     #[error("It said nothing for {} s", HANDSHAKE.as_secs())]
     Silent,
+    #[error("It showed no token that is good")]
+    NoToken,
+    #[error("Its token is not good any more")]
+    Revoked,
     #[error(transparent)]
     Violation(#[from] Violation),
     #[error("The connection broke")]
@@ -53,12 +74,16 @@ pub(crate) enum End {
 }
 
 /// Serves a client until it goes.
-pub(crate) async fn serve(hub: Arc<Hub>, source: Source, mut sink: Sink, choice: Choice) -> Result<(), End> {
+pub(crate) async fn serve(
+    hub: Arc<Hub>,
+    source: Source,
+    mut sink: Sink,
+    choice: Choice,
+    entry: Entry,
+) -> Result<(), End> {
     let mut listener = Listener { source, buffer: BytesMut::new(), decoder: Decoder::new() };
     let greeting = async {
-        if !listener.agree(&mut sink).await? {
-            return Ok::<_, End>(None);
-        }
+        let Some(seat) = listener.agree(&hub, entry, &mut sink).await? else { return Ok::<_, End>(None) };
         let joined = hub.join(choice.head, choice.drawn_cursor);
         let synced = async {
             while !joined.is_synced() {
@@ -71,13 +96,15 @@ pub(crate) async fn serve(hub: Arc<Hub>, source: Source, mut sink: Sink, choice:
         let mut out = Vec::new();
         message::init(width, height, &name, &mut out);
         sink.send(&mut out).await?;
-        Ok(Some(joined))
+        Ok(Some((joined, seat)))
     };
-    let Some(joined) = timeout(HANDSHAKE, greeting).await.map_err(|_| End::Silent)?? else { return Ok(()) };
+    let Some((joined, seat)) = timeout(HANDSHAKE, greeting).await.map_err(|_| End::Silent)?? else { return Ok(()) };
     let mut packer = Packer::new();
+    let mut hand = Hand::new(&hub, &seat, &joined, choice.head);
     tokio::select! {
-        ended = listener.listen(&hub, &joined) => ended,
+        ended = listener.listen(&joined, &mut hand) => ended,
         ended = packer.show(&joined, &mut sink) => ended,
+        () = seat.revoked() => Err(End::Revoked),
     }
 }
 
@@ -101,56 +128,139 @@ impl Listener {
         }
     }
 
-    /// Agrees on the version and on no authentication. False: the client went.
-    async fn agree(&mut self, sink: &mut Sink) -> Result<bool, End> {
+    /// Agrees on the version and on who this is. None: the client went.
+    async fn agree(&mut self, hub: &Arc<Hub>, entry: Entry, sink: &mut Sink) -> Result<Option<Arc<Seat>>, End> {
         let mut out = message::VERSION.to_vec();
         sink.send(&mut out).await?;
-        let Some(ClientMessage::Version(version)) = self.next().await? else { return Ok(false) };
-        if version == Version::Rfb33 {
-            out.extend(u32::from(SECURITY_NONE).to_be_bytes());
-            sink.send(&mut out).await?;
-        } else {
-            out.extend([1, SECURITY_NONE]);
-            sink.send(&mut out).await?;
-            let Some(ClientMessage::Security(choice)) = self.next().await? else { return Ok(false) };
-            if choice != SECURITY_NONE {
-                return Err(Violation("a way to authenticate that was not offered").into());
+        let Some(ClientMessage::Version(version)) = self.next().await? else { return Ok(None) };
+        let needs_token = matches!(entry, Entry::Door(_)) && hub.door.needs_token();
+        let security = if needs_token { SECURITY_VENCRYPT } else { SECURITY_NONE };
+        match version {
+            Version::Rfb33 if needs_token => {
+                message::refusal(0, "A token is needed: use a client of RFB 3.8 that knows VeNCrypt Plain", &mut out);
+                sink.send(&mut out).await?;
+                return Err(End::NoToken);
             }
-            if version == Version::Rfb38 {
-                out.extend([0; 4]);
+            Version::Rfb33 => {
+                out.extend(u32::from(security).to_be_bytes());
                 sink.send(&mut out).await?;
             }
+            Version::Rfb37 | Version::Rfb38 => {
+                out.extend([1, security]);
+                sink.send(&mut out).await?;
+                let Some(ClientMessage::Security(choice)) = self.next().await? else { return Ok(None) };
+                if choice != security {
+                    return Err(Violation("a way to authenticate that was not offered").into());
+                }
+            }
         }
-        Ok(matches!(self.next().await?, Some(ClientMessage::Init)))
+        let pass = if needs_token {
+            let Some(token) = self.token(sink).await? else { return Ok(None) };
+            hub.door.admit(Some(&token))
+        } else {
+            hub.door.admit(None)
+        };
+        let is_known = pass.is_some() || matches!(entry, Entry::Seated(_));
+        if !is_known {
+            sleep(WRONG).await;
+        }
+        if version == Version::Rfb38 && is_known {
+            out.extend([0; 4]);
+        } else if version == Version::Rfb38 {
+            message::refusal(1, "Wrong token", &mut out);
+        } else if needs_token {
+            out.extend(u32::from(!is_known).to_be_bytes());
+        }
+        sink.send(&mut out).await?;
+        let Some(ClientMessage::Init { shared }) =
+            (if is_known { self.next().await? } else { return Err(End::NoToken) })
+        else {
+            return Ok(None);
+        };
+        Ok(Some(match (entry, pass) {
+            (Entry::Seated(seat), _) => seat,
+            (Entry::Door(name), Some(pass)) => {
+                let seat = hub.sit(pass, &name);
+                if !shared {
+                    seat.take();
+                }
+                Arc::new(seat)
+            }
+            (Entry::Door(_), None) => return Err(End::NoToken),
+        }))
+    }
+
+    /// Asks for a token by VeNCrypt's plain password. None: the client went.
+    async fn token(&mut self, sink: &mut Sink) -> Result<Option<Secret>, End> {
+        let mut out = message::VENCRYPT_VERSION.to_vec();
+        sink.send(&mut out).await?;
+        let Some(ClientMessage::VeNCrypt(version)) = self.next().await? else { return Ok(None) };
+        if version != message::VENCRYPT_VERSION {
+            return Err(Violation("a version of VeNCrypt that was not offered").into());
+        }
+        out.extend([0, 1]);
+        out.extend(message::VENCRYPT_PLAIN.to_be_bytes());
+        sink.send(&mut out).await?;
+        match self.next().await? {
+            Some(ClientMessage::VeNCryptKind(message::VENCRYPT_PLAIN)) => {}
+            Some(_) => return Err(Violation("a way to authenticate that was not offered").into()),
+            None => return Ok(None),
+        }
+        match self.next().await? {
+            Some(ClientMessage::Plain(token)) => Ok(Some(token)),
+            _ => Ok(None),
+        }
     }
 
     /// Takes what the client says until it goes.
-    async fn listen(&mut self, hub: &Arc<Hub>, joined: &Joined) -> Result<(), End> {
-        while let Some(message) = self.next().await? {
-            match message {
-                ClientMessage::PixelFormat(format) => joined.set_format(format),
-                ClientMessage::Encodings(list) => joined.set_abilities(Abilities::from_list(&list)),
-                ClientMessage::UpdateRequest { incremental, rect } => joined.request(incremental, rect),
-                ClientMessage::DesktopSize { width, height } => {
-                    if let Some(head) = joined.wish(width, height) {
-                        tokio::spawn(pass_wishes(hub.clone(), head));
+    async fn listen(&mut self, joined: &Joined, hand: &mut Hand<'_>) -> Result<(), End> {
+        let mut pace = Pace::new();
+        loop {
+            // Moves of the pointer wait until something else is said, or nothing: the last one counts.
+            while let Some(message) = self.decoder.next(&mut self.buffer)? {
+                if let ClientMessage::Pointer { buttons, x, y } = message
+                    && hand.moves_only(buttons, x, y)
+                {
+                    continue;
+                }
+                match message {
+                    ClientMessage::PixelFormat(format) => joined.set_format(format),
+                    ClientMessage::Encodings(list) => {
+                        let abilities = Abilities::from_list(&list);
+                        self.decoder.knows_more_buttons(abilities.more_buttons);
+                        joined.set_abilities(abilities);
+                    }
+                    ClientMessage::UpdateRequest { incremental, rect } => joined.request(incremental, rect),
+                    ClientMessage::DesktopSize { width, height } => hand.resize(width, height),
+                    ClientMessage::Key { keysym, pressed, code } => hand.key(keysym, pressed, code),
+                    ClientMessage::Pointer { buttons, x, y } => hand.pointer(buttons, x, y),
+                    // There is no way to the guest's clipboard: it is understood, so that the stream goes on, and dropped.
+                    ClientMessage::CutText => {}
+                    ClientMessage::Version(_)
+                    | ClientMessage::Security(_)
+                    | ClientMessage::VeNCrypt(_)
+                    | ClientMessage::VeNCryptKind(_)
+                    | ClientMessage::Plain(_)
+                    | ClientMessage::Init { .. } => {}
+                }
+                pace.step().await;
+            }
+            hand.rest();
+            let read = self.source.read(&mut self.buffer);
+            let read = if hand.is_pressing() {
+                match timeout(SILENCE, read).await {
+                    Ok(read) => read,
+                    Err(_) => {
+                        hand.let_go();
+                        continue;
                     }
                 }
-                // Viewers only look: what they type is understood, so that their stream goes on, and dropped.
-                ClientMessage::Key { .. } | ClientMessage::Pointer { .. } | ClientMessage::CutText => {}
-                ClientMessage::Version(_) | ClientMessage::Security(_) | ClientMessage::Init => {}
+            } else {
+                read.await
+            };
+            if !read? {
+                return Ok(());
             }
-        }
-        Ok(())
-    }
-}
-
-/// Passes a head's wishes for another size on until there are none.
-async fn pass_wishes(hub: Arc<Hub>, head: u8) {
-    loop {
-        sleep(RESIZE_EACH).await;
-        if !hub.pass_wish(head) {
-            return;
         }
     }
 }
@@ -192,12 +302,21 @@ impl Packer {
             self.format = update.format;
             self.translator = Translator::new(update.format);
         }
-        let Update { abilities, colour_map, size, cursor, rects, .. } = update;
+        let Update { abilities, colour_map, size, cursor, key_codes, more_buttons, leds, rects, .. } = update;
         let strips: Vec<Rect> = rects.into_iter().flat_map(strips).collect();
         if colour_map {
             message::colour_map(&mut self.out);
         }
-        message::update(usize::from(size.is_some()) + usize::from(cursor.is_some()) + strips.len(), &mut self.out);
+        let told = [size.is_some(), cursor.is_some(), key_codes, more_buttons, leds.is_some()];
+        message::update(told.into_iter().filter(|told| *told).count() + strips.len(), &mut self.out);
+        for (told, encoding) in [(key_codes, encodings::KEY_CODES), (more_buttons, encodings::MORE_BUTTONS)] {
+            if told {
+                message::rect(Rect::default(), encoding, &mut self.out);
+            }
+        }
+        if let Some(leds) = leds {
+            message::leds(leds, &mut self.out);
+        }
         match size {
             Some((width, height, news)) if abilities.extended_desktop_size => {
                 message::extended_desktop_size(width, height, news, &mut self.out);
@@ -222,6 +341,8 @@ impl Packer {
             // Copied when its turn comes: what changed meanwhile is the newest, and comes once more.
             joined.copy(strip, &mut self.pixels);
             self.pack(strip, packing);
+            // Others have their turn, and so have this client's keys.
+            yield_now().await;
             if self.out.len() >= COLLECT {
                 let (bytes, start) = (self.out.len(), Instant::now());
                 sink.send(&mut self.out).await?;
@@ -267,9 +388,10 @@ mod tests {
         let silent = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let (_device, viewer) = frames::pair().unwrap();
-        let hub = Arc::new(Hub::new(frames::ViewerEnd::new(viewer).unwrap(), None));
+        let hub = Arc::new(Hub::for_tests(viewer));
         let (source, sink) = crate::wire::tcp(stream);
-        let ended = serve(hub, source, sink, Choice { head: 0, drawn_cursor: false }).await;
+        let choice = Choice { head: 0, drawn_cursor: false };
+        let ended = serve(hub, source, sink, choice, Entry::Door("silent".into())).await;
         assert!(matches!(ended, Err(End::Silent)));
         drop(silent);
     }

@@ -5,17 +5,25 @@
 //! client neither slows another one nor the guest: its tiles just stay marked until it comes for them.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use frames::{Damage, Geometry, MAX_DIMENSION, ModeRequest, News, Rect, ScreenLayout, View, ViewerEnd, ViewerError};
-use tokio::sync::Notify;
+use frames::{
+    Damage, Geometry, Leds, MAX_DIMENSION, ModeRequest, News, Rect, ScreenLayout, View, ViewerEnd, ViewerError,
+};
+use tokio::sync::{Notify, watch};
 
+#[cfg(test)]
+use crate::floor::Inputs;
+use crate::floor::{Floor, FloorNews, InputCounts, Seat, Which};
 use crate::rfb::cursor::{self, CursorImage};
 use crate::rfb::encodings::{Abilities, CursorKind};
 use crate::rfb::message::SizeNews;
 use crate::rfb::pixel::PixelFormat;
 use crate::screen::{MAX_PIXELS, Screen};
 use crate::tiles::Tiles;
+use crate::tokens::{Door, Pass, Tokens};
 
 /// The desktop when nothing is shown and no monitor says a size.
 const EMPTY: (u32, u32) = (640, 480);
@@ -32,6 +40,12 @@ pub(crate) struct Update {
     pub(crate) colour_map: bool,
     pub(crate) size: Option<(u32, u32, SizeNews)>,
     pub(crate) cursor: Option<Arc<CursorImage>>,
+    /// The client learns that it may send codes of keys.
+    pub(crate) key_codes: bool,
+    /// The client learns that it may send more than eight buttons.
+    pub(crate) more_buttons: bool,
+    /// The lights of the guest's keyboard.
+    pub(crate) leds: Option<Leds>,
     /// The parts of the picture to copy, pack and send.
     pub(crate) rects: Vec<Rect>,
 }
@@ -63,7 +77,6 @@ struct Head {
     /// Updates that came.
     updates: u64,
     wish: Option<(u32, u32)>,
-    debouncing: bool,
 }
 
 #[derive(Debug)]
@@ -83,6 +96,9 @@ struct Client {
     colour_map: bool,
     size_news: Option<SizeNews>,
     cursor_news: bool,
+    key_codes_news: bool,
+    more_buttons_news: bool,
+    leds_news: Option<Leds>,
 }
 
 impl Client {
@@ -109,10 +125,16 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     /// Rings when the device's socket was full.
     pub(crate) full: Notify,
+    /// Rings when somebody wishes for another size.
+    pub(crate) wished: Notify,
+    /// Who controls.
+    pub(crate) floor: Floor,
+    /// Who is let in.
+    pub(crate) door: Door,
 }
 
 impl Hub {
-    pub(crate) fn new(device: ViewerEnd, name: Option<String>) -> Self {
+    pub(crate) fn new(device: ViewerEnd, name: Option<String>, floor: Floor, door: Door) -> Self {
         let state = State {
             device,
             renamed: name.is_some(),
@@ -122,7 +144,14 @@ impl Hub {
             clients: BTreeMap::new(),
             next: 0,
         };
-        Self { state: Mutex::new(state), full: Notify::new() }
+        Self { state: Mutex::new(state), full: Notify::new(), wished: Notify::new(), floor, door }
+    }
+
+    /// With no device behind it, no input, and open to everybody.
+    #[cfg(test)]
+    pub(crate) fn for_tests(socket: OwnedFd) -> Self {
+        let device = ViewerEnd::new(socket).expect("a socket of a pair");
+        Self::new(device, None, Floor::new(Inputs::default()), Door::open())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -136,6 +165,11 @@ impl Hub {
             state.take(news);
         }
         Ok(())
+    }
+
+    /// The device's socket, to wait for it.
+    pub(crate) fn device(&self) -> io::Result<OwnedFd> {
+        self.lock().device.as_fd().try_clone_to_owned()
     }
 
     /// True when credits wait for room in the device's socket.
@@ -158,6 +192,9 @@ impl Hub {
             colour_map: false,
             size_news: None,
             cursor_news: true,
+            key_codes_news: false,
+            more_buttons_news: false,
+            leds_news: None,
         };
         let mut state = self.lock();
         let id = state.next;
@@ -180,19 +217,67 @@ impl Hub {
         (state.name.clone(), state.connected, heads.collect())
     }
 
-    /// Passes the wish for another size on. Returns false when there is none left.
-    pub(crate) fn pass_wish(&self, head: u8) -> bool {
-        let mut state = self.lock();
-        let Some(wish) = state.head(head).and_then(|head| head.wish.take()) else {
-            if let Some(head) = state.head(head) {
-                head.debouncing = false;
+    /// Somebody who was let in takes a seat, until it is dropped. What it is called others see.
+    pub(crate) fn sit(self: &Arc<Self>, pass: Pass, name: &str) -> Seat {
+        let seat = Seat::new(self.clone(), pass.clone(), name);
+        if !self.door.is_good(&pass) {
+            // It was taken back since.
+            self.floor.revoke(|pass| self.door.is_good(pass));
+        }
+        seat
+    }
+
+    /// Other tokens count from now on: whose token is gone loses its seat's rights at once.
+    pub(crate) fn change_tokens(&self, tokens: Tokens) {
+        self.door.change(tokens);
+        self.floor.revoke(|pass| self.door.is_good(pass));
+    }
+
+    /// Takes in what a device for input said, and tells its lights to who can show them. False: it says nothing any more.
+    pub(crate) fn attend(&self, which: Which) -> bool {
+        let before = self.floor.leds();
+        let open = self.floor.attend(which);
+        let leds = self.floor.leds();
+        if leds != before {
+            for client in self.lock().clients.values_mut().filter(|client| client.abilities.leds) {
+                client.leds_news = leds;
+                client.wake.notify_one();
             }
-            return false;
-        };
-        let (width, height) = wish;
-        // Too busy to hear it, or gone: the next wish may come through.
-        let _ = state.device.resize(ModeRequest { head, width, height });
-        true
+        }
+        open
+    }
+
+    /// Who controls, who is here, and the lights of the keyboard.
+    pub(crate) fn floor_news(&self) -> watch::Receiver<FloorNews> {
+        self.floor.news()
+    }
+
+    /// What was typed, in numbers only.
+    pub(crate) fn input_counts(&self) -> InputCounts {
+        self.floor.counts()
+    }
+
+    /// Somebody who may wishes for another size. False: there is no such size, or no such head.
+    pub(crate) fn wish(&self, head: u8, width: u32, height: u32) -> bool {
+        let mut state = self.lock();
+        let head = state.head(head).filter(|_| is_possible(width, height));
+        let passed = head.map(|head| head.wish = Some((width, height))).is_some();
+        if passed {
+            self.wished.notify_one();
+        }
+        passed
+    }
+
+    /// Passes the wishes for other sizes on.
+    pub(crate) fn pass_wishes(&self) {
+        let mut state = self.lock();
+        let State { heads, device, .. } = &mut *state;
+        for (head, state) in (0..).zip(heads) {
+            if let Some((width, height)) = state.wish.take() {
+                // Too busy to hear it, or gone: the next wish may come through.
+                let _ = device.resize(ModeRequest { head, width, height });
+            }
+        }
     }
 
     fn ring(&self, state: &State) {
@@ -295,10 +380,7 @@ impl State {
 impl Head {
     /// The size of its desktop: the picture's, else the monitor's.
     fn size(&self) -> (u32, u32) {
-        let fits = |(width, height): (u32, u32)| {
-            let sane = |length| (1..=MAX_DIMENSION).contains(&length);
-            sane(width) && sane(height) && u64::from(width) * u64::from(height) <= MAX_PIXELS
-        };
+        let fits = |(width, height): (u32, u32)| is_possible(width, height);
         let picture = self.view.as_ref().map(|view| (view.geometry().width, view.geometry().height));
         let monitor = Some((self.layout.rect.width, self.layout.rect.height)).filter(|_| self.layout.enabled);
         picture.filter(|size| fits(*size)).or(monitor.filter(|size| fits(*size))).unwrap_or(EMPTY)
@@ -337,6 +419,23 @@ impl Head {
                 None
             }
         }
+    }
+}
+
+/// True for sizes that a guest can be asked for and that can be shown.
+pub(crate) fn is_possible(width: u32, height: u32) -> bool {
+    let sane = |length| (1..=MAX_DIMENSION).contains(&length);
+    sane(width) && sane(height) && u64::from(width) * u64::from(height) <= MAX_PIXELS
+}
+
+/// The share of a length at one of its pixels, where what lies outside is its nearest end: 0 is the first pixel, 65535 the last
+/// one, and between them it is a pixel's middle, so that whichever way a guest rounds it finds the same pixel.
+pub(crate) fn share(at: u32, length: u32) -> u16 {
+    let last = length.saturating_sub(1);
+    match at.min(last) {
+        0 => 0,
+        at if at == last => u16::MAX,
+        at => (((u64::from(at) * 2 + 1) << 15) / u64::from(length)) as u16,
     }
 }
 
@@ -400,7 +499,13 @@ impl Joined {
 
     /// The client says what it can take.
     pub(crate) fn set_abilities(&self, abilities: Abilities) {
+        let leds = self.hub.floor.leds().filter(|_| abilities.leds);
         self.with(|client, head| {
+            client.key_codes_news |= abilities.key_codes && !client.abilities.key_codes;
+            client.more_buttons_news |= abilities.more_buttons && !client.abilities.more_buttons;
+            if !client.abilities.leds {
+                client.leds_news = leds;
+            }
             if abilities.extended_desktop_size && !client.abilities.extended_desktop_size {
                 // It learns by this that we understand it.
                 client.size_news = Some(SizeNews::Changed);
@@ -417,18 +522,16 @@ impl Joined {
         self.wake.notify_one();
     }
 
-    /// The client wishes for another size. Some: the head whose wishes somebody must pass on after a while.
-    pub(crate) fn wish(&self, width: u32, height: u32) -> Option<u8> {
-        let sane = |length| (1..=MAX_DIMENSION).contains(&length);
-        let possible = sane(width) && sane(height) && u64::from(width) * u64::from(height) <= MAX_PIXELS;
-        let debounce = self.with(|client, head| {
-            client.size_news = Some(if possible { SizeNews::Forwarded } else { SizeNews::Invalid });
-            let head = head.filter(|_| possible)?;
-            head.wish = Some((width, height));
-            (!std::mem::replace(&mut head.debouncing, true)).then_some(client.head)
-        });
+    /// The client wished for another size: this is the answer.
+    pub(crate) fn answer_wish(&self, answer: SizeNews) {
+        self.with(|client, _| client.size_news = Some(answer));
         self.wake.notify_one();
-        debounce.flatten()
+    }
+
+    /// The share of the head at a pixel of the desktop that the client knows.
+    pub(crate) fn share(&self, x: u32, y: u32) -> (u16, u16) {
+        let (width, height) = self.with(|client, _| client.size).unwrap_or(EMPTY);
+        (share(x, width), share(y, height))
     }
 
     /// What there is to send now. None: nothing was asked for, or there is no news; the device has a credit then.
@@ -442,6 +545,9 @@ impl Joined {
                 colour_map: std::mem::take(&mut client.colour_map),
                 size: None,
                 cursor: None,
+                key_codes: std::mem::take(&mut client.key_codes_news),
+                more_buttons: std::mem::take(&mut client.more_buttons_news),
+                leds: client.leds_news.take(),
                 rects: Vec::new(),
             };
             let size = head.size();
@@ -459,7 +565,8 @@ impl Joined {
             if update.size.is_none() {
                 update.rects = client.unseen.take(region);
             }
-            let something = update.size.is_some() || update.cursor.is_some() || !update.rects.is_empty();
+            let told = update.key_codes || update.more_buttons || update.leds.is_some();
+            let something = told || update.size.is_some() || update.cursor.is_some() || !update.rects.is_empty();
             if something {
                 client.request = None;
             }

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::client::{self, Choice};
+use crate::client::{self, Choice, Entry};
 use crate::hub::Hub;
 use crate::wire;
 
@@ -85,7 +85,7 @@ pub(crate) async fn serve(listener: TcpListener, head: u8, hub: Arc<Hub>, room: 
             let peer = stream.peer_addr().map_or_else(|_| "?".into(), |peer| peer.to_string());
             info!(%peer, head, "VNC client");
             let (source, sink) = wire::tcp(stream);
-            match client::serve(hub, source, sink, choice).await {
+            match client::serve(hub, source, sink, choice, Entry::Door(format!("VNC client {peer}"))).await {
                 Ok(()) => info!(%peer, "VNC client left"),
                 Err(end) => info!(%peer, "VNC client sent away: {end}"),
             }

@@ -3,13 +3,18 @@
 use bytes::{Buf, BytesMut};
 use frames::Rect;
 
+use super::message::SECURITY_VENCRYPT;
 use super::pixel::PixelFormat;
+use crate::tokens::Secret;
 
 /// Encodings in one list; real clients send about thirty. Stops a client that keeps us parsing.
 const MAX_ENCODINGS: usize = 1024;
 
 /// Clipboard text, which is skipped. Stops a client that sends text for ever.
 const MAX_CUT_TEXT: u32 = 1 << 20;
+
+/// Letters of a name or a password; a token has at most as many. Stops a client that sends a password for ever.
+const MAX_CREDENTIAL: usize = 256;
 
 /// Longest message that must be whole before it is understood: a list of encodings.
 pub(crate) const MAX_MESSAGE: usize = 4 + 4 * MAX_ENCODINGS;
@@ -32,8 +37,16 @@ pub(crate) enum Version {
 pub(crate) enum ClientMessage {
     Version(Version),
     Security(u8),
-    /// The end of the handshake.
-    Init,
+    /// The version of VeNCrypt.
+    VeNCrypt([u8; 2]),
+    /// Which of VeNCrypt's ways.
+    VeNCryptKind(u32),
+    /// A password; the user's name that comes before it is not looked at.
+    Plain(Secret),
+    /// The end of the handshake; shared: the client takes nothing from others.
+    Init {
+        shared: bool,
+    },
     PixelFormat(PixelFormat),
     Encodings(Vec<i32>),
     UpdateRequest {
@@ -50,8 +63,9 @@ pub(crate) enum ClientMessage {
         pressed: bool,
         code: Option<u32>,
     },
+    /// Bit 0: left, middle, right, wheel up, down, left, right, back, forward.
     Pointer {
-        buttons: u8,
+        buttons: u16,
         x: u16,
         y: u16,
     },
@@ -63,6 +77,9 @@ pub(crate) enum ClientMessage {
 enum Phase {
     Version,
     Security,
+    VeNCrypt,
+    VeNCryptKind,
+    Plain,
     Init,
     Session,
 }
@@ -73,11 +90,18 @@ pub(crate) struct Decoder {
     phase: Phase,
     /// Bytes of a clipboard text that are still to come.
     skip: usize,
+    /// The eighth button is a mark: more buttons follow.
+    more_buttons: bool,
 }
 
 impl Decoder {
     pub(crate) fn new() -> Self {
-        Self { phase: Phase::Version, skip: 0 }
+        Self { phase: Phase::Version, skip: 0, more_buttons: false }
+    }
+
+    /// The client listed that it has more than eight buttons.
+    pub(crate) fn knows_more_buttons(&mut self, knows: bool) {
+        self.more_buttons |= knows;
     }
 
     /// Takes the next message off the front of `buffer`; none: more bytes are needed, at most [`MAX_MESSAGE`] in all.
@@ -105,16 +129,36 @@ impl Decoder {
             }
             Phase::Security => {
                 let Some(choice) = bytes.first() else { return Ok(None) };
-                self.phase = Phase::Init;
+                self.phase = if *choice == SECURITY_VENCRYPT { Phase::VeNCrypt } else { Phase::Init };
                 Ok(Some((ClientMessage::Security(*choice), 1)))
             }
-            Phase::Init => {
-                // The byte asks to throw out the other viewers; nobody is thrown out.
-                if bytes.is_empty() {
-                    return Ok(None);
+            Phase::VeNCrypt => {
+                let Some(version) = bytes.first_chunk() else { return Ok(None) };
+                self.phase = Phase::VeNCryptKind;
+                Ok(Some((ClientMessage::VeNCrypt(*version), 2)))
+            }
+            Phase::VeNCryptKind => {
+                let Some(kind) = bytes.first_chunk() else { return Ok(None) };
+                self.phase = Phase::Plain;
+                Ok(Some((ClientMessage::VeNCryptKind(u32::from_be_bytes(*kind)), 4)))
+            }
+            Phase::Plain => {
+                let Some((lengths, names)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
+                let (user, password) = lengths.split_at(4);
+                let length = |bytes: &[u8]| bytes.iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
+                let (user, password) = (length(user), length(password));
+                if user > MAX_CREDENTIAL || password > MAX_CREDENTIAL {
+                    return Err(Violation("a name or password longer than any"));
                 }
+                let Some(secret) = names.get(user..user + password) else { return Ok(None) };
+                self.phase = Phase::Init;
+                let secret = Secret::new(String::from_utf8_lossy(secret).into_owned());
+                Ok(Some((ClientMessage::Plain(secret), 8 + user + password)))
+            }
+            Phase::Init => {
+                let Some(shared) = bytes.first() else { return Ok(None) };
                 self.phase = Phase::Session;
-                Ok(Some((ClientMessage::Init, 1)))
+                Ok(Some((ClientMessage::Init { shared: *shared != 0 }, 1)))
             }
             Phase::Session => self.session(bytes),
         }
@@ -148,9 +192,16 @@ impl Decoder {
                 let keysym = u32::from_be_bytes([*k3, *k2, *k1, *k0]);
                 Some((ClientMessage::Key { keysym, pressed: *pressed != 0, code: None }, 8))
             }
-            [5, buttons, x1, x0, y1, y0, ..] => {
+            [5, buttons, x1, x0, y1, y0, rest @ ..] => {
                 let (x, y) = (u16::from_be_bytes([*x1, *x0]), u16::from_be_bytes([*y1, *y0]));
-                Some((ClientMessage::Pointer { buttons: *buttons, x, y }, 6))
+                let low = u16::from(*buttons);
+                if self.more_buttons && low & 0x80 != 0 {
+                    let pointer =
+                        |high: &u8| ClientMessage::Pointer { buttons: low & 0x7f | u16::from(*high) << 7, x, y };
+                    rest.first().map(|high| (pointer(high), 7))
+                } else {
+                    Some((ClientMessage::Pointer { buttons: low, x, y }, 6))
+                }
             }
             [6, _, _, _, l3, l2, l1, l0, ..] => {
                 // The extended clipboard says the length as a negative number.
@@ -220,16 +271,17 @@ mod tests {
     }
 
     fn session() -> Decoder {
-        Decoder { phase: Phase::Session, skip: 0 }
+        Decoder { phase: Phase::Session, skip: 0, more_buttons: false }
     }
 
     #[test]
     fn handshakes_of_all_versions() {
         let hello = |bytes: &[u8]| decode(Decoder::new(), bytes);
         let version = |version| ClientMessage::Version(version);
-        let with_security = |v| Ok(vec![version(v), ClientMessage::Security(1), ClientMessage::Init]);
-        assert_eq!(hello(b"RFB 003.003\n\x01"), Ok(vec![version(Version::Rfb33), ClientMessage::Init]));
-        assert_eq!(hello(b"RFB 003.005\n\x01"), Ok(vec![version(Version::Rfb33), ClientMessage::Init]));
+        let init = |shared| ClientMessage::Init { shared };
+        let with_security = |v| Ok(vec![version(v), ClientMessage::Security(1), init(false)]);
+        assert_eq!(hello(b"RFB 003.003\n\x01"), Ok(vec![version(Version::Rfb33), init(true)]));
+        assert_eq!(hello(b"RFB 003.005\n\x01"), Ok(vec![version(Version::Rfb33), init(true)]));
         assert_eq!(hello(b"RFB 003.007\n\x01\x00"), with_security(Version::Rfb37));
         assert_eq!(hello(b"RFB 003.008\n\x01\x00"), with_security(Version::Rfb38));
         assert_eq!(hello(b"RFB 003.889\n\x01\x00"), with_security(Version::Rfb38));

@@ -9,6 +9,11 @@ pub(crate) const CURSOR: i32 = -239;
 pub(crate) const CURSOR_WITH_ALPHA: i32 = -314;
 pub(crate) const VMWARE_CURSOR: i32 = 0x574d_5664;
 
+/// Numbers of pseudo-encodings about input: QEMU's codes of keys and lights, and buttons beyond the eighth.
+pub(crate) const KEY_CODES: i32 = -258;
+pub(crate) const LEDS: i32 = -261;
+pub(crate) const MORE_BUTTONS: i32 = -316;
+
 /// How pixels are packed when the way to the client is slow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Packing {
@@ -39,6 +44,11 @@ pub(crate) struct Abilities {
     pub(crate) cursor: CursorKind,
     pub(crate) desktop_size: bool,
     pub(crate) extended_desktop_size: bool,
+    /// It can say which key it is, not only what is printed on it.
+    pub(crate) key_codes: bool,
+    pub(crate) more_buttons: bool,
+    /// It shows the lights of the guest's keyboard.
+    pub(crate) leds: bool,
 }
 
 impl Abilities {
@@ -64,6 +74,9 @@ impl Abilities {
             cursor,
             desktop_size: has(DESKTOP_SIZE),
             extended_desktop_size: has(EXTENDED_DESKTOP_SIZE),
+            key_codes: has(KEY_CODES),
+            more_buttons: has(MORE_BUTTONS),
+            leds: has(LEDS),
         }
     }
 

@@ -1,7 +1,8 @@
 //! What we say to a client, but for the pixels.
 
-use frames::Rect;
+use frames::{Leds, Rect};
 
+use super::encodings::LEDS;
 use super::pixel::{PixelFormat, table};
 
 /// The version that we speak.
@@ -9,6 +10,11 @@ pub(crate) const VERSION: &[u8; 12] = b"RFB 003.008\n";
 
 /// No authentication.
 pub(crate) const SECURITY_NONE: u8 = 1;
+
+/// VeNCrypt, of which we offer what needs no TLS: whoever is not on this host comes through a tunnel.
+pub(crate) const SECURITY_VENCRYPT: u8 = 19;
+pub(crate) const VENCRYPT_VERSION: [u8; 2] = [0, 2];
+pub(crate) const VENCRYPT_PLAIN: u32 = 256;
 
 /// Numbers of pseudo-encodings that we send.
 pub(crate) const DESKTOP_SIZE: i32 = -223;
@@ -21,6 +27,8 @@ pub(crate) enum SizeNews {
     Changed,
     /// The answer to this client: the wish was passed on and may come true.
     Forwarded,
+    /// The answer to this client: it may not.
+    Prohibited,
     /// The answer to this client: there is no such size.
     Invalid,
 }
@@ -32,6 +40,19 @@ pub(crate) fn init(width: u32, height: u32, name: &str, out: &mut Vec<u8>) {
     out.extend(PixelFormat::NATIVE.bytes());
     out.extend((name.len() as u32).to_be_bytes());
     out.extend(name.as_bytes());
+}
+
+/// What ends a handshake: 0 in the place of a way to authenticate, or 1 as its result, and why.
+pub(crate) fn refusal(word: u32, reason: &str, out: &mut Vec<u8>) {
+    out.extend(word.to_be_bytes());
+    out.extend((reason.len() as u32).to_be_bytes());
+    out.extend(reason.as_bytes());
+}
+
+/// A rectangle that says which lights of the guest's keyboard are on.
+pub(crate) fn leds(leds: Leds, out: &mut Vec<u8>) {
+    rect(Rect::default(), LEDS, out);
+    out.push(u8::from(leds.scroll) | u8::from(leds.num) << 1 | u8::from(leds.caps) << 2);
 }
 
 /// The start of an update.
@@ -53,6 +74,7 @@ pub(crate) fn extended_desktop_size(width: u32, height: u32, news: SizeNews, out
     let (reason, status) = match news {
         SizeNews::Changed => (0, 0),
         SizeNews::Forwarded => (1, 4),
+        SizeNews::Prohibited => (1, 1),
         SizeNews::Invalid => (1, 3),
     };
     rect(Rect::new(reason, status, width, height), EXTENDED_DESKTOP_SIZE, out);

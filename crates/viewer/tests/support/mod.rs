@@ -135,7 +135,9 @@ impl Stage {
         let addresses = vnc.iter().map(|listening| listening.address().unwrap()).collect();
         let page = web.address().unwrap();
         let device = Device::new(ours, heads);
-        let options = Options { device: ViewerEnd::new(theirs).unwrap(), vnc, web: vec![web], name: None };
+        let device_end = ViewerEnd::new(theirs).unwrap();
+        let (window, input, touch, tokens, name) = (None, None, None, None, None);
+        let options = Options { device: device_end, vnc, web: vec![web], window, input, touch, tokens, name };
         let viewer = Some(thread::spawn(move || viewer::run(options)));
         Self { device, vnc: addresses, web: page, viewer }
     }

@@ -1,0 +1,137 @@
+//! What a VNC client types and points at, as input for the guest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use frames::Input;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
+
+use crate::floor::{Outcome, Seat};
+use crate::hub::{Hub, Joined};
+use crate::keys;
+use crate::rfb::message::SizeNews;
+
+/// BTN_* of the buttons in the order of RFB's bits; the four directions of the wheel between them.
+const BUTTONS: [(u16, u16); 5] = [(0, 0x110), (1, 0x112), (2, 0x111), (7, 0x113), (8, 0x114)];
+
+/// The wheel's bits, and what one notch of each is.
+const WHEEL: [(u16, i16, i16); 4] = [(3, 120, 0), (4, -120, 0), (5, 0, -120), (6, 0, 120)];
+
+/// Messages that a client may say in a window of time before it has to wait. Stops one that says 100,000 in a second from
+/// keeping everybody busy: the rest stays where it is, and that client's own network holds it back.
+const MESSAGES: u32 = 100;
+const WINDOW: Duration = Duration::from_millis(10);
+
+/// How fast a client is heard.
+pub(crate) struct Pace {
+    since: Instant,
+    heard: u32,
+}
+
+impl Pace {
+    pub(crate) fn new() -> Self {
+        Self { since: Instant::now(), heard: 0 }
+    }
+
+    /// After each message: waits when there were too many.
+    pub(crate) async fn step(&mut self) {
+        self.heard += 1;
+        if self.heard < MESSAGES {
+            return;
+        }
+        yield_now().await;
+        sleep_until(self.since + WINDOW).await;
+        *self = Self::new();
+    }
+}
+
+/// A client's keyboard and pointer.
+pub(crate) struct Hand<'a> {
+    hub: &'a Arc<Hub>,
+    seat: &'a Seat,
+    joined: &'a Joined,
+    head: u8,
+    buttons: u16,
+    /// A move that waits for the next one.
+    moved: Option<(u16, u16)>,
+}
+
+impl<'a> Hand<'a> {
+    pub(crate) fn new(hub: &'a Arc<Hub>, seat: &'a Seat, joined: &'a Joined, head: u8) -> Self {
+        Self { hub, seat, joined, head, buttons: 0, moved: None }
+    }
+
+    /// Takes a move alone; false: buttons changed too.
+    pub(crate) fn moves_only(&mut self, buttons: u16, x: u16, y: u16) -> bool {
+        let only = buttons == self.buttons;
+        if only {
+            self.moved = Some((x, y));
+        }
+        only
+    }
+
+    /// The pointer is there and has these buttons.
+    pub(crate) fn pointer(&mut self, buttons: u16, x: u16, y: u16) {
+        self.moved = Some((x, y));
+        self.rest();
+        let changed = buttons ^ self.buttons;
+        self.buttons = buttons;
+        for (bit, code) in BUTTONS {
+            if changed >> bit & 1 == 1 {
+                self.input(Input::Button { code, pressed: buttons >> bit & 1 == 1 });
+            }
+        }
+        for (bit, vertical, horizontal) in WHEEL {
+            if changed & buttons & 1 << bit != 0 {
+                self.input(Input::Wheel { vertical, horizontal });
+            }
+        }
+    }
+
+    /// Nothing more is said for now: a move that waited goes out.
+    pub(crate) fn rest(&mut self) {
+        if let Some((x, y)) = self.moved.take() {
+            let (x, y) = self.joined.share(x.into(), y.into());
+            self.input(Input::Pointer { x, y });
+        }
+    }
+
+    /// A key went down or up.
+    pub(crate) fn key(&mut self, keysym: u32, pressed: bool, code: Option<u32>) {
+        self.rest();
+        match keys::key(keysym, code) {
+            Some(code) => self.input(Input::Key { code, pressed }),
+            None => self.seat.unknown(),
+        }
+    }
+
+    /// The client wishes for another size.
+    pub(crate) fn resize(&mut self, width: u32, height: u32) {
+        self.joined.answer_wish(match self.seat.may_resize() {
+            Outcome::Passed if self.hub.wish(self.head, width, height) => SizeNews::Forwarded,
+            Outcome::Passed => SizeNews::Invalid,
+            _ => SizeNews::Prohibited,
+        });
+    }
+
+    pub(crate) fn is_pressing(&self) -> bool {
+        self.seat.is_pressing()
+    }
+
+    /// Everything goes up.
+    pub(crate) fn let_go(&mut self) {
+        self.input(Input::ReleaseAll);
+    }
+
+    fn input(&self, input: Input) {
+        self.seat.input(self.head, input);
+    }
+}
+
+impl Drop for Hand<'_> {
+    /// The seat may outlive this connection; what was pressed through it must not.
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}

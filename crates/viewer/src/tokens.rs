@@ -1,0 +1,114 @@
+//! Who is let in: everybody on this host, or who knows a token.
+//!
+//! A token is a secret: it is in no message and no log, [`Secret`] shows nothing of itself, and it is compared in constant time.
+
+mod file;
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use crate::floor::Right;
+
+pub use file::{TokensError, TokensFile};
+
+/// Something that nobody may read in a log.
+#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    fn is(&self, other: &Self) -> Choice {
+        self.0.as_bytes().ct_eq(other.0.as_bytes())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// What the door said: somebody's right, and the token that it hangs on.
+#[derive(Clone, Debug)]
+pub(crate) struct Pass {
+    right: Right,
+    token: Option<Secret>,
+}
+
+impl Pass {
+    /// For who needs no token: the window on the display of whoever started the VM.
+    pub(crate) fn of_the_owner() -> Self {
+        Self { right: Right::Control, token: None }
+    }
+
+    pub(crate) fn right(&self) -> Right {
+        self.right
+    }
+}
+
+/// Tokens and what they allow.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens(Vec<(Secret, Right)>);
+
+impl Tokens {
+    fn right(&self, token: &Secret) -> Option<Right> {
+        // Each is looked at, whichever it is.
+        let mut found = 0u8;
+        for (known, right) in &self.0 {
+            found.conditional_assign(&(1 + u8::from(*right == Right::Control)), known.is(token));
+        }
+        match found {
+            0 => None,
+            1 => Some(Right::Look),
+            _ => Some(Right::Control),
+        }
+    }
+}
+
+/// The door to the VM's screen.
+#[derive(Debug, Default)]
+pub(crate) struct Door(Option<Mutex<Tokens>>);
+
+impl Door {
+    /// Everybody on this host may look and type.
+    pub(crate) fn open() -> Self {
+        Self(None)
+    }
+
+    /// Only who knows a token.
+    pub(crate) fn guarded(tokens: Tokens) -> Self {
+        Self(Some(Mutex::new(tokens)))
+    }
+
+    /// True when nobody gets in without a token.
+    pub(crate) fn needs_token(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Lets somebody in; none: not with this token. Where no token is needed none is looked at.
+    pub(crate) fn admit(&self, token: Option<&Secret>) -> Option<Pass> {
+        let Some(tokens) = &self.0 else { return Some(Pass::of_the_owner()) };
+        let token = token?;
+        let right = tokens.lock().unwrap_or_else(PoisonError::into_inner).right(token)?;
+        Some(Pass { right, token: Some(token.clone()) })
+    }
+
+    /// True when who was let in would still be, with the same right.
+    pub(crate) fn is_good(&self, pass: &Pass) -> bool {
+        let (Some(tokens), Some(token)) = (&self.0, &pass.token) else { return true };
+        tokens.lock().unwrap_or_else(PoisonError::into_inner).right(token) == Some(pass.right)
+    }
+
+    /// Other tokens count from now on.
+    pub(crate) fn change(&self, tokens: Tokens) {
+        if let Some(known) = &self.0 {
+            *known.lock().unwrap_or_else(PoisonError::into_inner) = tokens;
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The file with the tokens, which is read again when it changes.
+//!
+//! It is opened once, before the process gives up all files, and read again through the same descriptor when somebody wrote to
+//! it. A file that took its place cannot be opened any more: then the viewer ends, and whoever starts viewers starts another one.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::inotify;
+
+use super::{Secret, Tokens};
+use crate::floor::Right;
+
+/// Bytes of the file. Stops a file that is something else.
+const MAX_FILE: u64 = 64 << 10;
+
+/// Letters of a token. Fewer can be guessed, more do not fit into a page's address.
+const LETTERS: std::ops::RangeInclusive<usize> = 16..=256;
+
+/// Why the tokens cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokensError {
+    /// It cannot be read.
+    #[error("Cannot read the tokens in {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not a file of a few lines.
+    #[error("{0} is no file with tokens: it must be an ordinary file of at most {max} bytes", max = MAX_FILE)]
+    Kind(PathBuf),
+    /// Others could read or change them.
+    #[error("Others than its owner can read or change {0}: chmod 600 helps")]
+    Exposed(PathBuf),
+    /// Not what such a file has in it.
+    #[error(
+        "{path}, line {line}: use control = [\"...\"] and look = [\"...\"], each token once, of 16 to 256 letters, digits, - _ . ~"
+    )]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Where; the text is not repeated.
+        line: usize,
+    },
+    /// Somebody put another one in its place.
+    #[error("{0} was replaced by another file: the viewer begins anew with it")]
+    Replaced(PathBuf),
+}
+
+/// A file with tokens, and the watch over it.
+#[derive(Debug)]
+pub struct TokensFile {
+    path: PathBuf,
+    file: File,
+    watch: OwnedFd,
+    tokens: Option<Tokens>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Content {
+    control: Vec<toml::Spanned<Secret>>,
+    look: Vec<toml::Spanned<Secret>>,
+}
+
+impl TokensFile {
+    /// Opens and reads it.
+    pub fn open(path: &Path) -> Result<Self, TokensError> {
+        let failed = |source: io::Error| TokensError::Read { path: path.to_owned(), source };
+        let watch = watch(path).map_err(|errno| failed(errno.into()))?;
+        let file = File::open(path).map_err(failed)?;
+        let mut file = Self { path: path.to_owned(), file, watch, tokens: None };
+        file.tokens = Some(file.read()?);
+        Ok(file)
+    }
+
+    /// The tokens that were read when it was opened.
+    pub(crate) fn first(&mut self) -> Tokens {
+        self.tokens.take().unwrap_or_default()
+    }
+
+    /// What is readable when something happened to it.
+    pub(crate) fn watch(&self) -> io::Result<OwnedFd> {
+        self.watch.try_clone()
+    }
+
+    /// What counts now. False: nothing happened to it since the last call.
+    pub(crate) fn has_changed(&mut self) -> bool {
+        let name = self.path.file_name();
+        let mut space = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.watch, &mut space);
+        let mut changed = false;
+        while let Ok(event) = events.next() {
+            // What has no name happened to the file itself, or is all that was too much.
+            let named = event.file_name().map(|name| name.to_bytes());
+            changed |= named.is_none_or(|named| name.is_some_and(|name| name.as_encoded_bytes() == named));
+        }
+        changed
+    }
+
+    /// Reads it again.
+    pub(crate) fn read(&self) -> Result<Tokens, TokensError> {
+        let failed = |source| TokensError::Read { path: self.path.clone(), source };
+        let named = std::fs::metadata(&self.path).map_err(failed)?;
+        let data = self.file.metadata().map_err(failed)?;
+        if (named.dev(), named.ino()) != (data.dev(), data.ino()) {
+            return Err(TokensError::Replaced(self.path.clone()));
+        }
+        self.check(&data)?;
+        let mut text = vec![0; data.len() as usize];
+        self.file.read_exact_at(&mut text, 0).map_err(failed)?;
+        let text =
+            String::from_utf8(text).map_err(|error| self.wrong(error.utf8_error().valid_up_to(), error.as_bytes()))?;
+        // What the parser says repeats what it read, so only the place is told.
+        let content: Content = toml::from_str(&text)
+            .map_err(|error| self.wrong(error.span().map_or(0, |span| span.start), text.as_bytes()))?;
+        let lists = [(content.control, Right::Control), (content.look, Right::Look)];
+        let all = lists.into_iter().flat_map(|(list, right)| list.into_iter().map(move |token| (token, right)));
+        let mut tokens: Vec<(Secret, Right)> = Vec::new();
+        for (token, right) in all {
+            let start = token.span().start;
+            let token = token.into_inner();
+            if !token.is_sane() || tokens.iter().any(|(known, _)| *known == token) {
+                return Err(self.wrong(start, text.as_bytes()));
+            }
+            tokens.push((token, right));
+        }
+        Ok(Tokens(tokens))
+    }
+
+    fn check(&self, data: &Metadata) -> Result<(), TokensError> {
+        if !data.is_file() || data.len() > MAX_FILE {
+            return Err(TokensError::Kind(self.path.clone()));
+        }
+        if data.mode() & 0o077 != 0 {
+            return Err(TokensError::Exposed(self.path.clone()));
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, at: usize, text: &[u8]) -> TokensError {
+        let line = 1 + text.iter().take(at).filter(|byte| **byte == b'\n').count();
+        TokensError::Content { path: self.path.clone(), line }
+    }
+}
+
+impl AsFd for TokensFile {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+}
+
+impl Secret {
+    /// Letters that a page's address can carry.
+    fn is_sane(&self) -> bool {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        LETTERS.contains(&self.0.len()) && self.0.bytes().all(plain)
+    }
+}
+
+/// Watches the file, and its folder for another file of its name.
+fn watch(path: &Path) -> rustix::io::Result<OwnedFd> {
+    use inotify::WatchFlags as Flags;
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    inotify::add_watch(&watch, path, Flags::CLOSE_WRITE | Flags::ATTRIB | Flags::DELETE_SELF | Flags::MOVE_SELF)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    inotify::add_watch(&watch, folder, Flags::CREATE | Flags::MOVED_TO | Flags::MOVED_FROM | Flags::DELETE)?;
+    Ok(watch)
+}
