@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde::Deserialize;
 
-use crate::values::{Bytes, Heads, RendererKind, SandboxMode, Sink, TransportKind};
+use crate::values::{Bytes, Heads, InputSocket, RendererKind, SandboxMode, Sink, TransportKind};
 
 /// Wrong usage: the program was not told something it can do. Exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,8 @@ pub struct Options {
     #[arg(long, value_enum)]
     pub renderer: Option<RendererKind>,
 
-    /// Who shows the pixels: vmm, none, capture=FILE.png, vnc=ADDR or web=ADDR; may be given several times.
+    /// Who shows the pixels: vmm, none, capture=FILE.png, vnc=ADDR, web=ADDR or window[,fullscreen[=MONITOR]]; may be given
+    /// several times.
     #[arg(long, value_name = "SINK")]
     pub display: Vec<Sink>,
 
@@ -57,6 +58,16 @@ pub struct Options {
     /// The most memory that this guest's images, cursors, shadows and frames may take.
     #[arg(long, value_name = "BYTES")]
     pub memory: Option<Bytes>,
+
+    /// Serve a keyboard and pointer to the VMM on this Unix socket, for those who see the screen by vnc, web or window;
+    /// with `,touch` a touch screen. One of each may be given.
+    #[arg(long, value_name = "PATH[,touch]")]
+    pub input_socket: Vec<InputSocket>,
+
+    /// Let only holders of a token look (`look = ["..."]`) or look and type (`control = ["..."]`); a TOML file that
+    /// nobody else can read.
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
 
     /// Answer questions (stats, screenshot, resize) as HTTP on this Unix socket.
     #[arg(long, value_name = "PATH")]
@@ -106,8 +117,6 @@ pub struct Options {
     #[arg(long, hide = true)]
     window: Option<String>,
     #[arg(long, hide = true)]
-    input_socket: Option<String>,
-    #[arg(long, hide = true)]
     isolate: Option<String>,
 }
 
@@ -139,6 +148,8 @@ impl Options {
             edid: self.edid.or(file.edid),
             refresh: self.refresh.or(file.refresh),
             memory: self.memory.or(file.memory),
+            input_socket: if self.input_socket.is_empty() { file.input_socket } else { self.input_socket },
+            tokens: self.tokens.or(file.tokens),
             control_socket: self.control_socket.or(file.control_socket),
             name: self.name.or(file.name),
             sandbox: self.sandbox.or(file.sandbox),
@@ -153,7 +164,6 @@ impl Options {
             capsets: self.capsets.or(file.capsets),
             wayland: self.wayland.or(file.wayland),
             window: self.window.or(file.window),
-            input_socket: self.input_socket.or(file.input_socket),
             isolate: self.isolate.or(file.isolate),
         }
     }
@@ -168,7 +178,6 @@ impl Options {
             ("--capsets", &self.capsets, "leave it out; the guest gets 2D"),
             ("--wayland", &self.wayland, "leave it out; the guest gets 2D"),
             ("--window", &self.window, "leave it out; it belongs to 3D"),
-            ("--input-socket", &self.input_socket, "use a virtio keyboard and tablet of the VMM"),
             ("--isolate", &self.isolate, "leave it out; there is no renderer process to isolate"),
         ];
         if let Some((name, _, instead)) = words.iter().find(|(_, value, _)| value.is_some()) {
@@ -179,9 +188,6 @@ impl Options {
         }
         if self.renderer == Some(RendererKind::Virgl) {
             return planned("--renderer virgl", "use --renderer soft");
-        }
-        if self.display.contains(&Sink::Window) {
-            return planned("--display window", "use --display web=127.0.0.1:8080 and a browser");
         }
         Ok(())
     }
@@ -241,6 +247,9 @@ mod tests {
             ("--display capture", "capture=FILE.png"),
             ("--display vnc=example.org:5900", "example.org:5900"),
             ("--display web", "web=ADDR"),
+            ("--display window,full", "window,fullscreen=MONITOR"),
+            ("--input-socket /a,tuch", "tuch"),
+            ("--input-socket ,touch", "Name the socket"),
             ("--memory lots", "lots"),
             ("--memory 99999999999G", "99999999999G"),
             ("--refresh fast", "fast"),
@@ -259,14 +268,12 @@ mod tests {
         let cases = [
             "--transport vfio-user",
             "--renderer virgl",
-            "--display window",
             "--model vga",
             "--msix off",
             "--pio on",
             "--capsets venus",
             "--wayland /run/wayland-0",
             "--window 1G",
-            "--input-socket /run/in.sock",
             "--isolate off",
         ];
         for line in cases {
@@ -287,14 +294,17 @@ mod tests {
 
     #[test]
     fn the_file_uses_the_words_of_the_command_line() {
-        let said =
-            options("--socket-path /a --display vnc=127.0.0.1:5900 --display none --heads 640x480@75 --memory 64M");
+        let said = options(
+            "--socket-path /a --display vnc=127.0.0.1:5900 --display none --heads 640x480@75 --memory 64M --input-socket /in --input-socket /in2,touch --tokens /tokens",
+        );
         let file = Options::from_toml(
             r#"
             socket-path = "/a"
             display = ["vnc=127.0.0.1:5900", "none"]
             heads = "640x480@75"
             memory = "64M"
+            input-socket = ["/in", "/in2,touch"]
+            tokens = "/tokens"
             "#,
         );
         assert_eq!(file.unwrap(), said);

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use device::gpu::{Gpu, GpuOptions};
-use device::{Display, Renderer, Stats};
-use display::{Capture, GpuSocketSender, Many, NoDisplay, VhostUserGpu, Viewer};
-use serde_json::json;
+use device::{Desktop, Display, InputKind, InputOptions, InputStats, Renderer, Stats};
+use display::{Capture, GpuSocketSender, Many, NoDisplay, VhostUserGpu, Viewer, ViewerInput};
+use serde_json::{Map, json};
 use transport::vhost_user::{Endpoint, Options, Server};
 
 use crate::config::Config;
 use crate::control::Sections;
 use crate::control::mailbox::Inbox;
+use crate::input::word_for;
 use crate::launcher::Link;
 use crate::preflight::folder_of;
 use crate::sandbox::Grant;
@@ -32,11 +33,13 @@ pub struct Parts {
     pub inbox: Option<Inbox>,
     /// The device's end of the frames socket, where there is a viewer.
     pub viewer: Option<OwnedFd>,
+    /// Where input devices learn where the heads are.
+    pub desktop: Arc<Desktop>,
 }
 
 /// A device that is ready to be served: nothing was read from a guest yet and no thread started.
 pub fn server(config: &Config, parts: Parts) -> Result<Server> {
-    let Parts { vmm, stats, inbox, viewer } = parts;
+    let Parts { vmm, stats, inbox, viewer, desktop } = parts;
     let mut memory = config.memory;
     let mut displays: Vec<Box<dyn Display>> = Vec::new();
     let mut side_sockets = None;
@@ -57,9 +60,25 @@ pub fn server(config: &Config, parts: Parts) -> Result<Server> {
         displays.push(Box::new(viewer.context("Cannot prepare for viewers")?));
     }
     let options = GpuOptions { heads: config.heads.clone(), edid: config.edid.clone(), memory };
-    let gpu = Gpu::new(options, renderer(config.renderer)?, side_by_side(displays)?, stats.clone());
+    let mut gpu = Gpu::new(options, renderer(config.renderer)?, side_by_side(displays)?, stats.clone());
+    gpu.lay_out_on(desktop);
     let options = Options { on_gpu_socket: on_gpu_socket(side_sockets), stats: Some(stats), ..Options::default() };
     Server::prepare(vmm, Box::new(Vgpu::new(gpu, inbox)), options).context("Cannot serve the VMM")
+}
+
+/// An input device that is ready to be served: its viewers will send through `viewer`.
+pub fn input_server(
+    options: InputOptions,
+    vmm: Endpoint,
+    viewer: OwnedFd,
+    desktop: Arc<Desktop>,
+    stats: Arc<InputStats>,
+) -> Result<Server> {
+    let name = word_for(options.kind).to_owned();
+    let source = ViewerInput::new(viewer).context("Cannot prepare for what viewers type")?;
+    let device = device::Input::new(options, Box::new(source), desktop, stats.clone());
+    let options = Options { stats: Some(stats), name, ..Options::default() };
+    Server::prepare(vmm, Box::new(device), options).context("Cannot serve the VMM's input device")
 }
 
 fn side_by_side(mut displays: Vec<Box<dyn Display>>) -> Result<Box<dyn Display>> {
@@ -85,14 +104,13 @@ pub fn grants(config: &Config) -> Vec<Grant> {
     capture.into_iter().chain(executable).collect()
 }
 
-/// What `/v1/stats` says of the parts: the device's counters, and the viewer where there is one.
-pub fn sections(stats: Arc<Stats>, mut link: Option<Link>) -> Sections {
+/// What `/v1/stats` says of the parts: the counters of the GPU and of the input devices, and the viewer where there is one.
+pub fn sections(stats: Arc<Stats>, inputs: Vec<(InputKind, Arc<InputStats>)>, mut link: Option<Link>) -> Sections {
     Box::new(move || {
-        let mut sections = serde_json::Map::new();
-        sections.insert("device".to_owned(), json!(stats.snapshot()));
-        if let Some(link) = &mut link {
-            sections.insert("viewer".to_owned(), link.describe());
-        }
+        let mut sections = Map::from_iter([("device".to_owned(), json!(stats.snapshot()))]);
+        let inputs = inputs.iter().map(|(kind, stats)| (word_for(*kind).to_owned(), json!(stats.snapshot())));
+        sections.extend(inputs);
+        sections.extend(link.as_mut().map(|link| ("viewer".to_owned(), link.describe())));
         sections
     })
 }

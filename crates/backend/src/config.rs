@@ -10,7 +10,9 @@ use protocol::edid::{Edid, Mode};
 use tracing_subscriber::filter::Targets;
 
 use crate::args::{Options, Usage};
-use crate::values::{Bytes, HeadSize, Heads, Listen, RendererKind, SandboxMode, Sink, refresh_rate};
+use crate::values::{
+    Bytes, HeadSize, Heads, InputSocket, Listen, RendererKind, SandboxMode, Sink, Window, refresh_rate,
+};
 
 /// The largest config or EDID file: real ones have a hundredth of it.
 const MAX_FILE: u64 = 64 << 10;
@@ -39,11 +41,18 @@ pub struct Sinks {
     pub vnc: Vec<Listen>,
     /// Browsers.
     pub web: Vec<Listen>,
+    /// A window for each head on the host's desktop.
+    pub window: Option<Window>,
 }
 
 impl Sinks {
     /// Whether pixels go to another process that shows them.
     pub fn need_viewer(&self) -> bool {
+        self.are_open() || self.window.is_some()
+    }
+
+    /// Whether others than who sits at this host can connect.
+    pub fn are_open(&self) -> bool {
         !self.vnc.is_empty() || !self.web.is_empty()
     }
 }
@@ -63,10 +72,14 @@ pub struct Config {
     pub edid: Option<Edid>,
     /// The cap on what the guest makes us allocate.
     pub memory: u64,
+    /// The input devices, at most one of each kind.
+    pub inputs: Vec<InputSocket>,
+    /// Who may look and type.
+    pub tokens: Option<PathBuf>,
     /// Where questions are answered.
     pub control_socket: Option<PathBuf>,
-    /// The same as it was written, with `{pid}` in it, when devices share the words.
-    pub control_socket_pattern: Option<PathBuf>,
+    /// Paths of sockets as they were written, with `{pid}` in them, when devices share the words.
+    pub patterns: Vec<PathBuf>,
     /// What the vGPU is called.
     pub name: String,
     /// How strictly the process locks itself in.
@@ -113,12 +126,19 @@ impl Config {
         if let Some(place) = sinks.vnc.iter().chain(&sinks.web).find(|place| usize::from(place.head) >= heads.len()) {
             return usage(format!("--display {place} shows a head that --heads does not have"));
         }
+        if options.tokens.is_some() && !sinks.are_open() {
+            return usage("--tokens says who may connect by --display vnc or web: ask for one of them too");
+        }
+        let written = options.input_socket.iter().map(|input| &input.path).chain(&options.control_socket);
+        let patterns = written.filter(|path| has_pid(path)).cloned().collect();
         Ok(Config {
+            inputs: inputs(options.input_socket, &sinks)?,
+            tokens: options.tokens,
             sinks,
             heads,
             edid,
             memory: memory(options.memory)?,
-            control_socket_pattern: options.control_socket.clone().filter(|path| has_pid(path)),
+            patterns,
             control_socket: options.control_socket.map(with_pid),
             name: name(options.name, &endpoint)?,
             renderer: options.renderer.unwrap_or(RendererKind::Soft),
@@ -153,14 +173,33 @@ fn sinks(words: Vec<Sink>) -> Result<Sinks> {
             }
             Sink::Vnc(listen) => add(&mut sinks.vnc, listen),
             Sink::Web(listen) => add(&mut sinks.web, listen),
-            // The one without meaning here is alone; the other was refused as planned.
-            Sink::None | Sink::Window => false,
+            Sink::Window(window) => sinks.window.replace(window).is_some(),
+            // It is alone.
+            Sink::None => false,
         };
         if taken {
             return usage(format!("--display {text} is one too many: each kind, or head, is shown once"));
         }
     }
     Ok(sinks)
+}
+
+/// Keyboards and screens to touch, for which there must be somebody.
+fn inputs(words: Vec<InputSocket>, sinks: &Sinks) -> Result<Vec<InputSocket>> {
+    let mut inputs: Vec<InputSocket> = Vec::new();
+    for word in words {
+        if !sinks.need_viewer() {
+            return usage(format!(
+                "--input-socket {word} needs somebody who types: --display vnc=ADDR, web=ADDR or window \
+                 (the VMM's own window has its own keyboard)"
+            ));
+        }
+        if inputs.iter().any(|other| other.kind == word.kind) {
+            return usage(format!("--input-socket {word} is one too many: one keyboard and one touch screen"));
+        }
+        inputs.push(InputSocket { path: with_pid(word.path), ..word });
+    }
+    Ok(inputs)
 }
 
 /// Whether the head is shown there already.
@@ -315,6 +354,13 @@ mod tests {
             ("--fd 3 --display vnc=5900 --display vnc=5901,head=1", "does not have"),
             ("--fd 3 --display vnc=0.0.0.0:5900", "without a password"),
             ("--fd 3 --display web=[::]:80", "without a password"),
+            ("--fd 3 --display window --display window,fullscreen", "one too many"),
+            ("--fd 3 --input-socket /in", "needs somebody who types"),
+            ("--fd 3 --display none --input-socket /in", "needs somebody who types"),
+            ("--fd 3 --display web=0 --input-socket /a --input-socket /b", "one too many"),
+            ("--fd 3 --display web=0 --input-socket /a,touch --input-socket /b,touch", "one too many"),
+            ("--fd 3 --tokens /t", "--display vnc or web"),
+            ("--fd 3 --display window --tokens /t", "--display vnc or web"),
             ("--fd 3 --memory 1M", "at least 16M"),
             ("--fd 3 --refresh 0", "Refresh 0"),
             ("--fd 3 --log a=b=c", "a=b=c"),
@@ -351,9 +397,13 @@ mod tests {
 
     #[test]
     fn files_of_devices_that_share_a_config_differ_by_pid() {
-        let config = judge("--fd 3 --control-socket /run/b-{pid}.sock").unwrap();
-        let expected = format!("/run/b-{}.sock", std::process::id());
-        assert_eq!(config.control_socket, Some(PathBuf::from(expected)));
+        let config =
+            judge("--fd 3 --display web=0 --control-socket /run/b-{pid}.sock --input-socket /run/i-{pid}.sock")
+                .unwrap();
+        let path = |name: &str| PathBuf::from(format!("/run/{name}-{}.sock", std::process::id()));
+        assert_eq!(config.control_socket, Some(path("b")));
+        assert_eq!(config.inputs[0].path, path("i"));
+        assert_eq!(config.patterns, [PathBuf::from("/run/i-{pid}.sock"), PathBuf::from("/run/b-{pid}.sock")]);
     }
 
     #[test]
@@ -394,7 +444,9 @@ mod tests {
             })
             .collect();
         let mut options = Options::from_toml(&text.join("\n")).unwrap();
-        options.control_socket = None;
+        // These are no defaults, as it says there.
+        (options.control_socket, options.tokens) = (None, None);
+        options.input_socket.clear();
         options.fd = Some(3);
         let (said, silent) = (Config::judge(options, None).unwrap(), judge("--fd 3").unwrap());
         assert_eq!(format!("{said:?}"), format!("{silent:?}"));

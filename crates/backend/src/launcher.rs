@@ -1,8 +1,8 @@
 //! Programs that are started after the device locked itself in: today the viewer.
 //!
 //! A locked-in process cannot execute anything. So, only when a viewer is asked for, the device starts a small copy of
-//! itself first, in the role of a launcher. The launcher keeps what a viewer needs (the frames socket and the bound
-//! listeners) and starts one viewer after another with them; it never sees a byte of the guest. When the device ends,
+//! itself first, in the role of a launcher. The launcher keeps what a viewer needs (the sockets for frames and input, the
+//! bound listeners) and starts one viewer after another with them; it never sees a byte of the guest. When the device ends,
 //! however it ends, their socket pair hangs up and the launcher takes the viewer with it.
 
 mod backoff;
@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use device::input::InputKind;
 use rustix::fs::{Access, access};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
@@ -23,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use role::{ROLE, run};
+
+use crate::values::Window;
 
 /// The program that has the viewer.
 const PROGRAM: &str = "beamsplit";
@@ -37,6 +40,12 @@ pub struct Viewer {
     pub vnc: Vec<(TcpListener, u8)>,
     /// Where browsers come, and the head they see.
     pub web: Vec<(TcpListener, u8)>,
+    /// Where what people do goes.
+    pub inputs: Vec<(InputKind, OwnedFd)>,
+    /// Who may look and type.
+    pub tokens: Option<PathBuf>,
+    /// A window for each head on this host's desktop.
+    pub window: Option<Window>,
 }
 
 /// What the launcher last said about its viewer.
@@ -87,7 +96,7 @@ pub fn find_program() -> Result<PathBuf> {
     match first_executable(&beside, &path) {
         Some(program) => Ok(program),
         None => bail!(
-            "--display vnc and web need the program {PROGRAM}: it is neither beside {} nor in PATH; install it there",
+            "--display vnc, web and window need the program {PROGRAM}: it is neither beside {} nor in PATH; install it there",
             own.display()
         ),
     }
@@ -112,6 +121,21 @@ pub fn start(viewer: Viewer) -> Result<Link> {
         for (listener, head) in listeners {
             command.arg(name).arg(format!("{},head={head}", inherit(listener.as_fd())?));
         }
+    }
+    for (kind, socket) in &viewer.inputs {
+        let name = match kind {
+            InputKind::Console => "--input-fd",
+            InputKind::Touch => "--touch-fd",
+        };
+        command.arg(name).arg(inherit(socket.as_fd())?);
+    }
+    if let Some(file) = &viewer.tokens {
+        command.arg("--tokens").arg(file);
+    }
+    match &viewer.window {
+        Some(Window::Framed) => drop(command.arg("--window")),
+        Some(window) => drop(command.arg(format!("--window={window}"))),
+        None => {}
     }
     let addresses = |listeners: &[(TcpListener, u8)]| listeners.iter().map(|(socket, _)| socket.local_addr()).collect();
     let (vnc, web): (std::io::Result<_>, std::io::Result<_>) = (addresses(&viewer.vnc), addresses(&viewer.web));

@@ -1,4 +1,4 @@
-//! The data plane of one vGPU: serves one virtio-gpu to one VMM.
+//! The data plane of one vGPU: serves one virtio-gpu to one VMM, and input devices beside it.
 //!
 //! The words are parsed ([`args`]) and judged ([`config`]); what the machine must have is looked for before anything is
 //! made ([`preflight`]); the parts are put together ([`assembly`]); the process locks itself in ([`sandbox`]); only then
@@ -9,6 +9,7 @@ mod assembly;
 mod config;
 mod control;
 mod inherited;
+mod input;
 mod launcher;
 mod logging;
 mod preflight;
@@ -23,12 +24,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use device::Stats;
+use device::{Desktop, Stats};
 
 use args::{Options, Usage};
 use assembly::Parts;
 use config::Config;
 use control::mailbox::mailbox;
+use input::Input;
 use preflight::Sockets;
 
 /// What we can do that the vhost-user convention has a word for: neither virgl nor render-node is true yet.
@@ -68,27 +70,34 @@ fn serve(config: Config) -> Result<()> {
     preflight::check(&config)?;
     let program = config.sinks.need_viewer().then(launcher::find_program).transpose()?;
     sandbox::raise_file_limit();
-    let Sockets { vmm, control, vnc, web, mut made } = Sockets::open(&config)?;
+    let Sockets { vmm, inputs, control, vnc, web, mut made } = Sockets::open(&config)?;
 
-    let stats = Arc::new(Stats::default());
+    let (stats, desktop) = (Arc::new(Stats::default()), Arc::new(Desktop::new()));
     let (asker, inbox) = mailbox().context("Cannot make a mailbox")?;
+    let inputs = inputs.into_iter().map(|(kind, listener)| Input::prepare(&config, kind, listener, &desktop));
+    let mut inputs = inputs.collect::<Result<Vec<_>>>()?;
     let (viewer, launcher) = match program {
         Some(program) => {
             let (ours, frames) = frames::pair().context("Cannot make a socket for the viewer")?;
-            (Some(ours), Some(launcher::start(launcher::Viewer { program, frames, vnc, web })?))
+            let inputs = inputs.iter_mut().filter_map(Input::take_viewers_end).collect();
+            let (tokens, window) = (config.tokens.clone(), config.sinks.window.clone());
+            let viewer = launcher::Viewer { program, frames, vnc, web, inputs, tokens, window };
+            (Some(ours), Some(launcher::start(viewer)?))
         }
         None => (None, None),
     };
     let inbox = control.is_some().then_some(inbox);
-    let server = assembly::server(&config, Parts { vmm, stats: stats.clone(), inbox, viewer })?;
+    let server = assembly::server(&config, Parts { vmm, stats: stats.clone(), inbox, viewer, desktop })?;
 
     let missing = sandbox::lock_in(config.sandbox, &assembly::grants(&config)).context("Cannot lock in")?;
     missing.iter().for_each(|line| tracing::warn!("{line}"));
     if let Some(listener) = control {
-        let facts =
-            control::Facts { name: config.name.clone(), started, sections: assembly::sections(stats, launcher) };
+        let inputs = inputs.iter().map(Input::stats).collect();
+        let sections = assembly::sections(stats, inputs, launcher);
+        let facts = control::Facts { name: config.name.clone(), started, sections };
         control::Server { listener, asker, facts }.start().context("Cannot start the thread of the control socket")?;
     }
+    inputs.into_iter().try_for_each(Input::start)?;
     made.keep();
     tracing::info!("{} is ready", config.name);
     server.run().context("Cannot go on")

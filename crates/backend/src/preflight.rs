@@ -5,11 +5,12 @@
 use std::fs::DirEntry;
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use device::input::InputKind;
 use rustix::fs::{Access, Mode, access};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
@@ -25,16 +26,22 @@ const MAX_SOCKET_PATH: usize = 107;
 
 /// Looks whether all that `config` names can be made. Makes nothing.
 pub fn check(config: &Config) -> Result<()> {
-    if let Place::Listen(path) = &config.endpoint {
+    let vmm = match &config.endpoint {
+        Place::Listen(path) => Some(path),
+        Place::Inherited(_) => None,
+    };
+    let mut sockets: Vec<(&str, &Path)> = Vec::new();
+    let words = vmm.map(|path| ("--socket-path", path)).into_iter();
+    let words = words.chain(config.inputs.iter().map(|input| ("--input-socket", &input.path)));
+    for (word, path) in words.chain(config.control_socket.as_ref().map(|path| ("--control-socket", path))) {
         check_socket_path(path)?;
+        if let Some((other, _)) = sockets.iter().find(|(_, taken)| taken == path) {
+            bail!("{other} and {word} name one path, {}: name two", path.display());
+        }
+        sockets.push((word, path));
     }
-    if let Some(path) = &config.control_socket {
-        check_socket_path(path)?;
-        ensure!(
-            config.endpoint != Place::Listen(path.clone()),
-            "{} cannot be the VMM's and the control socket at once: name two paths",
-            path.display()
-        );
+    if let Some(path) = &config.tokens {
+        check_tokens(path)?;
     }
     if let Some(path) = &config.sinks.capture {
         check_capture(path)?;
@@ -73,6 +80,21 @@ fn is_listened_to(path: &Path) -> Result<bool> {
         Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
         Err(error) => Err(rights::explain(error.into(), path)).context(format!("Cannot listen on {}", path.display())),
     }
+}
+
+/// What the viewer will read is there, and nobody else's to read. What is in it is the viewer's to judge.
+fn check_tokens(path: &Path) -> Result<()> {
+    let cannot = || format!("Cannot use the tokens in {}", path.display());
+    let there = path.metadata().map_err(|error| rights::explain(error, path)).with_context(cannot)?;
+    ensure!(there.is_file(), "{}: it is not an ordinary file", cannot());
+    let mode = there.mode() & 0o777;
+    ensure!(
+        mode & 0o077 == 0,
+        "{}: others can read or write it (mode {mode:04o}); keep it to yourself: chmod 600 {}",
+        cannot(),
+        path.display()
+    );
+    access(path, Access::READ_OK).map_err(|error| rights::explain(error.into(), path)).with_context(cannot)
 }
 
 fn check_capture(path: &Path) -> Result<()> {
@@ -120,6 +142,8 @@ pub fn folder_of(path: &Path) -> PathBuf {
 pub struct Sockets {
     /// For the VMM.
     pub vmm: Endpoint,
+    /// For the VMM too: the input devices.
+    pub inputs: Vec<(InputKind, UnixListener)>,
     /// For questions.
     pub control: Option<UnixListener>,
     /// For VNC clients, with the head they see.
@@ -158,13 +182,16 @@ impl Sockets {
         let web = config.sinks.web.iter().map(listen_tcp).collect::<Result<_>>()?;
         // Who may ask may see the screen: nobody but the owner.
         let private = Mode::XUSR | Mode::RWXG | Mode::RWXO;
-        config.control_socket_pattern.iter().for_each(|pattern| sweep(pattern));
+        config.patterns.iter().for_each(|pattern| sweep(pattern));
         let control = config.control_socket.as_deref().map(|path| made.listen(path, private)).transpose()?;
+        let inputs = config.inputs.iter();
+        let inputs = inputs.map(|input| Ok((input.kind, made.listen(&input.path, Mode::empty())?)));
+        let inputs = inputs.collect::<Result<_>>()?;
         let vmm = match &config.endpoint {
             Place::Inherited(fd) => Endpoint::Connection(inherited::unix_socket(*fd, SocketType::STREAM)?.into()),
             Place::Listen(path) => Endpoint::Listener(made.listen(path, Mode::empty())?),
         };
-        Ok(Sockets { vmm, control, vnc, web, made })
+        Ok(Sockets { vmm, inputs, control, vnc, web, made })
     }
 }
 
@@ -221,7 +248,7 @@ mod tests {
     use super::*;
     use crate::args::Options;
     use std::ffi::OsString;
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
     use tempfile::tempdir;
 
@@ -303,10 +330,37 @@ mod tests {
 
     #[test]
     fn one_path_does_not_serve_two_purposes() {
-        let path = tempdir().unwrap().keep().join("x.sock");
-        let words = [format!("--socket-path={}", path.display()), format!("--control-socket={}", path.display())];
-        assert!(refusal(&config(&words)).contains("two paths"));
-        std::fs::remove_dir(path.parent().unwrap()).unwrap();
+        let folder = tempdir().unwrap();
+        let words = |options: [&str; 3]| {
+            let word = |(option, name): (&str, &str)| format!("{option}={}", folder.path().join(name).display());
+            let mut words: Vec<_> = options.into_iter().zip(["x", "x", "y"]).map(word).collect();
+            words.push("--display=web=0".to_owned());
+            words
+        };
+        let [vmm, control, input] = ["--socket-path", "--control-socket", "--input-socket"];
+        for options in [[vmm, control, input], [vmm, input, control], [input, control, vmm]] {
+            let message = refusal(&config(&words(options)));
+            assert!(message.contains("name two") && message.contains(options[1]), "{message}");
+        }
+        check(&config(&words([vmm, "--name", control]))).unwrap();
+    }
+
+    #[test]
+    fn tokens_that_others_can_read_are_refused_with_the_command_that_hides_them() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let config = || config(&["--fd=3".into(), "--display=web=0".into(), format!("--tokens={}", path.display())]);
+        assert!(refusal(&config()).contains("tokens"));
+        std::fs::write(&path, "").unwrap();
+        for (mode, named) in [(0o644, "chmod 600"), (0o620, "chmod 600")] {
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            assert!(refusal(&config()).contains(named));
+        }
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        check(&config()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(refusal(&config()).contains("not an ordinary file"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use device::input::InputKind;
 use serde::Deserialize;
 
 /// The most heads a virtio-gpu has (VIRTIO_GPU_MAX_SCANOUTS).
@@ -150,8 +151,18 @@ pub enum Sink {
     Vnc(Listen),
     /// Browsers.
     Web(Listen),
-    /// A window on the host's desktop.
-    Window,
+    /// A window for each head on the host's desktop.
+    Window(Window),
+}
+
+/// How a window on the host's desktop begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Window {
+    /// As the desktop likes it.
+    #[default]
+    Framed,
+    /// It fills a monitor: the one of this name or number, else the one it would be on.
+    Fullscreen(Option<String>),
 }
 
 impl FromStr for Sink {
@@ -161,7 +172,6 @@ impl FromStr for Sink {
         match text.split_once('=') {
             None if text == "vmm" => Ok(Sink::Vmm),
             None if text == "none" => Ok(Sink::None),
-            None if text == "window" => Ok(Sink::Window),
             None if text == "capture" => Err("Name the file, as in capture=FILE.png".to_owned()),
             None if text == "vnc" || text == "web" => {
                 Err(format!("Name the address, {text}=ADDR as in {text}=127.0.0.1:5900"))
@@ -169,7 +179,9 @@ impl FromStr for Sink {
             Some(("capture", file)) if !file.is_empty() => Ok(Sink::Capture(PathBuf::from(file))),
             Some(("vnc", place)) => listen(place).map(Sink::Vnc),
             Some(("web", place)) => listen(place).map(Sink::Web),
-            _ => Err(format!("'{text}' is not one of vmm, none, capture=FILE.png, vnc=ADDR, web=ADDR")),
+            _ if text == "window" => Ok(Sink::Window(Window::Framed)),
+            _ if text.starts_with("window,") => window(&text["window,".len()..]).map(Sink::Window),
+            _ => Err(format!("'{text}' is not one of vmm, none, capture=FILE.png, vnc=ADDR, web=ADDR, window")),
         }
     }
 }
@@ -182,7 +194,19 @@ impl fmt::Display for Sink {
             Sink::Capture(file) => write!(f, "capture={}", file.display()),
             Sink::Vnc(listen) => write!(f, "vnc={listen}"),
             Sink::Web(listen) => write!(f, "web={listen}"),
-            Sink::Window => f.write_str("window"),
+            Sink::Window(Window::Framed) => f.write_str("window"),
+            Sink::Window(window) => write!(f, "window,{window}"),
+        }
+    }
+}
+
+/// As `beamsplit viewer --window` reads it.
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Window::Framed => Ok(()),
+            Window::Fullscreen(None) => f.write_str("fullscreen"),
+            Window::Fullscreen(Some(monitor)) => write!(f, "fullscreen={monitor}"),
         }
     }
 }
@@ -193,6 +217,15 @@ impl fmt::Display for Listen {
             0 => write!(f, "{}", self.address),
             head => write!(f, "{},head={head}", self.address),
         }
+    }
+}
+
+/// `fullscreen[=MONITOR]`.
+fn window(text: &str) -> Result<Window, String> {
+    match text.split_once('=') {
+        None if text == "fullscreen" => Ok(Window::Fullscreen(None)),
+        Some(("fullscreen", monitor)) if !monitor.is_empty() => Ok(Window::Fullscreen(Some(monitor.to_owned()))),
+        _ => Err(format!("'window,{text}' is not window, window,fullscreen or window,fullscreen=MONITOR")),
     }
 }
 
@@ -217,6 +250,39 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// Which input device, and where the VMM connects to it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct InputSocket {
+    /// What it is.
+    pub kind: InputKind,
+    /// The socket.
+    pub path: PathBuf,
+}
+
+/// `PATH` or `PATH,touch`.
+impl FromStr for InputSocket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, kind) = match text.split_once(',') {
+            None => (text, InputKind::Console),
+            Some((path, "touch")) => (path, InputKind::Touch),
+            Some((_, word)) => return Err(format!("'{text}': after the path only touch is understood, not {word}")),
+        };
+        if path.is_empty() {
+            return Err("Name the socket, as in /run/vm-input.sock or /run/vm-touch.sock,touch".to_owned());
+        }
+        Ok(InputSocket { kind, path: PathBuf::from(path) })
+    }
+}
+
+impl fmt::Display for InputSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.path.display(), if self.kind == InputKind::Touch { ",touch" } else { "" })
+    }
+}
+
 macro_rules! try_from_string {
     ($($value:ty),*) => { $(
         impl TryFrom<String> for $value {
@@ -227,7 +293,7 @@ macro_rules! try_from_string {
         }
     )* };
 }
-try_from_string!(Heads, Bytes, Sink);
+try_from_string!(Heads, Bytes, Sink, InputSocket);
 
 #[cfg(test)]
 mod tests {
@@ -267,12 +333,24 @@ mod tests {
             "vmm",
             "none",
             "window",
+            "window,fullscreen",
+            "window,fullscreen=HDMI-A-1",
             "capture=a=b.png",
             "vnc=127.0.0.1:5900",
             "web=[::1]:8080",
             "vnc=127.0.0.1:5901,head=1",
         ] {
             assert_eq!(text.parse::<Sink>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_input_socket_is_a_console_unless_it_says_touch() {
+        let read = |text: &str| text.parse::<InputSocket>();
+        assert_eq!(read("/run/a").unwrap(), InputSocket { kind: InputKind::Console, path: "/run/a".into() });
+        assert_eq!(read("/run/a,touch").unwrap(), InputSocket { kind: InputKind::Touch, path: "/run/a".into() });
+        for text in ["", ",touch", "/run/a,tuch", "/run/a,touch,touch", "/run/a,"] {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 
