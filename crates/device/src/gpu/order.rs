@@ -1,8 +1,9 @@
 //! Commands that name the same resource, head or pointer complete in order; others need not.
 //!
-//! With a renderer that answers at once nothing is ever parked here, and a command pays for a look at three lengths.
+//! With a renderer that answers at once nothing is ever parked here, and a command pays for a look at three lengths. What is
+//! parked is found again by what it waits for, so that thousands of commands cost each of them no more than one.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use protocol::command::ScanoutBlob;
@@ -45,13 +46,23 @@ type Parked = (Ticket, Header, Command);
 pub(super) struct Order {
     last: u64,
     under_way: HashMap<Ticket, UnderWay>,
-    waiting: VecDeque<Parked>,
+    /// How many commands under way name each resource.
+    busy: HashMap<ResourceId, usize>,
+    /// Commands that wait for others, in the order in which they came.
+    waiting: BTreeMap<Ticket, (Header, Command)>,
+    /// Who waits for each key, in order; never empty.
+    queues: HashMap<Key, VecDeque<Ticket>>,
+    /// Waiting commands that came to the front of a queue. All that are runnable are among them.
+    candidates: BTreeSet<Ticket>,
     for_modes: Vec<Parked>,
     pub modes_deadline: Option<Instant>,
     /// The command out of `waiting` that is being executed.
     running: Option<(Ticket, Header)>,
     /// How many bytes the reply of each open ticket may have.
     rooms: HashMap<Ticket, u64>,
+    /// How many candidates were looked at.
+    #[cfg(test)]
+    looks: usize,
 }
 
 impl Order {
@@ -80,14 +91,18 @@ impl Order {
 
     /// Whether an earlier command must complete first.
     pub fn must_wait(&self, command: &Command) -> bool {
-        keys(command).any(|key| {
-            self.under_way.values().any(|other| Key::Resource(other.resource) == key)
-                || self.waiting.iter().any(|(_, _, other)| keys(other).any(|other| other == key))
-        })
+        keys(command).any(|key| self.is_busy(key) || self.queues.contains_key(&key))
+    }
+
+    fn is_busy(&self, key: Key) -> bool {
+        matches!(key, Key::Resource(resource) if self.busy.contains_key(&resource))
     }
 
     pub fn wait(&mut self, ticket: Ticket, header: Header, command: Command) {
-        self.waiting.push_back((ticket, header, command));
+        for key in keys(&command) {
+            self.queues.entry(key).or_default().push_back(ticket);
+        }
+        self.waiting.insert(ticket, (header, command));
     }
 
     pub fn wait_for_modes(&mut self, ticket: Ticket, header: Header, command: Command) {
@@ -95,12 +110,26 @@ impl Order {
     }
 
     pub fn under_way(&mut self, ticket: Ticket, header: Header, undo: Undo, resource: ResourceId) {
+        *self.busy.entry(resource).or_default() += 1;
         self.under_way.insert(ticket, UnderWay { header, undo, resource });
     }
 
     /// The command of a ticket, the first time it is asked for.
     pub fn finish(&mut self, ticket: Ticket) -> Option<UnderWay> {
-        self.under_way.remove(&ticket)
+        let done = self.under_way.remove(&ticket)?;
+        if let Some(count) = self.busy.get_mut(&done.resource) {
+            *count -= 1;
+            if *count == 0 {
+                self.busy.remove(&done.resource);
+                self.nominate(Key::Resource(done.resource));
+            }
+        }
+        Some(done)
+    }
+
+    /// Whoever waits first for a key may be runnable.
+    fn nominate(&mut self, key: Key) {
+        self.candidates.extend(self.queues.get(&key).and_then(VecDeque::front));
     }
 
     /// A reply that comes later has no more room than one that comes at once.
@@ -120,15 +149,35 @@ impl Order {
     /// The first waiting command that nothing stands in the way of. It is open until the next one is asked for.
     pub fn next_runnable(&mut self) -> Option<Parked> {
         self.running = None;
-        let mut taken: HashSet<Key> = self.under_way.values().map(|other| Key::Resource(other.resource)).collect();
-        let index = self.waiting.iter().position(|(_, _, command)| {
-            let blocked = keys(command).any(|key| taken.contains(&key));
-            taken.extend(keys(command));
-            !blocked
-        })?;
-        let next = self.waiting.remove(index);
-        self.running = next.as_ref().map(|(ticket, header, _)| (*ticket, *header));
-        next
+        while let Some(ticket) = self.candidates.pop_first() {
+            #[cfg(test)]
+            {
+                self.looks += 1;
+            }
+            let Some((_, command)) = self.waiting.get(&ticket) else { continue };
+            let is_first = |key| self.queues.get(&key).and_then(VecDeque::front) == Some(&ticket);
+            // Who is not runnable is nominated again when what stands in its way is done.
+            if keys(command).any(|key| self.is_busy(key) || !is_first(key)) {
+                continue;
+            }
+            let Some((header, command)) = self.waiting.remove(&ticket) else { continue };
+            for key in keys(&command) {
+                self.leave_queue(key);
+            }
+            self.running = Some((ticket, header));
+            return Some((ticket, header, command));
+        }
+        None
+    }
+
+    /// The first one waits no longer.
+    fn leave_queue(&mut self, key: Key) {
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(&key);
+        }
+        self.nominate(key);
     }
 
     pub fn take_waiting_for_modes(&mut self) -> Vec<Parked> {
@@ -139,13 +188,139 @@ impl Order {
     /// Every open ticket in order, none of which is open afterwards, and what to undo for it.
     pub fn take_all(&mut self) -> Vec<(Ticket, Header, Undo)> {
         self.modes_deadline = None;
+        self.busy.clear();
+        self.queues.clear();
+        self.candidates.clear();
         let under_way = self.under_way.drain().map(|(ticket, other)| (ticket, other.header, other.undo));
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(ticket, (header, _))| (ticket, header));
+        let for_modes = self.for_modes.drain(..).map(|(ticket, header, _)| (ticket, header));
         let waiting =
-            self.waiting.drain(..).chain(self.for_modes.drain(..)).map(|(ticket, header, _)| (ticket, header));
-        let waiting = waiting.chain(self.running.take()).map(|(ticket, header)| (ticket, header, Undo::Nothing));
+            waiting.chain(for_modes).chain(self.running.take()).map(|(ticket, header)| (ticket, header, Undo::Nothing));
         let mut all: Vec<_> = under_way.chain(waiting).collect();
         all.sort_by_key(|(ticket, ..)| *ticket);
         all.dedup_by_key(|(ticket, ..)| *ticket);
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::Rect;
+
+    fn header() -> Header {
+        Command::decode(&[]).0
+    }
+
+    fn unref(resource: u32) -> Command {
+        Command::ResourceUnref { resource: ResourceId(resource) }
+    }
+
+    fn scanout(scanout: u32, resource: u32) -> Command {
+        let (scanout, resource) = (ScanoutId(scanout), ResourceId(resource));
+        Command::SetScanout { rect: Rect::default(), scanout, resource }
+    }
+
+    /// A renderer that is late works on a resource; returns its ticket.
+    fn occupy(order: &mut Order, resource: u32) -> Ticket {
+        let ticket = order.ticket();
+        order.under_way(ticket, header(), Undo::Nothing, ResourceId(resource));
+        ticket
+    }
+
+    /// Parks a command if it must wait.
+    fn park(order: &mut Order, command: Command) -> Ticket {
+        let ticket = order.ticket();
+        assert!(order.must_wait(&command));
+        order.wait(ticket, header(), command);
+        ticket
+    }
+
+    fn runnable(order: &mut Order) -> Vec<Ticket> {
+        std::iter::from_fn(|| order.next_runnable()).map(|(ticket, ..)| ticket).collect()
+    }
+
+    #[test]
+    fn a_command_waits_for_everything_it_names_and_the_oldest_goes_first() {
+        let mut order = Order::default();
+        let [one, two] = [1, 2].map(|resource| occupy(&mut order, resource));
+        let first = park(&mut order, scanout(0, 1));
+        let second = park(&mut order, scanout(0, 2));
+        let third = park(&mut order, unref(2));
+        let fourth = park(&mut order, unref(1));
+        assert!(runnable(&mut order).is_empty());
+        assert!(order.finish(two).is_some());
+        assert!(runnable(&mut order).is_empty(), "the head is waited for, and the resource behind it");
+        assert!(order.finish(two).is_none());
+        assert!(order.finish(one).is_some());
+        assert_eq!(runnable(&mut order), [first, second, third, fourth]);
+        assert!(order.is_idle());
+        assert!(!order.must_wait(&scanout(0, 1)));
+    }
+
+    #[test]
+    fn a_command_that_goes_under_way_again_holds_back_those_behind_it() {
+        let mut order = Order::default();
+        let before = occupy(&mut order, 1);
+        let [first, second] = [1, 1].map(|resource| park(&mut order, unref(resource)));
+        order.finish(before);
+        let (ticket, header, _) = order.next_runnable().unwrap();
+        assert_eq!(ticket, first);
+        order.under_way(ticket, header, Undo::Nothing, ResourceId(1));
+        assert!(runnable(&mut order).is_empty());
+        order.finish(first);
+        assert_eq!(runnable(&mut order), [second]);
+    }
+
+    #[test]
+    fn nothing_is_left_when_all_is_taken() {
+        let mut order = Order::default();
+        occupy(&mut order, 1);
+        let finished = occupy(&mut order, 2);
+        park(&mut order, unref(1));
+        park(&mut order, unref(2));
+        order.finish(finished);
+        assert!(order.next_runnable().is_some());
+        assert_eq!(order.take_all().len(), 3, "the one that runs is among them");
+        assert!(order.is_idle() && runnable(&mut order).is_empty());
+        assert!(!order.must_wait(&unref(1)) && !order.must_wait(&unref(2)));
+    }
+
+    #[test]
+    fn thousands_of_parked_commands_are_each_looked_at_once() {
+        const COUNT: usize = caps::PARKED;
+        // All behind one resource, and released together.
+        let mut order = Order::default();
+        let one = occupy(&mut order, 1);
+        let tickets: Vec<_> = (0..COUNT).map(|_| park(&mut order, unref(1))).collect();
+        order.finish(one);
+        assert_eq!(runnable(&mut order), tickets);
+        assert_eq!(order.looks, COUNT);
+
+        // Each goes under way in its turn.
+        let mut order = Order::default();
+        let mut open = occupy(&mut order, 1);
+        let tickets: Vec<_> = (0..COUNT).map(|_| park(&mut order, unref(1))).collect();
+        for expected in tickets {
+            order.finish(open);
+            let (ticket, header, _) = order.next_runnable().unwrap();
+            assert_eq!(ticket, expected);
+            order.under_way(ticket, header, Undo::Nothing, ResourceId(1));
+            assert!(order.next_runnable().is_none());
+            open = ticket;
+        }
+        assert!(order.looks <= 2 * COUNT, "{}", order.looks);
+
+        // Two keys each: a resource of their own, and one head for all.
+        let mut order = Order::default();
+        let under_way: Vec<_> = (1..=COUNT as u32).map(|resource| occupy(&mut order, resource)).collect();
+        let tickets: Vec<_> = (1..=COUNT as u32).map(|resource| park(&mut order, scanout(0, resource))).collect();
+        let mut ran = Vec::new();
+        for ticket in under_way.into_iter().rev() {
+            order.finish(ticket);
+            ran.extend(runnable(&mut order));
+        }
+        assert_eq!(ran, tickets);
+        assert!(order.looks <= 2 * COUNT, "{}", order.looks);
     }
 }
