@@ -345,6 +345,12 @@ impl Seat {
         state.holder == Some(self.id) && state.down != Down::default()
     }
 
+    /// True while this seat holds a key or a button down.
+    pub(crate) fn is_down(&self, code: u16) -> bool {
+        let state = self.hub.floor.lock();
+        state.holder == Some(self.id) && state.down.has(code)
+    }
+
     /// Passes on what the person did on a head; a seat that may takes the floor by it when nobody has it.
     /// [`Input::ReleaseAll`] lets go of everything and keeps the floor: the person looked away.
     pub(crate) fn input(&self, head: u8, input: Input) -> Outcome {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::floor::{Outcome, Seat};
 use crate::hub::{Hub, Joined};
-use crate::keys;
+use crate::keys::{Typing, Unknown};
 use crate::rfb::message::SizeNews;
 
 /// BTN_* of the buttons in the order of RFB's bits; the four directions of the wheel between them.
@@ -53,13 +53,14 @@ pub(crate) struct Hand<'a> {
     joined: &'a Joined,
     head: u8,
     buttons: u16,
+    typing: Typing,
     /// A move that waits for the next one.
     moved: Option<(u16, u16)>,
 }
 
 impl<'a> Hand<'a> {
     pub(crate) fn new(hub: &'a Arc<Hub>, seat: &'a Seat, joined: &'a Joined, head: u8) -> Self {
-        Self { hub, seat, joined, head, buttons: 0, moved: None }
+        Self { hub, seat, joined, head, buttons: 0, typing: Typing::default(), moved: None }
     }
 
     /// Takes a move alone; false: buttons changed too.
@@ -100,9 +101,10 @@ impl<'a> Hand<'a> {
     /// A key went down or up.
     pub(crate) fn key(&mut self, keysym: u32, pressed: bool, code: Option<u32>) {
         self.rest();
-        match keys::key(keysym, code) {
-            Some(code) => self.input(Input::Key { code, pressed }),
-            None => self.seat.unknown(),
+        let leds = self.hub.floor.leds().unwrap_or_default();
+        match self.typing.key((keysym, code), pressed, &|code| self.seat.is_down(code), leds) {
+            Ok(events) => events.into_iter().for_each(|(code, pressed)| self.input(Input::Key { code, pressed })),
+            Err(Unknown) => self.seat.unknown(),
         }
     }
 
@@ -124,8 +126,11 @@ impl<'a> Hand<'a> {
         self.input(Input::ReleaseAll);
     }
 
-    fn input(&self, input: Input) {
-        self.seat.input(self.head, input);
+    fn input(&mut self, input: Input) {
+        if self.seat.input(self.head, input) != Outcome::Passed {
+            // What was typed before means nothing any more.
+            self.typing = Typing::default();
+        }
     }
 }
 

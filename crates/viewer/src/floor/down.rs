@@ -49,6 +49,11 @@ impl Down {
         Ok(news.then_some(input))
     }
 
+    /// True while a key or a button is down.
+    pub(super) fn has(&self, code: u16) -> bool {
+        self.codes.contains(&code)
+    }
+
     fn code(&mut self, code: u16, pressed: bool) -> bool {
         if pressed { self.codes.insert(code) } else { self.codes.remove(&code) }
     }
