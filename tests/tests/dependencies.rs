@@ -28,8 +28,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Edges that only a crate's own tests may add: device's conversations are held with a real renderer, and with `late`,
-/// directly and over rings.
-const ALLOWED_IN_TESTS: &[(&str, &str)] = &[("device", "renderer"), ("device", "transport")];
+/// directly and over rings; the program of the data plane is served to the bench's front-end.
+const ALLOWED_IN_TESTS: &[(&str, &str)] = &[("device", "renderer"), ("device", "transport"), ("backend", "bench")];
 
 const EVERYTHING: &[&str] = &[
     "protocol",

@@ -2,33 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on ends.
 
-use std::ffi::OsStr;
-use std::io::{Read, Write};
+mod support;
+
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use tempfile::TempDir;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_beamsplit-device");
-
-fn run(words: &[&str]) -> Output {
-    Command::new(PROGRAM).args(words).env_remove("BEAMSPLIT_LOG").output().unwrap()
-}
-
-/// Writes a program by a process of its own. Written here, its open file would be inherited for a moment by what other tests
-/// start just then, and a program that somebody has open for writing cannot be started.
-fn shell(script: &str, words: &[&OsStr]) {
-    assert!(Command::new("sh").args(["-ec", script, "sh"]).args(words).status().unwrap().success());
-}
-
-fn copy_program(to: &Path) {
-    shell("cp \"$1\" \"$2\"", &[PROGRAM.as_ref(), to.as_ref()]);
-}
+use support::{Device, PROGRAM, copy_program, run, shell};
 
 /// The one line that a failure is.
 #[track_caller]
@@ -41,61 +24,6 @@ fn failure(output: &Output, code: i32) -> String {
     text
 }
 
-/// A device that runs until it is dropped.
-struct Device {
-    process: Child,
-    folder: TempDir,
-}
-
-impl Device {
-    /// Starts the program at `program` and waits until it answers questions.
-    fn start(program: &Path, folder: TempDir, words: &[&str]) -> Self {
-        let process = Command::new(program)
-            .arg("--control-socket")
-            .arg(folder.path().join("control"))
-            .args(words)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut device = Device { process, folder };
-        while UnixStream::connect(device.control()).is_err() {
-            assert_eq!(device.process.try_wait().unwrap(), None, "The device ended at its start");
-            std::thread::yield_now();
-        }
-        device
-    }
-
-    fn listening(words: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = format!("--socket-path={}", folder.path().join("gpu").display());
-        Device::start(Path::new(PROGRAM), folder, &[&[socket.as_str()], words].concat())
-    }
-
-    fn control(&self) -> PathBuf {
-        self.folder.path().join("control")
-    }
-
-    fn ask(&self, request: &str) -> String {
-        let mut stream = UnixStream::connect(self.control()).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    fn stats(&self) -> serde_json::Value {
-        let answer = self.ask("GET /v1/stats HTTP/1.1\r\n\r\n");
-        serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap()
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 fn wrong_words_end_with_code_2_and_one_line() {
     for (words, named) in [
@@ -106,6 +34,12 @@ fn wrong_words_end_with_code_2_and_one_line() {
         (&["--fd", "3", "--heads", "wide"], "wide"),
         (&["--fd", "3", "--renderer", "virgl"], "planned"),
         (&["--fd", "3", "--display", "vnc=0.0.0.0:5900"], "password"),
+        (&["--fd", "3", "--input-socket", "/x"], "needs somebody who types"),
+        (&["--fd", "3", "--display", "none", "--input-socket", "/x,touch"], "needs somebody who types"),
+        (&["--fd", "3", "--display", "web=0", "--input-socket", "/x,tuch"], "tuch"),
+        (&["--fd", "3", "--display", "web=0", "--input-socket", "/x", "--input-socket", "/y"], "one too many"),
+        (&["--fd", "3", "--display", "window,maximised"], "fullscreen=MONITOR"),
+        (&["--fd", "3", "--display", "window", "--tokens", "/x"], "--display vnc or web"),
     ] {
         let line = failure(&run(words), 2);
         assert!(line.contains(named), "{line}");
@@ -123,6 +57,9 @@ fn what_the_machine_refuses_ends_with_code_1_one_line_and_nothing_made() {
         (&["--display", "capture=/nonexistent/screen.png"], "mkdir -p"),
         (&["--config", "/nonexistent.toml"], "/nonexistent.toml"),
         (&["--edid", "/nonexistent.bin"], "/nonexistent.bin"),
+        (&["--display", "web=0", "--tokens", "/nonexistent.toml"], "/nonexistent.toml"),
+        (&["--display", "web=0", "--input-socket", "/nonexistent/in"], "mkdir -p"),
+        (&["--display", "web=0", "--input-socket", &control], "name two"),
     ] {
         let words = [&["--socket-path", socket.as_str(), "--control-socket", control.as_str()], words].concat();
         let line = failure(&run(&words), 1);
