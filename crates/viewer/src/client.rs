@@ -245,7 +245,9 @@ impl Listener {
                 }
                 pace.step().await;
             }
-            hand.rest();
+            if hand.rest() {
+                pace.step().await;
+            }
             let read = self.source.read(&mut self.buffer);
             let read = if hand.is_pressing() {
                 match timeout(SILENCE, read).await {

@@ -90,12 +90,12 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Nothing more is said for now: a move that waited goes out.
-    pub(crate) fn rest(&mut self) {
-        if let Some((x, y)) = self.moved.take() {
-            let (x, y) = self.joined.share(x.into(), y.into());
-            self.input(Input::Pointer { x, y });
-        }
+    /// Nothing more is said for now: a move that waited goes out. False: there was none.
+    pub(crate) fn rest(&mut self) -> bool {
+        let Some((x, y)) = self.moved.take() else { return false };
+        let (x, y) = self.joined.share(x.into(), y.into());
+        self.input(Input::Pointer { x, y });
+        true
     }
 
     /// A key went down or up.

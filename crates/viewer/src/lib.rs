@@ -162,7 +162,9 @@ impl Core {
         }
         for which in [Which::Console, Which::Touch] {
             if let Some(socket) = hub.floor.socket(which) {
-                tokio::spawn(attend(hub.clone(), which, UnixStream::from_std(socket.into())?));
+                let socket = std::os::unix::net::UnixStream::from(socket);
+                socket.set_nonblocking(true)?;
+                tokio::spawn(attend(hub.clone(), which, UnixStream::from_std(socket)?));
             }
         }
         if let Some(file) = tokens {

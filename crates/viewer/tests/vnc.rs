@@ -397,7 +397,7 @@ fn old_clients_are_served_too() {
         ("003.008", vec![1, 1], Some(1), 4),
     ] {
         let stream = TcpStream::connect(stage.vnc[0]).unwrap();
-        let mut client = Client { stream, width: 0, height: 0, name: String::new(), bytes: 4, colour_map: Vec::new() };
+        let mut client = Client::new(stream);
         assert_eq!(client.read(12), b"RFB 003.008\n");
         client.stream.write_all(format!("RFB {version}\n").as_bytes()).unwrap();
         assert_eq!(client.read(security.len()), security);

@@ -7,13 +7,21 @@ pub mod zrle;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{Receiver, channel};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
-use frames::{DeviceEnd, DeviceEvent, Format, Geometry, Rect, SharedImage, ViewerEnd};
+use frames::{
+    DeviceEnd, DeviceEvent, Format, Geometry, Input, InputEnd, InputEvent, InputSession, Leds, Rect, SharedImage,
+    ViewerEnd,
+};
 use rustix::event::{PollFd, PollFlags, poll};
-use viewer::{Listening, Options};
+use viewer::{Listening, Options, TokensFile};
+
+/// Longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A device whose socket is served by a thread, so that a test can say what it shows at any time.
 pub struct Device {
@@ -58,6 +66,97 @@ impl Device {
             }
         }
     }
+}
+
+/// A keyboard and pointer, or a touch screen, of a guest. Served by a thread once it is started.
+pub struct Keyboard {
+    end: Arc<Mutex<InputEnd>>,
+    sender: Sender<InputEvent>,
+    events: Receiver<InputEvent>,
+    /// The other end of the lasting socket.
+    lasting: OwnedFd,
+    serve: bool,
+}
+
+impl Keyboard {
+    pub fn new(socket: OwnedFd, lasting: &OwnedFd) -> Self {
+        let end = Arc::new(Mutex::new(InputEnd::new(socket).unwrap()));
+        let (sender, events) = channel();
+        Self { end, sender, events, lasting: lasting.try_clone().unwrap(), serve: false }
+    }
+
+    /// Hears what is said from now on, and what was said before.
+    pub fn start(&mut self) {
+        if std::mem::replace(&mut self.serve, true) {
+            return;
+        }
+        let (served, sender) = (Arc::downgrade(&self.end), self.sender.clone());
+        let fd = self.end.lock().unwrap().as_fd().try_clone_to_owned().unwrap();
+        thread::spawn(move || {
+            loop {
+                poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).unwrap();
+                let Some(end) = served.upgrade() else { return };
+                if forward(&mut end.lock().unwrap(), &sender).is_none() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// All that was said so far and not looked at yet.
+    pub fn heard(&self) -> Vec<InputEvent> {
+        let mut end = self.end.lock().unwrap();
+        while forward(&mut end, &self.sender).is_some_and(|events| events > 0) {}
+        self.events.try_iter().collect()
+    }
+
+    /// Another viewer begins, whose session counts from now on.
+    pub fn replace(&self) -> InputSession {
+        InputSession::begin(self.lasting.try_clone().unwrap()).unwrap()
+    }
+
+    /// The guest sets its lights.
+    pub fn leds(&self, leds: Leds) {
+        self.end.lock().unwrap().leds(leds);
+    }
+
+    /// What comes next.
+    pub fn next(&self) -> InputEvent {
+        self.events.recv_timeout(PATIENCE).expect("an event")
+    }
+
+    /// What comes next on the first head.
+    pub fn input(&self) -> Input {
+        match self.next() {
+            InputEvent::Input { head: 0, input } => input,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All up to and with an input.
+    pub fn until(&self, last: Input) -> Vec<InputEvent> {
+        let mut events = Vec::new();
+        while events.last() != Some(&InputEvent::Input { head: 0, input: last }) {
+            events.push(self.next());
+        }
+        events
+    }
+
+    /// Expects a key that goes down and up.
+    pub fn typed(&self, code: u16) {
+        for pressed in [true, false] {
+            assert_eq!(self.input(), Input::Key { code, pressed });
+        }
+    }
+}
+
+/// Passes on what was said, in its order, and how much it was; none: nobody wants it any more.
+fn forward(end: &mut InputEnd, sender: &Sender<InputEvent>) -> Option<usize> {
+    let mut events = Vec::new();
+    end.poll(&mut events);
+    let count = events.len();
+    events.into_iter().try_for_each(|event| sender.send(event)).ok()?;
+    Some(count)
 }
 
 /// Memory with a picture in it, and bytes around it that nobody may see.
@@ -117,6 +216,8 @@ pub fn colourful(x: u32, y: u32) -> u32 {
 /// A viewer in a thread.
 pub struct Stage {
     pub device: Device,
+    pub keyboard: Keyboard,
+    pub touch: Keyboard,
     pub vnc: Vec<SocketAddr>,
     pub web: SocketAddr,
     viewer: Option<thread::JoinHandle<Result<(), viewer::RunError>>>,
@@ -126,24 +227,63 @@ pub fn bind(address: &str) -> Listening {
     address.parse::<viewer::ListenAddress>().unwrap().bind().unwrap()
 }
 
+/// What a viewer is given.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Further heads than the first.
+    pub more_heads: usize,
+    /// There is no keyboard and no pointer.
+    pub no_input: bool,
+    /// There is a touch screen.
+    pub touch: bool,
+    /// What is typed waits until the keyboard is started.
+    pub busy: bool,
+    pub tokens: Option<PathBuf>,
+}
+
 impl Stage {
-    /// One VNC listener for each head, and a web page.
+    /// One VNC listener for each head, and a web page; no input.
     pub fn new(heads: usize) -> Self {
+        Self::with(Setup { more_heads: heads - 1, no_input: true, ..Setup::default() })
+    }
+
+    pub fn with(setup: Setup) -> Self {
         let (ours, theirs) = frames::pair().unwrap();
+        let (keys_ours, keys_theirs) = frames::pair().unwrap();
+        let (touch_ours, touch_theirs) = frames::pair().unwrap();
+        let heads = 1 + setup.more_heads;
         let vnc: Vec<Listening> = (0..heads).map(|head| bind(&format!("127.0.0.1:0,head={head}"))).collect();
         let web = bind("127.0.0.1:0");
         let addresses = vnc.iter().map(|listening| listening.address().unwrap()).collect();
         let page = web.address().unwrap();
         let device = Device::new(ours, heads);
-        let device_end = ViewerEnd::new(theirs).unwrap();
-        let (window, input, touch, tokens, name) = (None, None, None, None, None);
-        let options = Options { device: device_end, vnc, web: vec![web], window, input, touch, tokens, name };
+        let mut keyboard = Keyboard::new(keys_ours, &keys_theirs);
+        let mut touch = Keyboard::new(touch_ours, &touch_theirs);
+        if !setup.busy {
+            keyboard.start();
+            touch.start();
+        }
+        let options = Options {
+            device: ViewerEnd::new(theirs).unwrap(),
+            vnc,
+            web: vec![web],
+            window: None,
+            input: Some(keys_theirs).filter(|_| !setup.no_input),
+            touch: Some(touch_theirs).filter(|_| setup.touch),
+            tokens: setup.tokens.as_deref().map(|path| TokensFile::open(path).unwrap()),
+            name: None,
+        };
         let viewer = Some(thread::spawn(move || viewer::run(options)));
-        Self { device, vnc: addresses, web: page, viewer }
+        Self { device, keyboard, touch, vnc: addresses, web: page, viewer }
     }
 
     pub fn client(&self) -> Client {
         Client::connect(self.vnc[0])
+    }
+
+    /// How the viewer ended by itself.
+    pub fn ended(mut self) -> Result<(), viewer::RunError> {
+        self.viewer.take().unwrap().join().unwrap()
     }
 
     /// Ends the device: the viewer goes by itself.
@@ -167,7 +307,10 @@ pub const RAW: i32 = 0;
 pub const ZRLE: i32 = 16;
 pub const DESKTOP_SIZE: i32 = -223;
 pub const CURSOR: i32 = -239;
+pub const KEY_CODES: i32 = -258;
+pub const LEDS: i32 = -261;
 pub const EXTENDED_DESKTOP_SIZE: i32 = -308;
+pub const MORE_BUTTONS: i32 = -316;
 pub const CURSOR_WITH_ALPHA: i32 = -314;
 pub const VMWARE_CURSOR: i32 = 0x574d_5664;
 
@@ -186,20 +329,106 @@ impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         Self::greet(TcpStream::connect(address).unwrap())
     }
+
+    /// Asks that nobody else is served.
+    pub fn connect_alone(address: SocketAddr) -> Self {
+        let mut client = Self::new(TcpStream::connect(address).unwrap());
+        client.agree();
+        client.begin(false);
+        client
+    }
+
+    /// Shows a token by VeNCrypt; or what the viewer says to it.
+    pub fn connect_with(address: SocketAddr, token: &str) -> Result<Self, String> {
+        let mut client = Self::new(TcpStream::connect(address).unwrap());
+        client.show_token(token)?;
+        client.begin(true);
+        Ok(client)
+    }
 }
 
 impl<S: Read + Write> Client<S> {
     pub fn greet(stream: S) -> Self {
-        let (width, height) = (0, 0);
-        let mut client = Self { stream, width, height, name: String::new(), bytes: 4, colour_map: Vec::new() };
-        assert_eq!(client.read(12), b"RFB 003.008\n");
-        client.stream.write_all(b"RFB 003.008\n").unwrap();
-        assert_eq!(client.read(2), [1, 1]);
-        client.stream.write_all(&[1]).unwrap();
-        assert_eq!(client.read(4), [0; 4]);
-        client.stream.write_all(&[1]).unwrap();
-        client.init();
+        let mut client = Self::new(stream);
+        client.agree();
+        client.begin(true);
         client
+    }
+
+    /// One that has said nothing yet.
+    pub fn new(stream: S) -> Self {
+        let (width, height) = (0, 0);
+        Self { stream, width, height, name: String::new(), bytes: 4, colour_map: Vec::new() }
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// The handshake where no token is needed.
+    pub fn agree(&mut self) {
+        assert_eq!(self.read(12), b"RFB 003.008\n");
+        self.write(b"RFB 003.008\n");
+        assert_eq!(self.read(2), [1, 1]);
+        self.write(&[1]);
+        assert_eq!(self.read(4), [0; 4]);
+    }
+
+    /// The handshake where one is: VeNCrypt 0.2, Plain.
+    pub fn show_token(&mut self, token: &str) -> Result<(), String> {
+        assert_eq!(self.read(12), b"RFB 003.008\n");
+        self.write(b"RFB 003.008\n");
+        assert_eq!(self.read(2), [1, 19]);
+        self.write(&[19]);
+        assert_eq!(self.read(2), [0, 2]);
+        self.write(&[0, 2]);
+        assert_eq!(self.read(6), [0, 1, 0, 0, 1, 0]);
+        self.write(&[0, 0, 1, 0]);
+        self.write(&[&[0, 0, 0, 4, 0, 0, 0, token.len() as u8], &b"user"[..], token.as_bytes()].concat());
+        match self.read(4)[3] {
+            0 => Ok(()),
+            _ => {
+                let length = self.read(4);
+                Err(String::from_utf8(self.read(length[3].into())).unwrap())
+            }
+        }
+    }
+
+    /// ClientInit.
+    pub fn begin(&mut self, shared: bool) {
+        self.write(&[shared.into()]);
+        self.init();
+    }
+
+    /// A key by its keysym, and by its place if it is known.
+    pub fn key(&mut self, keysym: u32, place: Option<u32>, pressed: bool) {
+        let message = match place {
+            Some(place) => [&[255, 0, 0, pressed.into()], &keysym.to_be_bytes()[..], &place.to_be_bytes()].concat(),
+            None => [&[4, pressed.into(), 0, 0], &keysym.to_be_bytes()[..]].concat(),
+        };
+        self.write(&message);
+    }
+
+    /// A key that goes down and up.
+    pub fn press(&mut self, keysym: u32) {
+        self.key(keysym, None, true);
+        self.key(keysym, None, false);
+    }
+
+    pub fn point(&mut self, buttons: u8, x: u16, y: u16) {
+        let ([x1, x0], [y1, y0]) = (x.to_be_bytes(), y.to_be_bytes());
+        self.write(&[5, buttons, x1, x0, y1, y0]);
+    }
+
+    /// Waits until all that was said before is understood. The client must not have asked for an update that is still to come.
+    pub fn sync(&mut self) {
+        self.request_part(false, Rect::new(0, 0, 1, 1));
+        self.update();
+    }
+
+    /// Waits for the end of the connection, by a close or a reset.
+    pub fn sees_the_end(&mut self) {
+        let _ = std::io::copy(&mut self.stream, &mut std::io::sink());
     }
 
     pub fn init(&mut self) {
@@ -281,7 +510,8 @@ impl<S: Read + Write> Client<S> {
             CURSOR_WITH_ALPHA => self.read(4 + area * 4),
             VMWARE_CURSOR => self.read(2 + area * 4),
             EXTENDED_DESKTOP_SIZE => self.read(4 + 16),
-            DESKTOP_SIZE => vec![],
+            LEDS => self.read(1),
+            DESKTOP_SIZE | KEY_CODES | MORE_BUTTONS => vec![],
             _ => panic!("encoding {encoding} was not asked for"),
         };
         if matches!(encoding, DESKTOP_SIZE | EXTENDED_DESKTOP_SIZE) {
