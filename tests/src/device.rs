@@ -26,7 +26,10 @@ pub struct Device {
 impl Device {
     /// Starts a device on a new socket, with these options, and waits until it listens.
     pub fn spawn<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
-        let dir = workspace::scratch("device-")?;
+        Self::spawn_in(workspace::scratch("device-")?, options)
+    }
+
+    fn spawn_in<S: AsRef<OsStr>>(dir: tempfile::TempDir, options: &[S]) -> Result<Self> {
         let (socket, control) = (dir.path().join("gpu"), dir.path().join("control"));
         let mut command = Command::new(workspace::binary("beamsplit-device")?);
         command.arg("--socket-path").arg(&socket).arg("--control-socket").arg(&control).args(options);
@@ -38,6 +41,19 @@ impl Device {
         device.wait_for_socket(&socket)?;
         device.wait_for_socket(&control)?;
         Ok(device)
+    }
+
+    /// Starts a device with a keyboard and pointer, and a touch screen: with viewers among its options.
+    pub fn spawn_with_input<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
+        let dir = workspace::scratch("device-")?;
+        let option = |name: &str, end: &str| {
+            let mut option = path_argument("--input-socket=", &dir.path().join(name));
+            option.push(end);
+            option
+        };
+        let mut all = vec![option("input", ""), option("touch", ",touch")];
+        all.extend(options.iter().map(|option| option.as_ref().to_owned()));
+        Self::spawn_in(dir, &all)
     }
 
     /// Starts QEMU's own daemon instead: the reference, and a test of the bed.
@@ -64,6 +80,16 @@ impl Device {
     /// Where a VMM connects.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("gpu")
+    }
+
+    /// Where a VMM connects its keyboard and pointer, if it was started with one.
+    pub fn input_socket(&self) -> PathBuf {
+        self.dir.path().join("input")
+    }
+
+    /// Where a VMM connects its touch screen, if it was started with one.
+    pub fn touch_socket(&self) -> PathBuf {
+        self.dir.path().join("touch")
     }
 
     /// Where `beamsplit stats` and `beamsplit screenshot` connect.

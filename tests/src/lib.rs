@@ -29,6 +29,6 @@ pub mod vnc;
 pub mod workspace;
 
 pub use device::Device;
-pub use guest::{Accel, Config, Gpu, Guest};
-pub use guest_agent::{Draw, Head};
+pub use guest::{Accel, Config, Gpu, Guest, Input, Watch};
+pub use guest_agent::{Draw, Head, InputDevice, InputEvent};
 pub use picture::Picture;

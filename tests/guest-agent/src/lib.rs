@@ -4,6 +4,7 @@
 //! an input, an output, a file or pixels. The agent speaks first: [`HELLO`], then a [`Reply`]; after that, each
 //! [`Request`] has one [`Reply`].
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use serde::de::DeserializeOwned;
@@ -49,6 +50,71 @@ pub enum Request {
     Heads,
     /// Something to be drawn by KMS.
     Draw(Draw),
+    /// Lists the input devices that have an event node. Answered by [`Reply::InputDevices`].
+    InputDevices,
+    /// Keeps what an event node says from now on.
+    Watch {
+        /// Its name, as in `event1`.
+        node: String,
+    },
+    /// Asks for what a watched node said since this was asked last: the answer's bytes, [`EVENT_BYTES`] for each event.
+    Events {
+        /// Its name.
+        node: String,
+    },
+    /// Says something to a watched node's device, as a program that sets a light does.
+    Tell {
+        /// Its name.
+        node: String,
+        /// What.
+        event: InputEvent,
+    },
+}
+
+/// An input device as the guest's kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputDevice {
+    /// Its event node, as in `event1`.
+    pub node: String,
+    /// What it calls itself.
+    pub name: String,
+    /// Its serial number.
+    pub serial: String,
+    /// Bus, vendor and product, as in `0006:1af4:0001`.
+    pub id: String,
+    /// Bit maps in hexadecimal: `ev`, `key`, `rel`, `abs`, `led` and so on, and `properties`.
+    pub capabilities: BTreeMap<String, String>,
+}
+
+/// Bytes of an event in an answer.
+pub const EVENT_BYTES: usize = 16;
+
+/// What an event node says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputEvent {
+    /// When, by the guest's clock.
+    pub micros: u64,
+    /// EV_*.
+    pub kind: u16,
+    /// KEY_*, ABS_* and so on.
+    pub code: u16,
+    /// The value.
+    pub value: i32,
+}
+
+impl InputEvent {
+    /// As in an answer.
+    pub fn to_bytes(self) -> [u8; EVENT_BYTES] {
+        let rest = u64::from(self.kind) | u64::from(self.code) << 16 | u64::from(self.value.cast_unsigned()) << 32;
+        (u128::from(self.micros) | u128::from(rest) << 64).to_le_bytes()
+    }
+
+    /// As it was.
+    pub fn from_bytes(bytes: [u8; EVENT_BYTES]) -> Self {
+        let word = u128::from_le_bytes(bytes);
+        let (micros, rest) = (word as u64, (word >> 64) as u64);
+        Self { micros, kind: rest as u16, code: (rest >> 16) as u16, value: ((rest >> 32) as u32).cast_signed() }
+    }
 }
 
 /// What the guest does on its screen, by its own ioctls.
@@ -128,6 +194,8 @@ pub enum Reply {
     },
     /// The heads.
     Heads(Vec<Head>),
+    /// The input devices.
+    InputDevices(Vec<InputDevice>),
     /// The whole buffer that is now shown, as the guest reads it back: X8R8G8B8 in little-endian order, without gaps.
     Drawn {
         /// Width in pixels.
@@ -206,6 +274,12 @@ mod tests {
         let (reply, bytes) = read_message::<Reply>(&mut from).unwrap();
         assert!(matches!(reply, Reply::Done));
         assert_eq!((bytes.as_slice(), from), (b"\0\xff".as_slice(), [].as_slice()));
+    }
+
+    #[test]
+    fn events_read_back_as_they_are_written() {
+        let event = InputEvent { micros: 1 << 52, kind: 3, code: 0xfffe, value: -5 };
+        assert_eq!(InputEvent::from_bytes(event.to_bytes()), event);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The agent in a test guest: the first program, which mounts, loads modules, and then does what the test asks for.
 
+mod input;
 mod port;
 mod scene;
 mod screen;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use guest_agent::{HELLO, Reply, Request, read_message, write_message};
+use input::Inputs;
 use port::Port;
 use screen::Screens;
 
@@ -20,10 +22,10 @@ fn main() {
     if let Err(error) = init() {
         println!("guest agent: {error:#}");
     }
-    let screens = Screens::default();
+    let (screens, inputs) = (Screens::default(), Inputs::default());
     // The first program must not end: the kernel would panic. The port may go, and come again.
     loop {
-        if let Err(error) = serve(&screens) {
+        if let Err(error) = serve(&screens, &inputs) {
             println!("guest agent: {error:#}");
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -43,7 +45,7 @@ fn init() -> Result<()> {
     Ok(())
 }
 
-fn serve(screens: &Screens) -> Result<()> {
+fn serve(screens: &Screens, inputs: &Inputs) -> Result<()> {
     let mut port = Port::open()?;
     port.write_all(&HELLO)?;
     let uptime = fs::read_to_string("/proc/uptime")?;
@@ -52,13 +54,13 @@ fn serve(screens: &Screens) -> Result<()> {
     write_message(&mut port, &Reply::Booted { uptime, kernel }, &[])?;
     loop {
         let (request, input) = read_message::<Request>(&mut port)?;
-        let (reply, output) =
-            answer(request, &input, screens).unwrap_or_else(|error| (Reply::Failed(format!("{error:#}")), Vec::new()));
+        let (reply, output) = answer(request, &input, screens, inputs)
+            .unwrap_or_else(|error| (Reply::Failed(format!("{error:#}")), Vec::new()));
         write_message(&mut port, &reply, &output)?;
     }
 }
 
-fn answer(request: Request, input: &[u8], screens: &Screens) -> Result<(Reply, Vec<u8>)> {
+fn answer(request: Request, input: &[u8], screens: &Screens, inputs: &Inputs) -> Result<(Reply, Vec<u8>)> {
     match request {
         Request::Run { command, seconds } => shell::run(&command, input, Duration::from_secs(seconds)),
         Request::Spawn { command } => Ok((Reply::Started { pid: shell::spawn(&command)? }, Vec::new())),
@@ -70,6 +72,10 @@ fn answer(request: Request, input: &[u8], screens: &Screens) -> Result<(Reply, V
         Request::Get { path } => Ok((Reply::Done, fs::read(&path).with_context(|| format!("Cannot read {path}"))?)),
         Request::Heads => Ok((Reply::Heads(screens.heads()?), Vec::new())),
         Request::Draw(draw) => screens.draw(draw),
+        Request::InputDevices => Ok((Reply::InputDevices(Inputs::devices()?), Vec::new())),
+        Request::Watch { node } => inputs.watch(&node).map(|()| (Reply::Done, Vec::new())),
+        Request::Events { node } => Ok((Reply::Done, inputs.events(&node)?)),
+        Request::Tell { node, event } => inputs.tell(&node, &event).map(|()| (Reply::Done, Vec::new())),
     }
 }
 

@@ -95,6 +95,34 @@ impl fmt::Display for Gpu {
     }
 }
 
+/// An input device on a back-end's socket.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// QEMU's vhost-user-input-pci, whose rings hold four events.
+    VhostUserInput(PathBuf),
+    /// QEMU's generic vhost-user device, whose rings hold as many as the back-end likes.
+    Generic(PathBuf),
+}
+
+impl Input {
+    /// The `-device` value without its id.
+    fn device(&self, id: &str) -> String {
+        match self {
+            Input::VhostUserInput(_) => format!("vhost-user-input-pci,chardev={id}-socket"),
+            Input::Generic(_) => {
+                let words = "virtio-id=18,num_vqs=2,vq_size=64,config_size=136";
+                format!("vhost-user-test-device-pci,chardev={id}-socket,{words}")
+            }
+        }
+    }
+
+    fn socket(&self) -> &Path {
+        match self {
+            Input::VhostUserInput(path) | Input::Generic(path) => path,
+        }
+    }
+}
+
 /// Who runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Accel {
@@ -109,6 +137,7 @@ pub enum Accel {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub(super) gpus: Vec<(Gpu, String)>,
+    inputs: Vec<Input>,
     pub(super) accel: Accel,
     machine: &'static str,
     memory: Vec<u32>,
@@ -124,6 +153,7 @@ impl Config {
     pub fn mini() -> Self {
         Config {
             gpus: Vec::new(),
+            inputs: Vec::new(),
             accel: Accel::Tcg,
             machine: "q35",
             memory: vec![512],
@@ -150,6 +180,16 @@ impl Config {
     #[must_use]
     pub fn gpu_with(mut self, gpu: Gpu, options: &str) -> Self {
         self.gpus.push((gpu, options.to_owned()));
+        self
+    }
+
+    /// Adds an input device, and has its driver loaded.
+    #[must_use]
+    pub fn input(mut self, input: Input) -> Self {
+        self.inputs.push(input);
+        if !self.modules.contains(&"input") {
+            self.modules.push("input");
+        }
         self
     }
 
@@ -226,6 +266,11 @@ impl Config {
                 let comma = if options.is_empty() { "" } else { "," };
                 qemu.arg("-device").arg(format!("{device},id={id}{comma}{options}"));
             }
+        }
+        for (index, input) in self.inputs.iter().enumerate() {
+            let id = format!("input{index}");
+            qemu.arg("-chardev").arg(path_option(&format!("socket,id={id}-socket,path="), input.socket()));
+            qemu.arg("-device").arg(format!("{},id={id}", input.device(&id)));
         }
         qemu.args(&self.arguments);
         Ok(qemu)

@@ -1,6 +1,7 @@
 //! A guest under QEMU, with an agent inside that does what a test asks for.
 
 mod config;
+mod input;
 mod qmp;
 
 use std::fmt;
@@ -13,7 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use guest_agent::{Draw, Head, Reply, Request, read_hello, read_message, write_message};
 use serde_json::{Value, json};
 
-pub use config::{Accel, Config, Gpu};
+pub use config::{Accel, Config, Gpu, Input};
+pub use input::Watch;
 pub use qmp::Qmp;
 
 use crate::device::Device;
