@@ -125,6 +125,74 @@ impl Browser {
         Ok(answer["result"]["value"].take())
     }
 
+    /// Waits until an expression is true in the page.
+    pub fn until(&mut self, expression: &str) -> Result<()> {
+        let asked = wait_until(60, expression, || Ok((self.evaluate(expression)? == json!(true)).then_some(())));
+        asked.with_context(|| format!("The page says: {}", self.complaints().join("; ")))
+    }
+
+    /// Presses or lets go of a key of the keyboard, by its place (as `KeyA`) and what it makes (as `a`).
+    pub fn key(&mut self, code: &str, key: &str, pressed: bool) -> Result<()> {
+        let kind = if pressed { "rawKeyDown" } else { "keyUp" };
+        self.call("Input.dispatchKeyEvent", json!({"type": kind, "code": code, "key": key})).map(drop)
+    }
+
+    /// Puts text into what has the keyboard, as a phone does.
+    pub fn insert(&mut self, text: &str) -> Result<()> {
+        self.call("Input.insertText", json!({"text": text})).map(drop)
+    }
+
+    /// The place on the page of a share of an element: 0, 0 is its upper left corner, 1, 1 the lower right one.
+    pub fn place(&mut self, selector: &str, x: f64, y: f64) -> Result<(f64, f64)> {
+        let script = format!(
+            "(() => {{
+                const box = document.querySelector('{selector}').getBoundingClientRect();
+                return [box.x, box.y, box.width, box.height];
+            }})()"
+        );
+        let found = self.evaluate(&script)?;
+        let edge = |index: usize| found[index].as_f64().with_context(|| format!("There is no {selector}"));
+        Ok((edge(0)? + edge(2)? * x, edge(1)? + edge(3)? * y))
+    }
+
+    /// The mouse does something (as `mouseMoved`, `mousePressed`, `mouseReleased`) at a place of the page.
+    pub fn mouse(&mut self, kind: &str, (x, y): (f64, f64), button: &str) -> Result<()> {
+        let count = u8::from(kind != "mouseMoved");
+        let event = json!({"type": kind, "x": x, "y": y, "button": button, "clickCount": count});
+        self.call("Input.dispatchMouseEvent", event).map(drop)
+    }
+
+    /// The wheel turns: down and right are positive, in pixels of the page.
+    pub fn wheel(&mut self, (x, y): (f64, f64), right: f64, down: f64) -> Result<()> {
+        let event = json!({"type": "mouseWheel", "x": x, "y": y, "deltaX": right, "deltaY": down});
+        self.call("Input.dispatchMouseEvent", event).map(drop)
+    }
+
+    /// Clicks on the middle of an element.
+    pub fn click(&mut self, selector: &str) -> Result<()> {
+        let place = self.place(selector, 0.5, 0.5)?;
+        ["mouseMoved", "mousePressed", "mouseReleased"].into_iter().try_for_each(|kind| self.mouse(kind, place, "left"))
+    }
+
+    /// Fingers do something (as `touchStart`, `touchMove`, `touchEnd`): all that are down then, each by its number.
+    pub fn touch(&mut self, kind: &str, fingers: &[(u32, (f64, f64))]) -> Result<()> {
+        let points: Vec<_> = fingers.iter().map(|(id, (x, y))| json!({"id": id, "x": x, "y": y})).collect();
+        self.call("Input.dispatchTouchEvent", json!({"type": kind, "touchPoints": points})).map(drop)
+    }
+
+    /// The window gets another size, perhaps a phone's.
+    pub fn resize(&mut self, width: u32, height: u32, phone: bool) -> Result<()> {
+        let scale = if phone { 2 } else { 1 };
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone});
+        self.call("Emulation.setDeviceMetricsOverride", size)?;
+        self.call("Emulation.setTouchEmulationEnabled", json!({"enabled": phone, "maxTouchPoints": 5})).map(drop)
+    }
+
+    /// Goes to another page, in the same tab.
+    pub fn navigate(&mut self, address: &str) -> Result<()> {
+        self.call("Page.navigate", json!({"url": address})).map(drop)
+    }
+
     /// The pixels of the page's canvas, if it has one.
     pub fn canvas(&mut self) -> Result<Option<Picture>> {
         let canvas = self.evaluate(CANVAS)?;
@@ -183,15 +251,20 @@ impl Browser {
         self.events.iter().filter_map(complaint).collect()
     }
 
-    /// The hosts that the page asked for anything.
-    pub fn hosts(&self) -> Vec<String> {
+    /// The addresses that the page asked for, those of its WebSockets too.
+    pub fn addresses(&self) -> Vec<&str> {
         let addresses = self.events.iter().filter_map(|event| match event["method"].as_str()? {
             "Network.requestWillBeSent" => event["params"]["request"]["url"].as_str(),
             "Network.webSocketCreated" => event["params"]["url"].as_str(),
             _ => None,
         });
+        addresses.collect()
+    }
+
+    /// The hosts that the page asked for anything.
+    pub fn hosts(&self) -> Vec<String> {
         let host = |address: &str| Some(address.split_once("://")?.1.split('/').next()?.to_owned());
-        let mut hosts: Vec<_> = addresses.filter_map(host).collect();
+        let mut hosts: Vec<_> = self.addresses().into_iter().filter_map(host).collect();
         hosts.sort();
         hosts.dedup();
         hosts

@@ -14,6 +14,7 @@
 //! - [`bed`] makes what a guest needs: a cached Debian tree with QEMU, a kernel and the programs that tests use.
 //! - [`guest`] boots one and talks to the agent inside.
 //! - [`device`] starts the program under test.
+//! - [`stage`] is a device without a guest, for tests of what people see and do.
 //!
 //! Whatever is started here dies with the value that stands for it, and with the test process, however that ends.
 
@@ -25,6 +26,7 @@ pub mod libvirt;
 pub mod picture;
 pub mod process;
 pub mod progress;
+pub mod stage;
 pub mod vnc;
 pub mod workspace;
 
