@@ -8,7 +8,7 @@ use frames::ViewerEnd;
 
 use crate::listen::{ListenAddress, ListenFd};
 use crate::tokens::TokensFile;
-use crate::{Options, RunError, listen};
+use crate::{Options, RunError, Window, listen};
 
 /// Shows a VM's screen over VNC, on a web page and in a window, and takes keys and a pointer to it.
 ///
@@ -77,7 +77,9 @@ impl Args {
         for fd in self.web_fd {
             web.push(fd.take()?);
         }
-        Ok(Options { device, vnc, web, window: self.window, input, touch, tokens, name: self.name })
+        // Connects to the display server: later, when the process is locked in, it could not.
+        let window = self.window.and_then(Window::open);
+        Ok(Options { device, vnc, web, window, input, touch, tokens, name: self.name })
     }
 }
 

@@ -9,7 +9,7 @@
 //! The walk of a key: `wire` and `rfb::decode` (VNC), `web` or `window` hear it, `keys` names it, `floor` says whether this person
 //! may and whose turn it is, and sends it to the device on a socket of its own.
 
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "window"), forbid(unsafe_code))]
 
 mod args;
 mod client;
@@ -26,6 +26,7 @@ mod tiles;
 mod tokens;
 mod vnc;
 mod web;
+#[cfg_attr(not(feature = "window"), path = "window/none.rs")]
 mod window;
 mod wire;
 
@@ -38,6 +39,7 @@ use frames::{ViewerEnd, ViewerError};
 use tokio::io::{Interest, Ready};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -45,6 +47,7 @@ use tracing::{info, warn};
 pub use args::{Args, Monitor, NoWindow, WindowSpec};
 pub use listen::{ListenAddress, ListenError, ListenFd, Listening};
 pub use tokens::{TokensError, TokensFile};
+pub use window::Window;
 
 use floor::{Floor, Inputs, Which};
 use hub::Hub;
@@ -62,8 +65,8 @@ pub struct Options {
     pub vnc: Vec<Listening>,
     /// Sockets for browsers.
     pub web: Vec<Listening>,
-    /// A window on this desktop.
-    pub window: Option<WindowSpec>,
+    /// Windows on this desktop.
+    pub window: Option<Window>,
     /// The lasting socket to the VM's keyboard and pointer.
     pub input: Option<OwnedFd>,
     /// The lasting socket to the VM's touch screen.
@@ -103,11 +106,12 @@ pub enum RunError {
 pub fn run(mut options: Options) -> Result<(), RunError> {
     let window = options.window.take();
     let core = Core::new(options);
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     match window {
-        None => core.run(),
-        Some(spec) => {
-            let hub = core.hub.clone();
-            window::run(spec, hub, move || core.run())
+        None => core.run(runtime),
+        Some(window) => {
+            let (hub, handle) = (core.hub.clone(), runtime.handle().clone());
+            window.run(hub, handle, move || core.run(runtime))
         }
     }
 }
@@ -129,8 +133,7 @@ impl Core {
     }
 
     /// Serves until the device is gone.
-    fn run(self) -> Result<(), RunError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    fn run(self, runtime: Runtime) -> Result<(), RunError> {
         let ended = runtime.block_on(self.serve());
         // Clients that do not read keep nobody waiting.
         runtime.shutdown_background();

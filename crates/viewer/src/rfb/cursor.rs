@@ -111,7 +111,7 @@ fn blend(over: u32, under: u32) -> u32 {
 }
 
 /// Colour and alpha, no longer multiplied.
-fn straight(premultiplied: u32) -> u32 {
+pub(crate) fn straight(premultiplied: u32) -> u32 {
     match parts(premultiplied) {
         [0, ..] => 0,
         [alpha, red, green, blue] => {

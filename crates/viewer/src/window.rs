@@ -1,0 +1,204 @@
+//! A window for each head on the desktop of whoever started the VM.
+//!
+//! The display server's events come to the process' first thread, the rest of the viewer runs on another one; what they share is
+//! the hub, and `desk`, what the windows have in it. `app` gets the events, a `pane` is one window, `picture` knows what of it
+//! is not on the screen yet, `placement` how pixels of the head become the window's, `x11` and `wayland` bring them there.
+//!
+//! All that is needed of the host is opened by [`Window::open`], before the viewer locks itself in: the connection to the
+//! display server, the libraries that speak to it, its keyboard's map. No cursor theme and no font is ever read.
+//!
+//! A display server that goes takes the windows along and nothing else: see `lost`.
+
+mod app;
+mod canvas;
+mod cursor;
+mod desk;
+mod hotkey;
+mod lost;
+mod overlay;
+mod pane;
+mod picture;
+mod placement;
+mod pointer;
+mod wayland;
+mod x11;
+
+use std::env;
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+use winit::error::EventLoopError;
+use winit::event_loop::EventLoop;
+use winit::platform::wayland::EventLoopBuilderExtWayland;
+use winit::platform::x11::EventLoopBuilderExtX11;
+
+use crate::hub::Hub;
+use crate::{RunError, WindowSpec};
+
+use app::{App, Display, News};
+use desk::Desk;
+use lost::Rest;
+use x11::{Server, Unusable};
+
+/// Windows, connected to a display server. They open when it is known what the heads show.
+pub struct Window {
+    spec: WindowSpec,
+    events: EventLoop<News>,
+    display: Display,
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Window").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no window.
+#[derive(Debug, thiserror::Error)]
+enum NoDisplay {
+    #[error("Neither WAYLAND_DISPLAY nor DISPLAY names a display server")]
+    Unnamed,
+    #[error("The Wayland compositor at {path} does not answer: {source}")]
+    Absent { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    X11(#[from] Unusable),
+    #[error("The display server cannot be used: {0}")]
+    Events(#[from] EventLoopError),
+    #[error("The Wayland compositor takes no pixels: {0}")]
+    Pixels(#[from] softbuffer::SoftBufferError),
+    #[error("The display server cannot be used: {0}")]
+    Panicked(String),
+}
+
+/// Which kind of display server there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    X11,
+    Wayland,
+}
+
+impl Window {
+    /// Connects to the display server. None, with a line in the log: there is none, and the viewer does without.
+    pub(crate) fn open(spec: WindowSpec) -> Option<Self> {
+        let opened = contained(|| Self::connect(spec)).unwrap_or_else(|panic| Err(NoDisplay::Panicked(panic)));
+        opened.map_err(|error| warn!("{error}: there is no window, all else goes on")).ok()
+    }
+
+    fn connect(spec: WindowSpec) -> Result<Self, NoDisplay> {
+        let kind = kind()?;
+        let server = match kind {
+            Kind::X11 => Some(Rc::new(Server::connect()?)),
+            Kind::Wayland => None,
+        };
+        let mut builder = EventLoop::with_user_event();
+        match kind {
+            Kind::X11 => builder.with_x11(),
+            Kind::Wayland => builder.with_wayland(),
+        };
+        if kind == Kind::X11 {
+            lost::watch_xlib();
+        }
+        let events = builder.build()?;
+        let display = match server {
+            Some(server) => Display::X11(server),
+            None => Display::Wayland(softbuffer::Context::new(events.owned_display_handle())?),
+        };
+        Ok(Self { spec, events, display })
+    }
+
+    /// Shows the windows until the last one is closed or the display server is gone, and ends when `serve` does, which is
+    /// called in a thread of its own.
+    pub(crate) fn run(
+        self,
+        hub: Arc<Hub>,
+        runtime: Handle,
+        serve: impl FnOnce() -> Result<(), RunError> + Send + 'static,
+    ) -> Result<(), RunError> {
+        let Self { spec, events, display } = self;
+        let proxy = events.create_proxy();
+        let desk = Arc::new(Desk::new(hub));
+        let mut app = App::new(spec, display, desk.clone(), proxy.clone(), runtime);
+        let thread = thread::Builder::new().name("viewer".into()).spawn(move || {
+            let ended = serve();
+            // Nobody hears it when there are no windows any more.
+            let _ = proxy.send_event(News::Ended);
+            ended
+        })?;
+        lost::outlive(Rest { desk, thread });
+        let shown = contained(move || {
+            let shown = events.run_app(&mut app);
+            (shown, app.gone.take())
+        });
+        // Else the other end of the windows was found first, and this thread is not here.
+        let Some(Rest { desk, thread }) = lost::rest() else { return Ok(()) };
+        if !thread.is_finished() {
+            let why = match shown {
+                Ok((_, Some(gone))) => Some(gone.to_string()),
+                Ok((Err(error), None)) => Some(format!("The display server is gone ({error})")),
+                Ok((Ok(()), None)) => None,
+                Err(panic) => Some(format!("The display server is gone ({panic})")),
+            };
+            match why {
+                Some(why) => warn!("{why}: the windows are gone; the virtual machine and all others who look go on"),
+                None => info!("There is no window any more"),
+            }
+        }
+        desk.give_up();
+        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    }
+}
+
+/// Looks for a display server: Wayland first, for an X server may be there for its sake.
+fn kind() -> Result<Kind, NoDisplay> {
+    let named = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let x11 = named("DISPLAY").map(|_| Kind::X11);
+    if named("WAYLAND_SOCKET").is_some() {
+        return Ok(Kind::Wayland);
+    }
+    let Some(wayland) = named("WAYLAND_DISPLAY") else { return x11.ok_or(NoDisplay::Unnamed) };
+    let path = PathBuf::from(named("XDG_RUNTIME_DIR").unwrap_or_default()).join(wayland);
+    // Asked here, because who asks for an event loop gets one answer in the life of a process.
+    match (UnixStream::connect(&path), x11) {
+        (Ok(_), _) => Ok(Kind::Wayland),
+        (Err(_), Some(x11)) => Ok(x11),
+        (Err(source), None) => Err(NoDisplay::Absent { path, source }),
+    }
+}
+
+/// Calls into libraries that panic when a display server behaves badly: what they say then is the error, not a report on the
+/// standard error output.
+fn contained<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    let said = Arc::new(Mutex::new(String::new()));
+    let (here, hears) = (thread::current().id(), said.clone());
+    let before = Arc::new(panic::take_hook());
+    let others = before.clone();
+    panic::set_hook(Box::new(move |info| {
+        if thread::current().id() == here {
+            *hears.lock().unwrap_or_else(PoisonError::into_inner) = info.to_string();
+        } else {
+            others(info);
+        }
+    }));
+    let result = panic::catch_unwind(AssertUnwindSafe(act));
+    panic::set_hook(Box::new(move |info| before(info)));
+    result.map_err(|_| said.lock().unwrap_or_else(PoisonError::into_inner).replace('\n', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_a_library_becomes_an_error_with_its_words() {
+        let panicked = contained(|| -> u32 { panic!("the server\nis mad") });
+        assert!(panicked.unwrap_err().contains("the server is mad"));
+        assert_eq!(contained(|| 5), Ok(5));
+    }
+}

@@ -1,0 +1,515 @@
+//! One window: it shows a head, and what happens over it goes to the guest.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use frames::{Input, Rect};
+use tracing::{debug, warn};
+use winit::dpi::{PhysicalPosition, PhysicalSize};
+use winit::event::{ElementState, KeyEvent, MouseButton, MouseScrollDelta, Touch};
+use winit::event_loop::ActiveEventLoop;
+use winit::keyboard::{KeyCode, ModifiersState, PhysicalKey};
+use winit::platform::modifier_supplement::KeyEventExtModifierSupplement;
+use winit::platform::scancode::PhysicalKeyExtScancode;
+use winit::window::{CursorGrabMode, CustomCursor, Fullscreen, Window};
+
+use super::canvas::{Broken, Canvas, Painted};
+use super::cursor::Pointer;
+use super::desk::Desk;
+use super::hotkey::Hotkey;
+use super::overlay::{Answer, Overlay};
+use super::picture::Picture;
+use super::pointer::{Fingers, Wheel, button};
+use crate::floor::{FloorNews, Outcome};
+use crate::hub::Update;
+use crate::rfb::cursor::{CursorImage, hidden};
+use crate::rfb::encodings::{Abilities, CursorKind};
+
+/// A window that is pulled at has come to rest after that long: then the guest hears of it.
+const REST: Duration = Duration::from_millis(250);
+
+/// How long a notice is shown.
+const NOTICE: Duration = Duration::from_secs(4);
+
+/// A key that the system has no code for.
+const NO_CODE: u32 = 240;
+
+/// What an event asks of whoever has the windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Close this one.
+    Close,
+    /// Look at the head again: the window can be seen.
+    Look,
+    /// Look at it no more.
+    LookAway,
+}
+
+/// What lies over the picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Over {
+    #[default]
+    Nothing,
+    Question,
+    Notice(Instant),
+}
+
+/// One window.
+pub(super) struct Pane {
+    pub(super) head: u8,
+    pub(super) window: Arc<Window>,
+    canvas: Box<dyn Canvas>,
+    /// Of an X server, which differs in small things.
+    x11: bool,
+    desk: Arc<Desk>,
+    picture: Picture,
+    /// News of the head that are not drawn yet.
+    pending: Option<Update>,
+    /// A picture was asked for.
+    asked: bool,
+    /// We look at the head; not while nobody can see the window.
+    pub(super) looking: bool,
+    /// Other windows lie over all of this one.
+    occluded: bool,
+    /// The size that we asked for: when it comes nobody pulled at the window.
+    own_size: (u32, u32),
+    /// When the guest hears of the window's size.
+    rest: Option<Instant>,
+    over: Over,
+    guest_cursor: Arc<CursorImage>,
+    shown: Option<(Pointer, Option<CustomCursor>)>,
+    at: PhysicalPosition<f64>,
+    modifiers: ModifiersState,
+    /// A key that was for the window, until it goes up.
+    eaten: Option<PhysicalKey>,
+    pressed: u32,
+    wheel: Wheel,
+    fingers: Fingers,
+    grabbed: bool,
+    watching: bool,
+    /// The guest hears what is typed.
+    input: bool,
+    /// Of the window, as long as there is nothing to say in it, and as it is.
+    plain_title: String,
+    title: String,
+    /// Of the virtual machine.
+    name: String,
+}
+
+/// What a window begins with.
+pub(super) struct Beginning {
+    pub(super) head: u8,
+    pub(super) window: Arc<Window>,
+    pub(super) canvas: Box<dyn Canvas>,
+    pub(super) x11: bool,
+    pub(super) desk: Arc<Desk>,
+    /// Of the head.
+    pub(super) size: (u32, u32),
+    pub(super) own_size: (u32, u32),
+    pub(super) name: String,
+    pub(super) title: String,
+}
+
+impl Pane {
+    pub(super) fn new(beginning: Beginning) -> Self {
+        let Beginning { head, window, canvas, x11, desk, size, own_size, name, title } = beginning;
+        let PhysicalSize { width, height } = window.inner_size();
+        Self {
+            head,
+            window,
+            canvas,
+            x11,
+            desk,
+            picture: Picture::new(size, (width, height)),
+            pending: None,
+            asked: false,
+            looking: true,
+            occluded: false,
+            own_size,
+            rest: None,
+            over: Over::Nothing,
+            guest_cursor: Arc::new(hidden()),
+            shown: None,
+            at: PhysicalPosition::default(),
+            modifiers: ModifiersState::empty(),
+            eaten: None,
+            pressed: 0,
+            wheel: Wheel::default(),
+            fingers: Fingers::default(),
+            grabbed: false,
+            watching: false,
+            input: false,
+            plain_title: title,
+            title: String::new(),
+            name,
+        }
+    }
+
+    /// Begins to look at the head: what we have of it may be old.
+    pub(super) fn look(&mut self, news: &FloorNews) {
+        self.listen(news);
+        let size = self.desk.at(self.head, |joined| {
+            joined.set_abilities(self.abilities());
+            let (width, height, _) = joined.begin();
+            joined.request(true, Rect::new(0, 0, width, height));
+            (width, height)
+        });
+        if let Some(size) = size.filter(|size| *size != self.picture.size()) {
+            self.picture.change_size(size);
+        }
+        self.pending = None;
+        self.poll();
+    }
+
+    fn abilities(&self) -> Abilities {
+        // A cursor that somebody else moves is part of the picture.
+        let cursor = if self.watching || !self.input { CursorKind::Drawn } else { CursorKind::Alpha };
+        Abilities { cursor, desktop_size: true, ..Abilities::default() }
+    }
+
+    /// There may be news of the head.
+    pub(super) fn poll(&mut self) {
+        if !self.looking {
+            return;
+        }
+        if self.pending.is_none() {
+            let update = self.desk.at(self.head, |joined| joined.is_synced().then(|| joined.next_update()).flatten());
+            self.pending = update.flatten();
+        }
+        if self.pending.is_some() {
+            self.ask();
+        }
+    }
+
+    /// Asks for a time to draw.
+    fn ask(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            self.window.request_redraw();
+        }
+    }
+
+    /// Other windows lie over all of this one, or do so no more.
+    pub(super) fn occluded(&mut self, occluded: bool) -> Option<Wish> {
+        self.occluded = occluded;
+        Some(if occluded { Wish::LookAway } else { Wish::Look })
+    }
+
+    /// It is time to draw.
+    pub(super) fn redraw(&mut self) -> Result<Option<Wish>, Broken> {
+        self.asked = false;
+        if self.occluded {
+            return Ok(None);
+        }
+        let update = self.pending.take();
+        let had_news = update.is_some();
+        if let Some(update) = update {
+            self.apply(update);
+        }
+        let painted = self.canvas.paint(&mut self.picture)?;
+        match (painted, self.looking) {
+            (Painted::Hidden, true) => return Ok(Some(Wish::LookAway)),
+            (Painted::Shown, false) => return Ok(Some(Wish::Look)),
+            (Painted::Hidden, false) => return Ok(None),
+            (Painted::Shown, true) => {}
+        }
+        if had_news {
+            let (width, height) = self.picture.size();
+            self.desk.at(self.head, |joined| joined.request(true, Rect::new(0, 0, width, height)));
+        }
+        self.poll();
+        Ok(None)
+    }
+
+    fn apply(&mut self, update: Update) {
+        if let Some((width, height, _)) = update.size {
+            debug!("Head {} is {width}x{height}", self.head);
+            self.picture.change_size((width, height));
+        }
+        let copied = self.desk.at(self.head, |joined| {
+            self.picture.take(&update.rects, |rect, pixels| joined.copy(rect, pixels));
+        });
+        if copied.is_some()
+            && let Some(cursor) = update.cursor
+        {
+            self.guest_cursor = cursor;
+        }
+    }
+
+    /// The window has another size.
+    pub(super) fn resized(&mut self, size: PhysicalSize<u32>) {
+        let size = (size.width.max(1), size.height.max(1));
+        self.picture.change_window(size.0, size.1);
+        self.rest = (size != self.own_size && size != self.picture.size()).then(|| Instant::now() + REST);
+        if size != self.own_size {
+            // From now on it is the person's.
+            self.own_size = (0, 0);
+        }
+        self.ask();
+    }
+
+    /// The window came to a monitor of another density. Some: the size that it keeps, in that monitor's pixels.
+    pub(super) fn keeps_size(&mut self) -> Option<PhysicalSize<u32>> {
+        (self.own_size != (0, 0)).then(|| PhysicalSize::new(self.own_size.0, self.own_size.1))
+    }
+
+    /// The next time at which something is to be done.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let notice = match self.over {
+            Over::Notice(until) => Some(until),
+            _ => None,
+        };
+        [self.rest, notice].into_iter().flatten().min()
+    }
+
+    /// Does what it is time for.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.rest.is_some_and(|rest| rest <= now) {
+            self.rest = None;
+            let Rect { width, height, .. } = self.picture.placement().window();
+            if (width, height) != self.picture.size() {
+                let outcome = self.desk.resize(self.head, width, height);
+                debug!("Head {} shall be {width}x{height}: {outcome:?}", self.head);
+            }
+        }
+        if matches!(self.over, Over::Notice(until) if until <= now) {
+            self.cover(Over::Nothing);
+        }
+    }
+
+    fn cover(&mut self, over: Over) {
+        self.over = over;
+        let scale = (self.window.scale_factor().round() as u32).clamp(1, 4);
+        let overlay = match over {
+            Over::Nothing => None,
+            Over::Question => Some(Overlay::close(&self.name, scale)),
+            Over::Notice(_) if self.watching => {
+                Some(Overlay::notice("Somebody else controls: Ctrl+Alt+T takes control", scale))
+            }
+            Over::Notice(_) => Some(Overlay::notice("This virtual machine takes no keys and no pointer", scale)),
+        };
+        self.picture.set_overlay(overlay);
+        self.ask();
+    }
+
+    /// Says for a while why nothing came of what the person did.
+    fn explain(&mut self) {
+        if self.over != Over::Question {
+            self.cover(Over::Notice(Instant::now() + NOTICE));
+        }
+    }
+
+    /// Somebody else may control now.
+    pub(super) fn listen(&mut self, news: &FloorNews) {
+        let watching = self.desk.is_watching(news);
+        if (watching, news.input) != (self.watching, self.input) {
+            (self.watching, self.input) = (watching, news.input);
+            self.desk.at(self.head, |joined| joined.set_abilities(self.abilities()));
+            if matches!(self.over, Over::Notice(_)) {
+                self.cover(Over::Nothing);
+            }
+        }
+        self.entitle();
+    }
+
+    fn entitle(&mut self) {
+        let state = match (self.watching, self.grabbed) {
+            (true, _) => " - watching, Ctrl+Alt+T takes control",
+            (false, true) => " - Ctrl+Alt+G frees the pointer",
+            (false, false) => "",
+        };
+        let title = format!("{}{state}", self.plain_title);
+        if title != self.title {
+            self.window.set_title(&title);
+            self.title = title;
+        }
+    }
+
+    /// The person asks to close the window: asks back, and closes at the second time.
+    pub(super) fn close(&mut self) -> Option<Wish> {
+        if self.over == Over::Question {
+            return Some(Wish::Close);
+        }
+        self.let_go();
+        self.cover(Over::Question);
+        None
+    }
+
+    fn answered(&mut self, answer: Answer) -> Option<Wish> {
+        self.cover(Over::Nothing);
+        (answer == Answer::Close).then_some(Wish::Close)
+    }
+
+    /// The person looks elsewhere, or came back.
+    pub(super) fn focused(&mut self, focused: bool) {
+        if !focused {
+            self.let_go();
+            self.grab(false);
+        }
+    }
+
+    /// Everything that is down goes up.
+    fn let_go(&mut self) {
+        self.pressed = 0;
+        self.eaten = None;
+        self.fingers.clear();
+        self.desk.input(self.head, Input::ReleaseAll);
+    }
+
+    pub(super) fn modifiers(&mut self, modifiers: ModifiersState) {
+        self.modifiers = modifiers;
+    }
+
+    pub(super) fn key(&mut self, event: &KeyEvent, synthetic: bool) -> Option<Wish> {
+        let pressed = event.state == ElementState::Pressed;
+        // The guest repeats by itself; what was down before we had the focus was not for us.
+        if event.repeat || synthetic && pressed {
+            return None;
+        }
+        if self.eaten == Some(event.physical_key) {
+            if !pressed {
+                self.eaten = None;
+            }
+            return None;
+        }
+        if self.over == Over::Question {
+            return pressed.then(|| answer(event.physical_key)).flatten().and_then(|answer| {
+                self.eaten = Some(event.physical_key);
+                self.answered(answer)
+            });
+        }
+        if pressed && self.modifiers.control_key() && self.modifiers.alt_key() {
+            let hotkey = Hotkey::of(&event.key_without_modifiers(), event.physical_key);
+            // With control the guest may have its own meaning for it.
+            if let Some(hotkey) = hotkey.filter(|hotkey| *hotkey != Hotkey::Take || self.watching) {
+                self.eaten = Some(event.physical_key);
+                self.hotkey(hotkey);
+                return None;
+            }
+        }
+        let code = event.physical_key.to_scancode().filter(|code| *code != NO_CODE)?;
+        let code = u16::try_from(code).ok()?;
+        self.did(Input::Key { code, pressed }, pressed);
+        None
+    }
+
+    fn hotkey(&mut self, hotkey: Hotkey) {
+        match hotkey {
+            Hotkey::Grab => self.grab(!self.grabbed),
+            Hotkey::Fullscreen => {
+                let full = self.window.fullscreen().is_none();
+                self.window.set_fullscreen(full.then_some(Fullscreen::Borderless(None)));
+            }
+            Hotkey::Take => self.desk.take_control(),
+        }
+    }
+
+    fn grab(&mut self, grab: bool) {
+        if self.grabbed == grab {
+            return;
+        }
+        let mode = if grab { CursorGrabMode::Confined } else { CursorGrabMode::None };
+        match self.window.set_cursor_grab(mode) {
+            Ok(()) => self.grabbed = grab,
+            Err(error) => {
+                self.grabbed = false;
+                warn!("The pointer cannot be kept in the window: {error}");
+            }
+        }
+        self.entitle();
+    }
+
+    /// Passes on what the person did; `aloud`: something that deserves an answer when it is not passed on.
+    fn did(&mut self, input: Input, aloud: bool) {
+        match self.desk.input(self.head, input) {
+            Outcome::Passed => {}
+            Outcome::NotYours | Outcome::NoInput | Outcome::MayNot if aloud => self.explain(),
+            Outcome::NotYours | Outcome::NoInput | Outcome::MayNot => {}
+        }
+    }
+
+    pub(super) fn moved(&mut self, at: PhysicalPosition<f64>) {
+        self.at = at;
+        let inside = self.picture.placement().is_inside(at.x, at.y);
+        // Beside the picture is outside of the guest, unless something is dragged there.
+        if self.over != Over::Question && (inside || self.pressed > 0) {
+            let (x, y) = self.picture.placement().share(at.x, at.y);
+            self.did(Input::Pointer { x, y }, false);
+        }
+    }
+
+    pub(super) fn clicked(&mut self, state: ElementState, which: MouseButton) -> Option<Wish> {
+        let pressed = state == ElementState::Pressed;
+        if self.over == Over::Question {
+            let (overlay, place) = self.picture.overlay().filter(|_| pressed && which == MouseButton::Left)?;
+            let answer = overlay.answer(place, self.at.x, self.at.y)?;
+            return self.answered(answer);
+        }
+        let code = button(which)?;
+        if pressed && !self.picture.placement().is_inside(self.at.x, self.at.y) {
+            return None;
+        }
+        self.pressed = if pressed { self.pressed + 1 } else { self.pressed.saturating_sub(1) };
+        // Where the click is, even when the pointer has not moved since we have control.
+        if pressed {
+            self.moved(self.at);
+        }
+        self.did(Input::Button { code, pressed }, pressed);
+        None
+    }
+
+    pub(super) fn scrolled(&mut self, delta: MouseScrollDelta) {
+        let turned = self.wheel.turn(delta, self.window.scale_factor());
+        if let Some(input) = turned.filter(|_| self.over != Over::Question) {
+            self.did(input, true);
+        }
+    }
+
+    pub(super) fn touched(&mut self, touch: &Touch) -> Option<Wish> {
+        let PhysicalPosition { x, y } = touch.location;
+        if self.over == Over::Question {
+            let (overlay, place) = self.picture.overlay()?;
+            let answer = overlay.answer(place, x, y).filter(|_| touch.phase == winit::event::TouchPhase::Ended)?;
+            return self.answered(answer);
+        }
+        let share = self.picture.placement().share(x, y);
+        if let Some(input) = self.fingers.touch(touch.id, touch.phase, share) {
+            self.did(input, touch.phase == winit::event::TouchPhase::Started);
+        }
+        None
+    }
+
+    /// Shows the pointer that belongs here now.
+    pub(super) fn point(&mut self, event_loop: &ActiveEventLoop) {
+        let at = self.at;
+        let ours = self.over == Over::Question || self.watching || !self.input;
+        let pointer = if ours || !self.picture.placement().is_inside(at.x, at.y) {
+            Pointer::Arrow
+        } else {
+            Pointer::of_guest(&self.guest_cursor, self.picture.placement().zoom())
+        };
+        if self.shown.as_ref().is_some_and(|(shown, _)| *shown == pointer) {
+            return;
+        }
+        let cursor = match pointer.source(self.x11) {
+            None => None,
+            Some(Ok(source)) => Some(event_loop.create_custom_cursor(source)),
+            Some(Err(error)) => {
+                debug!("A cursor that cannot be shown: {error}");
+                None
+            }
+        };
+        if let Some(cursor) = &cursor {
+            self.window.set_cursor(cursor.clone());
+        }
+        self.window.set_cursor_visible(cursor.is_some());
+        self.shown = Some((pointer, cursor));
+    }
+}
+
+fn answer(key: PhysicalKey) -> Option<Answer> {
+    match key {
+        PhysicalKey::Code(KeyCode::Enter | KeyCode::NumpadEnter | KeyCode::KeyY) => Some(Answer::Close),
+        PhysicalKey::Code(KeyCode::Escape | KeyCode::KeyN) => Some(Answer::Keep),
+        _ => None,
+    }
+}
