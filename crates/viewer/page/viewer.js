@@ -34,6 +34,7 @@ let hintWasHidden = false;
 
 const mayControl = () => seat?.right === 'control';
 const isMine = () => seat !== null && floor.holder === seat.seat;
+const other = (news) => (news.name && news.name !== 'Browser' ? news.name : 'Somebody else');
 const isFree = () => seat !== null && floor.holder === null && mayControl();
 
 const keys = new Keys();
@@ -110,12 +111,13 @@ function showFloor() {
   }
   for (const id of ['keys', 'type', 'soft']) at(id).disabled = !types;
   at('resize').disabled = seat === null || !mayControl();
+  at('shot').disabled = !rfb;
 
   at('control').hidden = seat === null || !mayControl();
   at('control').textContent = mine ? 'Release control' : 'Take control';
   at('control').title = mine ? 'Let somebody else type' : 'Type and point in this VM';
   at('mode').hidden = seat === null || mine;
-  const modes = { free: ['Nobody in control', 'Whoever types first is in control'], other: ['Watching', 'Somebody else is in control'] };
+  const modes = { free: ['Nobody in control', 'Whoever types first is in control'], other: ['Watching', `${other(floor)} is in control`] };
   const [mode, title] = mayControl() ? modes[who] ?? ['', ''] : ['View only', 'This token may look, not type'];
   at('mode').textContent = floor.input || !mayControl() ? mode : 'No input';
   at('mode').title = floor.input || !mayControl() ? title : NO_INPUT;
@@ -179,7 +181,7 @@ function connect() {
     vm: (news) => { vm = news; showVm(); },
     floor: (news) => {
       const lost = isMine() && news.holder !== null && news.holder !== seat.seat;
-      if (lost) toast('Somebody else took control.');
+      if (lost) toast(`${other(news)} took control.`);
       floor = news;
       if (wasInControl) {
         wasInControl = false;
@@ -214,6 +216,8 @@ async function openScreen(ticket) {
   const screen = new RFB(at('screen'), address(`screen?head=${head}&ticket=${ticket}&cursor=drawn`));
   rfb = screen;
   rfb.background = 'transparent';
+  // A guest that shows no pointer, as a text console, leaves a dot.
+  rfb.showDotCursor = true;
   keys.attach(rfb);
   showScale();
   showFloor();
@@ -270,7 +274,7 @@ at('control').addEventListener('click', () => {
   focus();
 });
 at('screen').addEventListener('pointerdown', () => {
-  if (mayControl() && floor.input && !isMine() && !isFree()) toast('Somebody else is in control. Press “Take control” to type.');
+  if (mayControl() && floor.input && !isMine() && !isFree()) toast(`${other(floor)} is in control. Press “Take control” to type.`);
 });
 at('resize').addEventListener('click', () => {
   const on = remember.get('resize', 'no') !== 'yes';

@@ -45,7 +45,7 @@ const COLLECT: usize = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
     pub(crate) head: u8,
-    /// Draw the guest's cursor into the picture, where the guest has it.
+    /// Draw the guest's cursor into the picture, where the guest has it, while somebody else controls.
     pub(crate) drawn_cursor: bool,
 }
 
@@ -105,6 +105,16 @@ pub(crate) async fn serve(
         ended = listener.listen(&joined, &mut hand) => ended,
         ended = packer.show(&joined, &mut sink) => ended,
         () = seat.revoked() => Err(End::Revoked),
+        () = follow_cursor(&hub, &seat, &joined), if choice.drawn_cursor => Ok(()),
+    }
+}
+
+/// Who watches sees the guest's cursor where the guest has it; who controls has it under the own hand, without delay.
+async fn follow_cursor(hub: &Hub, seat: &Seat, joined: &Joined) {
+    let (mut news, mut drawn) = (hub.floor_news(), true);
+    while news.wait_for(|floor| (floor.holder == Some(seat.id())) == drawn).await.is_ok() {
+        drawn = !drawn;
+        joined.draw_cursor(drawn);
     }
 }
 

@@ -522,6 +522,21 @@ impl Joined {
         self.wake.notify_one();
     }
 
+    /// The guest's cursor is part of the picture from now on, or the client draws it, if it can.
+    pub(crate) fn draw_cursor(&self, drawn: bool) {
+        self.with(|client, head| {
+            let drew = client.draws_cursor();
+            client.drawn_cursor = drawn;
+            if drew != client.draws_cursor()
+                && let Some(head) = head
+            {
+                client.cursor_news = true;
+                client.unseen.mark(head.cursor_rect());
+            }
+        });
+        self.wake.notify_one();
+    }
+
     /// The client wished for another size: this is the answer.
     pub(crate) fn answer_wish(&self, answer: SizeNews) {
         self.with(|client, _| client.size_news = Some(answer));
