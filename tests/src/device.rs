@@ -43,15 +43,24 @@ impl Device {
         Ok(device)
     }
 
-    /// Starts a device with a keyboard and pointer, and a touch screen: with viewers among its options.
+    /// Starts a device with a keyboard and pointer: with viewers among its options.
     pub fn spawn_with_input<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
+        Self::spawn_with(&[("input", "")], options)
+    }
+
+    /// Starts a device with a keyboard and pointer, and a touch screen: with viewers among its options.
+    pub fn spawn_with_touch<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
+        Self::spawn_with(&[("input", ""), ("touch", ",touch")], options)
+    }
+
+    fn spawn_with<S: AsRef<OsStr>>(inputs: &[(&str, &str)], options: &[S]) -> Result<Self> {
         let dir = workspace::scratch("device-")?;
-        let option = |name: &str, end: &str| {
+        let mut all = Vec::new();
+        for (name, kind) in inputs {
             let mut option = path_argument("--input-socket=", &dir.path().join(name));
-            option.push(end);
-            option
-        };
-        let mut all = vec![option("input", ""), option("touch", ",touch")];
+            option.push(kind);
+            all.push(option);
+        }
         all.extend(options.iter().map(|option| option.as_ref().to_owned()));
         Self::spawn_in(dir, &all)
     }

@@ -18,7 +18,7 @@ fn named<'a>(devices: &'a [InputDevice], word: &str) -> Result<&'a InputDevice> 
 
 #[test]
 fn both_of_qemus_devices_are_a_keyboard_a_pointer_and_a_touch_screen() -> Result<()> {
-    let device = Device::spawn_with_input(&["--display", "vnc=127.0.0.1:0", "--heads", "1280x800"])?;
+    let device = Device::spawn_with_touch(&["--display", "vnc=127.0.0.1:0", "--heads", "1280x800"])?;
     let mut typist = Typist::connect(device.port("vnc")?)?;
     for input in [Input::VhostUserInput, Input::Generic] {
         let console = input(device.input_socket());

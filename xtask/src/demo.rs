@@ -1,4 +1,4 @@
-//! The first try: a real guest whose screen is seen on a web page and by VNC.
+//! The first try: a real guest whose screen is seen, and whose console is typed into, on a web page and by VNC.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -6,12 +6,19 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use tests::guest::has_vhost_user_gpu;
+use tests::guest::has_device;
 use tests::process::wait_until;
 use tests::progress::say;
-use tests::{Accel, Config, Device, Draw, Gpu, Guest, bed, workspace};
+use tests::vnc::Typist;
+use tests::{Accel, Config, Device, Gpu, Guest, Input, bed, workspace};
 
 use crate::step::cargo;
+
+/// The input device that older QEMUs have; the generic one, with its longer rings, is better.
+const INPUT: &str = "vhost-user-input-pci";
+
+/// What the guest does on its first terminal.
+const CONSOLE: &str = include_str!("demo.sh");
 
 /// How long a guest may stay silent under KVM before TCG is tried.
 const SILENCE: u64 = 15;
@@ -22,7 +29,7 @@ const MOVES: usize = 15;
 /// How to run the demo.
 #[derive(Args)]
 pub struct Options {
-    /// Take a picture, say what is on it, stop everything.
+    /// Take a picture, say what is on it, type something, say what the guest answers, stop everything.
     #[arg(long)]
     once: bool,
     /// Who runs the guest's instructions.
@@ -61,17 +68,19 @@ pub fn run(options: &Options) -> Result<()> {
     }
     bed::kernel()?;
     bed::initramfs()?;
-    let device =
-        Device::spawn(&["--display", "vmm", "--display", &format!("web={web}"), "--display", &format!("vnc={vnc}")])?;
-    let mut guest = boot(Config::mini().gpu(Gpu::vhost_user_gpu(&device)), host, options.accel)?;
-    guest.draw(Draw::Animate).context("The guest cannot draw")?;
+    let words = ["--display", "vmm", "--display", &format!("web={web}"), "--display", &format!("vnc={vnc}")];
+    let device = Device::spawn_with_input(&words)?;
+    let mut guest = boot(&device, host, options.accel)?;
+    guest.put("/tmp/demo.sh", 0o755, CONSOLE.as_bytes())?;
+    guest.spawn("setsid -c sh /tmp/demo.sh </dev/tty1 >/dev/tty1 2>&1")?;
     if options.once {
         look(&device)?;
+        converse(&mut guest, Typist::connect(vnc.port())?)?;
         return guest.power_off();
     }
-    say("demo: the guest draws; its screen is at");
+    say("demo: the guest draws, and listens to its keyboard; its screen is at");
     println!("\n    web page    http://{web}/\n    VNC viewer  {vnc}    (as in: gvncviewer {})\n", vnc_name(vnc));
-    println!("Ctrl-C stops everything.");
+    println!("There, Enter brings the guest's console: type. Here, Ctrl-C stops everything.");
     guest.qemu().wait(u64::from(u32::MAX)).map(drop)
 }
 
@@ -100,12 +109,15 @@ fn host_qemu() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let found =
         std::env::split_paths(&path).map(|dir| dir.join("qemu-system-x86_64")).find(|program| program.exists())?;
-    has_vhost_user_gpu(&found).then_some(found)
+    ["vhost-user-gpu-pci", INPUT].iter().all(|device| has_device(&found, device)).then_some(found)
 }
 
 /// Boots with this host's QEMU if it has one and that one can, else with the bed's.
-fn boot(config: Config, host: Option<PathBuf>, acceleration: Acceleration) -> Result<Guest> {
-    let with_host = host.map(|program| config.clone().qemu(program));
+fn boot(device: &Device, host: Option<PathBuf>, acceleration: Acceleration) -> Result<Guest> {
+    let config = Config::mini().gpu(Gpu::vhost_user_gpu(device));
+    let with_host =
+        host.map(|program| config.clone().qemu(program).input(Input::VhostUserInput(device.input_socket())));
+    let config = config.input(Input::Generic(device.input_socket()));
     let first = with_host.as_ref().unwrap_or(&config);
     let usable = || fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
     match acceleration {
@@ -146,11 +158,12 @@ fn boot_with_kvm(config: Config) -> Result<Guest> {
 
 /// Takes pictures from the device itself and says what is on them.
 fn look(device: &Device) -> Result<()> {
-    let first = wait_until(30, "something on the screen", || {
+    // A console has a few colours, however much is written there.
+    let first = wait_until(30, "the guest to draw", || {
         let picture = device.screen()?;
-        Ok((picture.colours() > 1).then_some(picture))
+        Ok((picture.colours() > 1000).then_some(picture))
     });
-    let first = first.context("The screen is blank")?;
+    let first = first.context("There is no picture on the screen")?;
     let mut second = first.clone();
     for _ in 0..MOVES {
         second = wait_until(30, "the picture to move", || {
@@ -167,4 +180,24 @@ fn look(device: &Device) -> Result<()> {
     println!("screen: {width}x{height}, {} colours, moving ({difference})", second.colours());
     println!("picture: {}", path.display());
     Ok(())
+}
+
+/// Types a command as a person would, and says what the guest's console answers.
+fn converse(guest: &mut Guest, mut typist: Typist) -> Result<()> {
+    let (command, answer) = ("uname -r", guest.kernel().to_owned());
+    typist.type_text("\n")?;
+    wait_for_text(guest, "a shell on the guest's console", |line| line == "guest:~#")?;
+    typist.type_text(&format!("{command}\n"))?;
+    wait_for_text(guest, "the guest's answer", |line| line == answer)?;
+    println!("typed: {command}\nthe guest's console answered: {answer}");
+    Ok(())
+}
+
+fn wait_for_text(guest: &mut Guest, what: &str, is_there: impl Fn(&str) -> bool) -> Result<()> {
+    let mut text = String::new();
+    let waited = wait_until(60, what, || {
+        text = guest.terminal(1)?;
+        Ok(text.lines().any(&is_there).then_some(()))
+    });
+    waited.with_context(|| format!("The console shows:\n{text}"))
 }

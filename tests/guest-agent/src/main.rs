@@ -13,12 +13,21 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use guest_agent::{HELLO, Reply, Request, read_message, write_message};
+use guest_agent::{Draw, HELLO, Reply, Request, read_message, write_message};
 use input::Inputs;
 use port::Port;
 use screen::Screens;
 
 fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    if let [_, word, hint] = words.as_slice()
+        && word == "picture"
+    {
+        if let Err(error) = picture(hint) {
+            println!("{error:#}");
+        }
+        return;
+    }
     if let Err(error) = init() {
         println!("guest agent: {error:#}");
     }
@@ -30,6 +39,14 @@ fn main() {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// As a program for people: draws the moving picture until they press Enter.
+fn picture(hint: &str) -> Result<()> {
+    let screens = Screens::default();
+    screens.animate(hint)?;
+    std::io::stdin().read_line(&mut String::new())?;
+    screens.draw(Draw::Release).map(drop)
 }
 
 fn init() -> Result<()> {

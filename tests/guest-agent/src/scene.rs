@@ -52,14 +52,14 @@ struct Text {
 }
 
 impl Scene {
-    /// The scene for a screen of this size, with what does not move already drawn.
-    pub fn new(width: u32, height: u32) -> Option<Self> {
+    /// The scene for a screen of this size, with what does not move already drawn, and a line for those who look.
+    pub fn new(width: u32, height: u32, hint: &str) -> Option<Self> {
         let scale = (width as f32 / DESIGN.0).min(height as f32 / DESIGN.1);
         let offset = ((width as f32 - DESIGN.0 * scale) / 2.0, (height as f32 - DESIGN.1 * scale) / 2.0);
         let background = Pixmap::new(width, height)?;
         let text = Text::load();
         let mut scene = Scene { background, bytes: Vec::new(), frame: 0, last: Vec::new(), scale, offset, text };
-        scene.draw_background();
+        scene.draw_background(hint);
         scene.bytes = xrgb(scene.background.data());
         Some(scene)
     }
@@ -149,7 +149,7 @@ impl Scene {
         Transform::from_row(self.scale, 0.0, 0.0, self.scale, self.offset.0, self.offset.1)
     }
 
-    fn draw_background(&mut self) {
+    fn draw_background(&mut self, hint: &str) {
         let transform = self.transform();
         let mut pixels = self.background.as_mut();
         let (width, height) = (pixels.width() as f32, pixels.height() as f32);
@@ -178,6 +178,7 @@ impl Scene {
             size(30.0),
             [168, 178, 209],
         );
+        self.text.draw(&mut pixels, true, hint, at(90.0, 250.0), size(24.0), [255, 209, 102]);
         self.text.draw(&mut pixels, true, "GPU", at(GPU.0 - 49.0, GPU.1 + 15.0), size(42.0), [255, 255, 255]);
         let machine = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let line = format!("drawn by a guest: Linux {}, {width}x{height}, virtio-gpu", machine.trim());

@@ -78,7 +78,7 @@ impl Screens {
             return Ok((Reply::Done, Vec::new()));
         }
         if draw == Draw::Animate {
-            self.animate()?;
+            self.animate("")?;
             return Ok((Reply::Done, Vec::new()));
         }
         let mut slot = lock(&self.card);
@@ -100,14 +100,15 @@ impl Screens {
         }
     }
 
-    fn animate(&self) -> Result<()> {
+    /// Draws the moving picture on each head, with a line for those who look.
+    pub fn animate(&self, hint: &str) -> Result<()> {
         *lock(&self.card) = None;
         let mut card = Card::open()?;
         let heads = card.heads()?;
         let mut scenes = Vec::new();
         for (head, info) in (0..).zip(&heads) {
             if let (true, Some((width, height, _))) = (info.connected, info.modes.first().copied()) {
-                let scene = Scene::new(width, height).context("Mode without pixels")?;
+                let scene = Scene::new(width, height, hint).context("Mode without pixels")?;
                 card.show(head, (width, height), scene.background())?;
                 scenes.push((head, scene));
             }

@@ -372,8 +372,8 @@ impl Drop for Guest {
     }
 }
 
-/// Whether QEMU's device for vhost-user GPUs is in a QEMU.
-pub fn has_vhost_user_gpu(qemu: &Path) -> bool {
+/// Whether a QEMU has this device.
+pub fn has_device(qemu: &Path, name: &str) -> bool {
     let help = std::process::Command::new(qemu).args(["-device", "help"]).output();
-    help.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("\"vhost-user-gpu-pci\""))
+    help.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(&format!("\"{name}\"")))
 }
