@@ -183,6 +183,7 @@ impl<I: Interrupt> Engine<I> {
 
     /// The front-end is gone: no ring, no memory, no trace of its guest.
     pub fn reset(&mut self, now: Instant) {
+        self.catch_up();
         self.forget_parked();
         for slot in &mut self.slots {
             *slot = Slot { incarnation: slot.incarnation + 1, ..Slot::default() };
@@ -384,9 +385,16 @@ impl<I: Interrupt> Engine<I> {
         }
         if self.started && self.slots.iter().all(|slot| slot.started_at.is_none()) {
             self.started = false;
+            self.catch_up();
             // A device that cannot even stop is dealt with when it is called next.
             guarded(&mut *self.device, |device| device.stop());
         }
+    }
+
+    /// The guest may change its memory, or take it away, without another word.
+    fn catch_up(&mut self) {
+        let Self { device, memory, .. } = self;
+        guarded(&mut **device, |device| device.catch_up(memory));
     }
 
     fn start_device(&mut self) {

@@ -1,5 +1,6 @@
-//! A device that does as the request's first byte says, and remembers what was asked of it.
+//! A device that does as the request's first byte says, and remembers what was asked of it; or one that talks by itself.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -37,6 +38,12 @@ pub struct Seen {
     pub config_changed: bool,
     pub config: Vec<u8>,
     pub generation: u64,
+    /// What the device wants to say; a message that begins with [`PANIC`] is not said.
+    pub says: VecDeque<Vec<u8>>,
+    /// For how many messages there was room, each time.
+    pub rooms: Vec<usize>,
+    /// It says everything, room or no room.
+    pub rude: bool,
     /// The next question for a deadline panics: nobody expects that.
     pub panic_outside: bool,
     next_ticket: u64,
@@ -64,6 +71,12 @@ impl Shared {
         rustix::io::write(&self.1, &1u64.to_ne_bytes()).unwrap();
     }
 
+    /// Has the device say something in each chain.
+    pub fn say<const N: usize>(&self, messages: [&[u8]; N]) {
+        self.lock().says.extend(messages.map(<[u8]>::to_vec));
+        self.wake();
+    }
+
     pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().calls)
     }
@@ -72,6 +85,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Fake {
     pub seen: Shared,
+    talks: bool,
 }
 
 impl Fake {
@@ -79,7 +93,13 @@ impl Fake {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         let seen = Shared(Arc::default(), Arc::new(wake));
         seen.lock().config = vec![0xc0; 20];
-        (Self { seen: seen.clone() }, seen)
+        (Self { seen: seen.clone(), talks: false }, seen)
+    }
+
+    /// One that fills queue 0 with what it has to say.
+    pub fn talking() -> (Self, Shared) {
+        let (fake, seen) = Self::new();
+        (Self { talks: true, ..fake }, seen)
     }
 }
 
@@ -170,6 +190,30 @@ impl VirtioDevice for Fake {
         let mut seen = self.seen.lock();
         out.completions.extend(seen.ready.drain(..).map(|(ticket, reply)| Completion { ticket, reply }));
         out.config_changed |= std::mem::take(&mut seen.config_changed);
+    }
+
+    fn supplies(&self, queue: u16) -> bool {
+        self.talks && queue == 0
+    }
+
+    fn supply(&mut self, queue: u16, mut free: usize, put: &mut dyn FnMut(&[u8])) -> bool {
+        assert_eq!(queue, 0);
+        let mut seen = self.seen.lock();
+        seen.rooms.push(free);
+        while let Some(message) = seen.says.front() {
+            if free == 0 && !seen.rude {
+                return true;
+            }
+            let message = message.clone();
+            seen.says.pop_front();
+            if message.first() == Some(&PANIC) {
+                drop(seen);
+                panic!("as asked");
+            }
+            free = free.saturating_sub(1);
+            put(&message);
+        }
+        false
     }
 
     fn abandon(&mut self, out: &mut Outbox) {

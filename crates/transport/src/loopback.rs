@@ -334,8 +334,11 @@ impl Loopback {
 
     // Pause, reset, memory.
 
-    /// The VMM pauses the guest: every ring stops; time passes when something is parked.
+    /// The VMM pauses the guest: every ring is disabled and stops; time passes when something is parked.
     pub fn pause(&mut self) -> Vec<Stopped> {
+        for queue in 0..self.queues.len() {
+            self.engine.enable_ring(queue as u16, false);
+        }
         let mut stopped = Vec::new();
         for queue in 0..self.queues.len() as u16 {
             stopped.extend(self.stop_ring(queue));
@@ -360,10 +363,13 @@ impl Loopback {
         None
     }
 
-    /// The VMM lets the guest go on: every ring starts where it stopped.
+    /// The VMM lets the guest go on: every ring starts where it stopped. As QEMU does it, all are set up before one is
+    /// enabled.
     pub fn resume(&mut self) {
         for (queue, driver) in self.queues.iter().enumerate() {
             self.engine.start_ring(queue as u16, Some(driver.layout()), Some(self.bases[queue]));
+        }
+        for queue in 0..self.queues.len() {
             self.engine.enable_ring(queue as u16, true);
         }
     }

@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,8 +17,9 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use vm_memory::MmapRegion;
 
-/// Mappings that can be guarded at once.
-const RANGES: usize = 1024;
+/// Mappings that can be guarded at once: a process may serve several devices, each of which maps all of the guest's memory
+/// ([`MAX_REGIONS`](crate::vhost_user::memory::MAX_REGIONS)), twice while one table takes the place of another.
+const RANGES: usize = 4096;
 
 /// A guarded mapping. `end` is 0 while the entry is free; it is written last and cleared first.
 struct Range {
@@ -32,6 +34,10 @@ static GUARDED: [Range; RANGES] =
 /// Size of a page; asking for it in the handler might read a file.
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 static FAULTS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// Needs no initialisation and no destructor, so that the handler may use it.
+    static FAULTS_HERE: Cell<u64> = const { Cell::new(0) };
+}
 /// What was to happen on SIGBUS before we came.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 /// Whose range each entry is, so that it is free again once the mapping is gone.
@@ -40,6 +46,11 @@ static OWNERS: Mutex<Vec<Weak<MmapRegion>>> = Mutex::new(Vec::new());
 /// Pages of guest memory that had vanished when they were accessed.
 pub fn faults() -> u64 {
     FAULTS.load(Ordering::Relaxed)
+}
+
+/// Those that this thread accessed.
+pub fn faults_here() -> u64 {
+    FAULTS_HERE.get()
 }
 
 /// Installs the handler, once for the process.
@@ -93,6 +104,7 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _contex
     // Codes above 0 are faults; others were sent by a process.
     if code > 0 && replace(addr) {
         FAULTS.fetch_add(1, Ordering::Relaxed);
+        FAULTS_HERE.set(FAULTS_HERE.get() + 1);
         return;
     }
     let default = MaybeUninit::<libc::sigaction>::zeroed();
@@ -167,6 +179,7 @@ mod tests {
         memory.read_slice(&mut bytes, 2 * 4096 - 8).unwrap();
         assert_eq!(bytes, [9; 16]);
         assert!(faults() >= before + 3);
+        assert_eq!(faults_here(), 3);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Parking, pausing, resetting, failing.
 
+mod supply;
+
 use std::sync::Arc;
 use std::time::Duration;
 

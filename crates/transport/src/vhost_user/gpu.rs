@@ -265,9 +265,9 @@ impl Gpu {
 
     fn count_faults(&mut self) {
         if let Some(stats) = &self.stats
-            && self.faults != sigbus::faults()
+            && self.faults != sigbus::faults_here()
         {
-            self.faults = sigbus::faults();
+            self.faults = sigbus::faults_here();
             stats.memory_faults(self.faults);
         }
     }

@@ -55,10 +55,15 @@ impl Server {
     pub fn run(mut self) -> Result<(), ServeError> {
         let link = self.gpu.link();
         let gpu = self.gpu;
-        let builder = thread::Builder::new().name(self.name);
+        let builder = thread::Builder::new().name(self.name.clone());
         let thread = builder.spawn(move || gpu.run()).map_err(system("start the device's thread"))?;
-        let mut control =
-            ControlThread { identity: &self.identity, link, on_gpu_socket: &mut *self.on_gpu_socket, stop: &self.stop };
+        let mut control = ControlThread {
+            name: &self.name,
+            identity: &self.identity,
+            link,
+            on_gpu_socket: &mut *self.on_gpu_socket,
+            stop: &self.stop,
+        };
         let served = control.serve(self.endpoint);
         control.link.quit();
         // That it panicked was seen as its end.
@@ -69,6 +74,7 @@ impl Server {
 
 /// What the control thread holds.
 struct ControlThread<'a> {
+    name: &'a str,
     identity: &'a Identity,
     link: Arc<Link>,
     on_gpu_socket: &'a mut (dyn FnMut(OwnedFd) + Send),
@@ -113,7 +119,7 @@ impl ControlThread<'_> {
                 // It went away before we came to it.
                 Err(error) if Errno::from_io_error(&error).is_some_and(is_passing) => {}
                 Err(error) => {
-                    guest_log!(error, "Cannot accept a front-end: {error}");
+                    guest_log!(error, "Cannot accept a front-end of {}: {error}", self.name);
                     if self.wait(self.stop.as_fd(), Some(ACCEPT_AGAIN))? != Woken::Timeout {
                         break;
                     }
@@ -132,8 +138,8 @@ impl ControlThread<'_> {
             Ok(()) => return Ok(Woken::Stop),
             Err(End::Serve(error)) => return Err(error),
             Err(End::Refusal(Refusal::Gone(gone))) => return Err(gone.into()),
-            Err(End::Channel(ChannelError::HungUp)) => tracing::info!("Front-end hung up"),
-            Err(why) => guest_log!(warn, "Front-end is disconnected: {why}"),
+            Err(End::Channel(ChannelError::HungUp)) => tracing::info!("Front-end of {} hung up", self.name),
+            Err(why) => guest_log!(warn, "Front-end of {} is disconnected: {why}", self.name),
         }
         Ok(Woken::Readable)
     }
@@ -143,7 +149,7 @@ impl ControlThread<'_> {
         let mut channel = Channel::new(socket)?;
         let (link, stop) = (self.link.clone(), self.stop);
         let mut control = Control::new(self.identity, link.clone(), self.on_gpu_socket);
-        tracing::info!("Front-end connected");
+        tracing::info!("Front-end of {} connected", self.name);
         while wait(channel.as_fd(), stop, &link, None)? != Woken::Stop {
             if let Some(message) = channel.receive()?
                 && let Some(reply) = control.handle(message)?

@@ -4,6 +4,8 @@ mod front;
 mod hostile;
 mod memory;
 mod pause;
+mod several;
+mod supply;
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

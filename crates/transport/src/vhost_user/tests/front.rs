@@ -40,9 +40,17 @@ impl Served {
     }
 
     pub fn new(options: Options) -> Self {
+        Self::with(Fake::new(), options)
+    }
+
+    /// Fills queue 0 with what it has to say.
+    pub fn talking(options: Options) -> Self {
+        Self::with(Fake::talking(), options)
+    }
+
+    fn with((fake, seen): (Fake, Shared), options: Options) -> Self {
         let path = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(path.path().join("socket")).unwrap();
-        let (fake, seen) = Fake::new();
         let stop = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let stats = Arc::new(Stats::default());
         let options = Options { stop: Some(stop.try_clone().unwrap()), stats: Some(stats.clone()), ..options };
@@ -265,6 +273,44 @@ impl Front {
         let head = driver.chain(&self.memory, &buffers).unwrap();
         driver.offer(&self.memory, head);
         head
+    }
+
+    /// Room for so many messages of 16 bytes; where each of them goes.
+    pub fn post(&mut self, queue: usize, count: usize) -> Vec<u64> {
+        let addresses: Vec<u64> = (0..count).map(|_| self.allocate(16)).collect();
+        for addr in &addresses {
+            let buffer = Descriptor { addr: *addr, len: 16, flags: WRITE, next: 0 };
+            let driver = &mut self.queues[queue].driver;
+            let head = driver.chain(&self.memory, &[buffer]).unwrap();
+            driver.offer(&self.memory, head);
+        }
+        self.publish(queue);
+        addresses
+    }
+
+    pub fn read(&self, addr: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.memory.slice(addr, len as u64).unwrap().copy_to(&mut bytes);
+        bytes
+    }
+
+    /// A request whose bytes, and whose reply's place, were cut off their file; 16 bytes each.
+    pub fn request_in_vanished_memory(&mut self, queue: usize) {
+        let extra = memfd(0x10000);
+        let guest = 1u64 << 32;
+        let region = single(guest, 0x10000, USER + guest, 0);
+        assert_eq!(self.acknowledged(code::ADD_MEM_REG, &region, &[extra.as_fd()]), 0);
+        ftruncate(&extra, 0).unwrap();
+        let buffers = [(guest, 16, 0), (guest + 0x8000, 16, WRITE)].map(|(addr, len, flags)| Descriptor {
+            addr,
+            len,
+            flags,
+            next: 0,
+        });
+        let driver = &mut self.queues[queue].driver;
+        let head = driver.chain(&self.memory, &buffers).unwrap();
+        driver.offer(&self.memory, head);
+        self.publish(queue);
     }
 
     pub fn publish(&mut self, queue: usize) {

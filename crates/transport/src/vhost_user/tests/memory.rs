@@ -13,18 +13,11 @@ fn vhost_user_a_memfd_that_is_truncated_later_costs_the_guest_its_bytes_and_nobo
     let served = Served::listening();
     let mut front = Front::ready(&served);
     assert_eq!(front.request(0, b"e", 1), b"e");
-    let extra = memfd(0x10000);
-    let guest = 1u64 << 32;
-    assert_eq!(front.acknowledged(code::ADD_MEM_REG, &single(guest, 0x10000, USER + guest, 0), &[extra.as_fd()]), 0);
-    ftruncate(&extra, 0).unwrap();
-    let buffers = [(guest, 16, 0), (guest + 0x8000, 16, crate::loopback::WRITE)]
-        .map(|(addr, len, flags)| crate::loopback::Descriptor { addr, len, flags, next: 0 });
-    let head = front.queues[0].driver.chain(&front.memory, &buffers).unwrap();
-    front.queues[0].driver.offer(&front.memory, head);
-    front.publish(0);
+    front.request_in_vanished_memory(0);
     assert_eq!(front.wait_used(0).len, 16);
     assert_eq!(served.seen.lock().requests.last().unwrap().1, [0; 16]);
     assert_eq!(front.request(0, b"e", 1), b"e");
+    front.enable(0, true);
     assert!(served.stats.memory_faults.get() >= 2, "{} faults", served.stats.memory_faults.get());
 }
 
