@@ -408,6 +408,48 @@ mod tests {
         drop(silent);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_a_key_and_falls_silent_lets_go_and_stays() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (_device, viewer) = frames::pair().unwrap();
+        let (keyboard, lasting) = frames::pair().unwrap();
+        let mut keyboard = frames::InputEnd::new(keyboard).unwrap();
+        let inputs = crate::floor::Inputs::begin(Some(lasting), None);
+        let floor = crate::floor::Floor::new(inputs);
+        let hub = Hub::new(frames::ViewerEnd::new(viewer).unwrap(), None, floor, crate::tokens::Door::open());
+        // The whole conversation at once, with a key that goes down in the end.
+        let said = [&b"RFB 003.008\n\x01\x01"[..], &[4, 1, 0, 0, 0, 0, 0, b'a']].concat();
+        std::io::Write::write_all(&mut client, &said).unwrap();
+        let (source, sink) = crate::wire::tcp(stream);
+        let choice = Choice { head: 0, drawn_cursor: false };
+        let served = serve(Arc::new(hub), source, sink, choice, Entry::Door("silent".into()));
+        let mut hear = async |events: usize| {
+            let mut heard = Vec::new();
+            while heard.len() < events {
+                keyboard.poll(&mut heard);
+                sleep(Duration::from_millis(1)).await;
+            }
+            (heard, tokio::time::Instant::now())
+        };
+        let inputs = async {
+            let (down, at) = hear(1).await;
+            let (up, later) = hear(1).await;
+            (down, up, later - at)
+        };
+        let input = |input| vec![frames::InputEvent::Input { head: 0, input }];
+        tokio::select! {
+            _ = served => panic!("it was sent away"),
+            (down, up, silence) = inputs => {
+                assert_eq!(down, input(frames::Input::Key { code: 30, pressed: true }));
+                assert_eq!(up, input(frames::Input::ReleaseAll));
+                assert!(silence >= SILENCE);
+            }
+        }
+        drop(client);
+    }
+
     #[test]
     fn strips_are_bounded_and_cover_the_rectangle_once() {
         for rect in [Rect::new(3, 5, 1920, 1080), Rect::new(0, 0, 16384, 100), Rect::new(1, 1, 1, 16384)] {

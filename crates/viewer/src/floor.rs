@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::hub::Hub;
 use crate::tokens::Pass;
 
-use down::Down;
+pub(crate) use down::Down;
 pub(crate) use inputs::{Inputs, Lost, Which};
 
 /// What a person may do.
@@ -405,3 +405,6 @@ impl Drop for Seat {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

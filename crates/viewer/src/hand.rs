@@ -46,6 +46,17 @@ impl Pace {
     }
 }
 
+/// What it is when these buttons take the place of those.
+pub(crate) fn buttons(before: u16, now: u16) -> impl Iterator<Item = Input> {
+    let changed = before ^ now;
+    let button =
+        move |(bit, code)| (changed >> bit & 1 == 1).then_some(Input::Button { code, pressed: now >> bit & 1 == 1 });
+    let notch = move |(bit, vertical, horizontal)| {
+        ((changed & now) >> bit & 1 == 1).then_some(Input::Wheel { vertical, horizontal })
+    };
+    BUTTONS.into_iter().filter_map(button).chain(WHEEL.into_iter().filter_map(notch))
+}
+
 /// A client's keyboard and pointer.
 pub(crate) struct Hand<'a> {
     hub: &'a Arc<Hub>,
@@ -76,18 +87,9 @@ impl<'a> Hand<'a> {
     pub(crate) fn pointer(&mut self, buttons: u16, x: u16, y: u16) {
         self.moved = Some((x, y));
         self.rest();
-        let changed = buttons ^ self.buttons;
+        let events = self::buttons(self.buttons, buttons);
         self.buttons = buttons;
-        for (bit, code) in BUTTONS {
-            if changed >> bit & 1 == 1 {
-                self.input(Input::Button { code, pressed: buttons >> bit & 1 == 1 });
-            }
-        }
-        for (bit, vertical, horizontal) in WHEEL {
-            if changed & buttons & 1 << bit != 0 {
-                self.input(Input::Wheel { vertical, horizontal });
-            }
-        }
+        events.for_each(|event| self.input(event));
     }
 
     /// Nothing more is said for now: a move that waited goes out. False: there was none.

@@ -57,6 +57,11 @@ impl Pass {
 pub(crate) struct Tokens(Vec<(Secret, Right)>);
 
 impl Tokens {
+    #[cfg(test)]
+    pub(crate) fn of(tokens: impl Iterator<Item = (Secret, Right)>) -> Self {
+        Self(tokens.collect())
+    }
+
     fn right(&self, token: &Secret) -> Option<Right> {
         // Each is looked at, whichever it is.
         let mut found = 0u8;
@@ -110,5 +115,46 @@ impl Door {
         if let Some(known) = &self.0 {
             *known.lock().unwrap_or_else(PoisonError::into_inner) = tokens;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.to_owned())
+    }
+
+    #[test]
+    fn the_right_is_the_tokens_own() {
+        let tokens =
+            Tokens(vec![(secret("a"), Right::Control), (secret("ab"), Right::Look), (secret("b"), Right::Control)]);
+        let right = |text| tokens.right(&secret(text));
+        assert_eq!(
+            (right("a"), right("ab"), right("b")),
+            (Some(Right::Control), Some(Right::Look), Some(Right::Control))
+        );
+        assert_eq!((right(""), right("A"), right("abc"), right("c")), (None, None, None, None));
+    }
+
+    #[test]
+    fn an_open_door_asks_for_nothing() {
+        let door = Door::open();
+        assert!(!door.needs_token());
+        for token in [None, Some(&secret("whatever"))] {
+            let pass = door.admit(token).unwrap();
+            assert!(pass.right() == Right::Control && door.is_good(&pass));
+        }
+        assert!(Door::guarded(Tokens::default()).admit(None).is_none());
+    }
+
+    #[test]
+    fn nothing_shows_a_token() {
+        let tokens = Tokens(vec![(secret("do-not-print-this"), Right::Control)]);
+        let door = Door::guarded(tokens);
+        let pass = door.admit(Some(&secret("do-not-print-this"))).unwrap();
+        let shown = format!("{door:?} {pass:?}");
+        assert!(shown.contains("Secret") && !shown.contains("print"), "{shown}");
     }
 }

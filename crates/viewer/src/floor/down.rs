@@ -16,18 +16,18 @@ const MOUSE: std::ops::RangeInclusive<u16> = 0x110..=0x117;
 
 /// Something that no keyboard, mouse or hand has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unknown;
+pub(crate) struct Unknown;
 
 /// Keys, buttons and fingers that are down.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Down {
+pub(crate) struct Down {
     codes: BTreeSet<u16>,
     fingers: BTreeSet<u8>,
 }
 
 impl Down {
     /// Takes note of an event. None: it changes nothing, so that nobody needs to hear it.
-    pub(super) fn note(&mut self, input: Input) -> Result<Option<Input>, Unknown> {
+    pub(crate) fn note(&mut self, input: Input) -> Result<Option<Input>, Unknown> {
         let news = match input {
             Input::Key { code, pressed } if (1..=KEY_MAX).contains(&code) && !BUTTONS.contains(&code) => {
                 self.code(code, pressed)
@@ -50,7 +50,7 @@ impl Down {
     }
 
     /// True while a key or a button is down.
-    pub(super) fn has(&self, code: u16) -> bool {
+    pub(crate) fn has(&self, code: u16) -> bool {
         self.codes.contains(&code)
     }
 

@@ -147,6 +147,8 @@ mod tests {
 
     use std::collections::BTreeSet;
 
+    use proptest::prelude::*;
+
     /// A guest with a US keyboard, as a console sees it. What is printed on the keys is spelt here once more.
     #[derive(Default)]
     struct Guest {
@@ -284,6 +286,36 @@ mod tests {
         guest.key(&mut typing, 'A' as u32, true);
         guest.key(&mut typing, 'a' as u32, false);
         assert_eq!(guest.down, BTreeSet::new());
+    }
+
+    /// What a client can say: a keysym of every kind, with or without a place, or the guest's lights change.
+    fn said() -> impl Strategy<Value = (u32, Option<u32>, bool, u8)> {
+        let keysyms = prop::sample::select(vec![
+            'a' as u32, 'A' as u32, '1' as u32, '!' as u32, '7' as u32, ' ' as u32, SHIFT, 0xffe2, 0xffe3, 0xfe03,
+            0xff0d, 0xff7f, 0xff95, 0xffb7, 0xffae, 0x20ac,
+        ]);
+        let places = prop::option::of(prop::sample::select(vec![0u32, 2, 0x1e, 0x2a, 0x36, 0x1d, 0x47, 0xb8, 0xff]));
+        (keysyms, places, any::<bool>(), 0..8u8)
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_lets_go_of_every_key_leaves_none_down(said in prop::collection::vec(said(), 0..40)) {
+            let (mut guest, mut typing) = (Guest::default(), Typing::default());
+            let mut say = |keysym, place, pressed, lights: u8| {
+                guest.leds = Leds { num: lights & 1 != 0, caps: lights & 2 != 0, scroll: lights & 4 != 0 };
+                let events = typing.key((keysym, place), pressed, &|code| guest.down.contains(&code), guest.leds);
+                events.into_iter().for_each(|events| guest.hear(events));
+            };
+            for (keysym, place, pressed, lights) in &said {
+                say(*keysym, *place, *pressed, *lights);
+            }
+            for (keysym, place, ..) in said.iter().filter(|(.., pressed, _)| *pressed) {
+                say(*keysym, *place, false, 0);
+            }
+            prop_assert_eq!(guest.down, BTreeSet::new());
+            prop_assert!(typing.pressed.is_empty() && typing.lent.is_none());
+        }
     }
 
     #[test]

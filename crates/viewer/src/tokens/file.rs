@@ -172,3 +172,84 @@ fn watch(path: &Path) -> rustix::io::Result<OwnedFd> {
     inotify::add_watch(&watch, folder, Flags::CREATE | Flags::MOVED_TO | Flags::MOVED_FROM | Flags::DELETE)?;
     Ok(watch)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn open(text: &[u8], mode: u32) -> Result<Vec<(Secret, Right)>, TokensError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        TokensFile::open(&path).map(|mut file| file.first().0)
+    }
+
+    #[test]
+    fn tokens_of_both_kinds() {
+        let tokens =
+            open(b"# who may\ncontrol = [\"0123456789abcdef\"]\nlook = [\"ABCDEF.-_~abcdef\"]\n", 0o600).unwrap();
+        let of = |text: &str, right| (Secret::new(text.to_owned()), right);
+        assert_eq!(tokens, [of("0123456789abcdef", Right::Control), of("ABCDEF.-_~abcdef", Right::Look)]);
+        assert_eq!(open(b"", 0o400).unwrap(), [], "nobody gets in");
+    }
+
+    #[test]
+    fn what_is_no_file_of_tokens_is_refused_by_its_line_and_never_repeated() {
+        for (text, line) in [
+            ("control = [\"hunter2hunter2\"]", 1),
+            ("\nlook = [\"hunter2 hunter2 hunter2\"]", 2),
+            ("control = [\"hunter2hunter2hunter2\"]\n\n\nlook = [\"hunter2hunter2hunter2\"]", 4),
+            ("control = [\"hunter2hunter2hunter2\",\n\"hunter2hunter2hunter2\"]", 2),
+            ("control = \"hunter2hunter2hunter2\"", 1),
+            ("control = [2,\n \"hunter2hunter2hunter2\"]", 1),
+            ("hunter2hunter2hunter2", 1),
+            ("\n\nhunter2 = []", 3),
+            ("control = [\"hunter2hunter2hunter2\"", 1),
+        ] {
+            let error = open(text.as_bytes(), 0o600).unwrap_err();
+            assert!(matches!(error, TokensError::Content { line: at, .. } if at == line), "{text:?}: {error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+        assert!(matches!(open(b"look = [\"\xff\"]", 0o600), Err(TokensError::Content { line: 1, .. })));
+        let long = format!("look = [\"{}\"]", "a".repeat(257));
+        assert!(matches!(open(long.as_bytes(), 0o600), Err(TokensError::Content { line: 1, .. })));
+        assert!(matches!(open(&vec![b'\n'; MAX_FILE as usize + 1], 0o600), Err(TokensError::Kind(_))));
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused_and_the_way_out_is_named() {
+        for mode in [0o604, 0o640, 0o620, 0o602, 0o644, 0o777] {
+            let error = open(b"", mode).unwrap_err();
+            assert!(matches!(error, TokensError::Exposed(_)) && error.to_string().contains("chmod 600"), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(TokensFile::open(&folder.path().join("absent")), Err(TokensError::Read { .. })));
+        assert!(matches!(TokensFile::open(folder.path()), Err(TokensError::Kind(_))));
+        assert!(matches!(TokensFile::open(Path::new("/dev/null")), Err(TokensError::Kind(_))));
+    }
+
+    #[test]
+    fn only_what_happens_to_the_file_is_news() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let mut file = TokensFile::open(&path).unwrap();
+        assert!(!file.has_changed());
+        fs::write(folder.path().join("other"), "").unwrap();
+        assert!(!file.has_changed());
+        fs::write(&path, "look = []").unwrap();
+        assert!(file.has_changed() && !file.has_changed());
+        fs::rename(folder.path().join("other"), &path).unwrap();
+        assert!(file.has_changed());
+        assert!(matches!(file.read(), Err(TokensError::Replaced(_))));
+    }
+}
