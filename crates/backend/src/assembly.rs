@@ -27,6 +27,8 @@ const VIEWERS_SHARE: u64 = 4;
 pub struct Parts {
     /// Where the VMM is.
     pub vmm: Endpoint,
+    /// Readable when the device is to end.
+    pub stop: OwnedFd,
     /// The counters.
     pub stats: Arc<Stats>,
     /// Who may ask.
@@ -39,7 +41,7 @@ pub struct Parts {
 
 /// A device that is ready to be served: nothing was read from a guest yet and no thread started.
 pub fn server(config: &Config, parts: Parts) -> Result<Server> {
-    let Parts { vmm, stats, inbox, viewer, desktop } = parts;
+    let Parts { vmm, stop, stats, inbox, viewer, desktop } = parts;
     let mut memory = config.memory;
     let mut displays: Vec<Box<dyn Display>> = Vec::new();
     let mut side_sockets = None;
@@ -62,7 +64,12 @@ pub fn server(config: &Config, parts: Parts) -> Result<Server> {
     let options = GpuOptions { heads: config.heads.clone(), edid: config.edid.clone(), memory };
     let mut gpu = Gpu::new(options, renderer(config.renderer)?, side_by_side(displays)?, stats.clone());
     gpu.lay_out_on(desktop);
-    let options = Options { on_gpu_socket: on_gpu_socket(side_sockets), stats: Some(stats), ..Options::default() };
+    let options = Options {
+        on_gpu_socket: on_gpu_socket(side_sockets),
+        stop: Some(stop),
+        stats: Some(stats),
+        ..Options::default()
+    };
     Server::prepare(vmm, Box::new(Vgpu::new(gpu, inbox)), options).context("Cannot serve the VMM")
 }
 

@@ -15,6 +15,7 @@ mod logging;
 mod preflight;
 mod rights;
 mod sandbox;
+mod stop;
 mod values;
 mod vgpu;
 
@@ -70,7 +71,8 @@ fn serve(config: Config) -> Result<()> {
     preflight::check(&config)?;
     let program = config.sinks.need_viewer().then(launcher::find_program).transpose()?;
     sandbox::raise_file_limit();
-    let Sockets { vmm, inputs, control, vnc, web, mut made } = Sockets::open(&config)?;
+    let stop = stop::on_signals().context("Cannot prepare for signals")?;
+    let Sockets { vmm, inputs, control, vnc, web, made } = Sockets::open(&config)?;
 
     let (stats, desktop) = (Arc::new(Stats::default()), Arc::new(Desktop::new()));
     let (asker, inbox) = mailbox().context("Cannot make a mailbox")?;
@@ -87,7 +89,7 @@ fn serve(config: Config) -> Result<()> {
         None => (None, None),
     };
     let inbox = control.is_some().then_some(inbox);
-    let server = assembly::server(&config, Parts { vmm, stats: stats.clone(), inbox, viewer, desktop })?;
+    let server = assembly::server(&config, Parts { vmm, stop, stats: stats.clone(), inbox, viewer, desktop })?;
 
     let missing = sandbox::lock_in(config.sandbox, &assembly::grants(&config)).context("Cannot lock in")?;
     missing.iter().for_each(|line| tracing::warn!("{line}"));
@@ -98,7 +100,9 @@ fn serve(config: Config) -> Result<()> {
         control::Server { listener, asker, facts }.start().context("Cannot start the thread of the control socket")?;
     }
     inputs.into_iter().try_for_each(Input::start)?;
-    made.keep();
     tracing::info!("{} is ready", config.name);
-    server.run().context("Cannot go on")
+    server.run().context("Cannot go on")?;
+    // Where the sandbox lets it: elsewhere the next start takes their place.
+    drop(made);
+    Ok(())
 }

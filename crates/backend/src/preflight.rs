@@ -150,25 +150,18 @@ pub struct Sockets {
     pub vnc: Vec<(TcpListener, u8)>,
     /// For browsers, with the head they see.
     pub web: Vec<(TcpListener, u8)>,
-    /// To be kept once the device runs.
+    /// The files of those that were bound.
     pub made: Made,
 }
 
-/// Socket files that go again when this is dropped before they are kept.
+/// Socket files, which go with this. Each is held open until then, so that nobody can have taken its place.
 #[derive(Debug, Default)]
-pub struct Made(Vec<PathBuf>);
-
-impl Made {
-    /// The device runs: its files stay.
-    pub fn keep(&mut self) {
-        self.0.clear();
-    }
-}
+pub struct Made(Vec<(PathBuf, UnixListener)>);
 
 impl Drop for Made {
     fn drop(&mut self) {
-        for path in &self.0 {
-            // The failure that brought us here is what the user must read.
+        for (path, _) in &self.0 {
+            // What brought us here is what the user must read; and a device that is locked in may not.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -206,7 +199,7 @@ impl Made {
         let listener = UnixListener::bind(path);
         umask(usual);
         let listener = listener.with_context(|| format!("Cannot listen on {}", path.display()))?;
-        self.0.push(path.to_owned());
+        self.0.push((path.to_owned(), listener.try_clone().context("Cannot hold a socket")?));
         Ok(listener)
     }
 }
@@ -385,15 +378,15 @@ mod tests {
     }
 
     #[test]
-    fn files_go_unless_kept() {
+    fn files_go_with_their_owner_and_nobody_takes_their_place_before() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("x.sock");
-        drop(Sockets::open(&listening_on(&path)).unwrap());
-        assert!(!path.exists());
-        let mut sockets = Sockets::open(&listening_on(&path)).unwrap();
-        sockets.made.keep();
-        drop(sockets);
+        let Sockets { vmm, made, .. } = Sockets::open(&listening_on(&path)).unwrap();
+        drop(vmm);
+        assert!(Sockets::open(&listening_on(&path)).is_err());
         assert!(path.exists());
+        drop(made);
+        assert!(!path.exists());
     }
 
     #[test]

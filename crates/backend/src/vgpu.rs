@@ -67,6 +67,10 @@ impl VirtioDevice for Vgpu {
         self.gpu.start(features, start);
     }
 
+    fn catch_up(&mut self, memory: &Memory) {
+        self.gpu.catch_up(memory);
+    }
+
     fn stop(&mut self) {
         self.gpu.stop();
     }

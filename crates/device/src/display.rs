@@ -165,6 +165,9 @@ pub trait Display: Send {
         }
     }
 
+    /// A head's pixels may be gone after this call: what the display put off, it does now.
+    fn catch_up(&mut self, _scanout: ScanoutId, _frame: &Frame<'_>) {}
+
     /// The pointer has another picture (or none) and place.
     fn cursor(&mut self, cursor: &Cursor<'_>);
 

@@ -154,7 +154,7 @@ impl Gpu {
             Command::ResourceCreate2d { resource, format, width, height } => {
                 self.create_2d(ticket, resource, format, width, height)
             }
-            Command::ResourceUnref { resource } => self.unref(resource).into(),
+            Command::ResourceUnref { resource } => self.unref(memory, resource).into(),
             Command::SetScanout { rect, scanout, resource } => self.set_scanout(memory, scanout, resource, rect).into(),
             Command::ResourceFlush { rect, resource } => self.flush(memory, resource, rect).into(),
             Command::TransferToHost2d { rect, offset, resource } => {
@@ -163,7 +163,7 @@ impl Gpu {
             Command::ResourceAttachBacking { resource, entries } => {
                 self.attach_backing(memory, ticket, resource, entries)
             }
-            Command::ResourceDetachBacking { resource } => self.detach_backing(ticket, resource),
+            Command::ResourceDetachBacking { resource } => self.detach_backing(memory, ticket, resource),
             // No renderer of this device has a capability set.
             Command::GetCapsetInfo { .. } | Command::GetCapset { .. } => Step::error(ReplyError::InvalidParameter),
             Command::GetEdid { scanout } => Step::Reply(self.get_edid(scanout)),

@@ -7,9 +7,10 @@
 //!    one of [`poll_fds`](VirtioDevice::poll_fds) is readable, and when [`deadline`](VirtioDevice::deadline) has passed;
 //!    a queue that the device [`supplies`](VirtioDevice::supplies) itself brings no requests: its chains lie in the ring until
 //!    [`supply`](VirtioDevice::supply), which follows each poll, has something to put into them;
-//! 3. [`stop`](VirtioDevice::stop) when the last ring stopped. A stop is not a reset: a paused guest goes on with
-//!    [`start`](VirtioDevice::start) and finds all it had;
-//! 4. [`reset`](VirtioDevice::reset) when the front-end is gone: nothing of its guest may be left.
+//! 3. [`catch_up`](VirtioDevice::catch_up), then [`stop`](VirtioDevice::stop) when the last ring stopped. A stop is not a
+//!    reset: a paused guest goes on with [`start`](VirtioDevice::start) and finds all it had;
+//! 4. [`catch_up`](VirtioDevice::catch_up), then [`reset`](VirtioDevice::reset) when the front-end is gone: nothing of its
+//!    guest may be left.
 //!
 //! All of it is called on one thread. Only [`ConfigSpace`] is shared with others.
 
@@ -106,6 +107,9 @@ pub trait VirtioDevice: Send {
 
     /// Rings run, under the features that the driver accepted.
     fn start(&mut self, features: u64, start: Start);
+
+    /// The guest's memory may have other contents, or be gone, after this call: what was put off is to be done now.
+    fn catch_up(&mut self, _memory: &Memory) {}
 
     /// Every ring has stopped. What is parked was completed or [abandoned](Self::abandon) before.
     fn stop(&mut self);

@@ -26,6 +26,8 @@ const MAX_PIXELS: u64 = 8192 * 8192;
 pub struct Capture {
     path: PathBuf,
     heads: [Head; MAX_SCANOUTS as usize],
+    /// When it was polled last.
+    now: Instant,
     worker: Worker,
     stats: Arc<Stats>,
 }
@@ -38,16 +40,19 @@ struct Head {
     due: Instant,
     /// The device was asked for pixels and has not brought any since.
     asked: bool,
+    /// Until then no picture is taken out of turn.
+    rests: Instant,
 }
 
 impl Capture {
     /// Writes head 0 to `path`, and head N, if there is one, to the file with `.N` before its extension. Files are replaced
     /// as a whole: who reads one sees a complete picture.
     ///
-    /// On exit: a poll later than [`Display::deadline`] brings the final picture, and dropping it waits for the file.
+    /// The last picture of a head is in its file when this is dropped.
     pub fn new(path: &Path, stats: Arc<Stats>) -> Self {
-        let head = Head { changed: None, due: Instant::now(), asked: false };
-        Self { path: path.to_owned(), heads: [head; MAX_SCANOUTS as usize], worker: Worker::default(), stats }
+        let now = Instant::now();
+        let head = Head { changed: None, due: now, asked: false, rests: now };
+        Self { path: path.to_owned(), heads: [head; MAX_SCANOUTS as usize], now, worker: Worker::default(), stats }
     }
 
     fn take(&mut self, scanout: ScanoutId, frame: &Frame<'_>) {
@@ -111,11 +116,21 @@ impl Display for Capture {
         }
     }
 
+    /// Out of turn, but not more often than in turn: a guest can switch a head off and on as fast as it likes.
+    fn catch_up(&mut self, scanout: ScanoutId, frame: &Frame<'_>) {
+        let Some(head) = self.heads.get_mut(scanout.0 as usize) else { return };
+        if head.changed.is_some() && self.now >= head.rests {
+            head.rests = self.now + INTERVAL;
+            self.take(scanout, frame);
+        }
+    }
+
     fn cursor(&mut self, _cursor: &Cursor<'_>) {}
 
     fn move_cursor(&mut self, _scanout: ScanoutId, _x: u32, _y: u32) {}
 
     fn poll(&mut self, now: Instant, events: &mut Vec<DisplayEvent>) {
+        self.now = now;
         for (scanout, head) in (0..).map(ScanoutId).zip(&mut self.heads) {
             if let Some(damage) = head.changed
                 && !head.asked

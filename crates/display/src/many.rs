@@ -48,6 +48,10 @@ impl Display for Many {
         self.displays[index].supply(scanout, frame, damage);
     }
 
+    fn catch_up(&mut self, scanout: ScanoutId, frame: &Frame<'_>) {
+        self.displays.iter_mut().for_each(|display| display.catch_up(scanout, frame));
+    }
+
     fn cursor(&mut self, cursor: &Cursor<'_>) {
         self.displays.iter_mut().for_each(|display| display.cursor(cursor));
     }
@@ -135,6 +139,9 @@ mod tests {
         fn supply(&mut self, scanout: ScanoutId, frame: Option<&Frame<'_>>, damage: Rect) {
             self.note(format!("supply {scanout} {} {}", frame.is_some(), damage.width));
         }
+        fn catch_up(&mut self, scanout: ScanoutId, frame: &Frame<'_>) {
+            self.note(format!("catch up {scanout} {}", frame.width));
+        }
         fn cursor(&mut self, cursor: &Cursor<'_>) {
             self.note(format!("cursor {}", cursor.x));
         }
@@ -209,9 +216,10 @@ mod tests {
         two.many.flush(ScanoutId(0), &frame, Rect::of_size(2, 2));
         two.many.cursor(&Cursor { scanout: ScanoutId(0), x: 5, y: 0, hot_x: 0, hot_y: 0, image: None });
         two.many.move_cursor(ScanoutId(0), 6, 0);
+        two.many.catch_up(ScanoutId(0), &frame);
         two.many.reset();
         let [first, second] = two.take();
-        assert_eq!(first, ["show 0 true", "flush 0 2", "cursor 5", "move 6", "reset"]);
+        assert_eq!(first, ["show 0 true", "flush 0 2", "cursor 5", "move 6", "catch up 0 4", "reset"]);
         assert_eq!(first, second);
         two.many.refresh_modes();
         assert_eq!(two.take().map(|notes| notes.len()), [1, 0]);

@@ -206,8 +206,9 @@ impl Gpu {
         }
     }
 
-    pub(super) fn unref(&mut self, resource: ResourceId) -> Result<(), ReplyError> {
+    pub(super) fn unref(&mut self, memory: &Memory, resource: ResourceId) -> Result<(), ReplyError> {
         self.resources.get(resource)?;
+        self.catch_up_on(memory, resource);
         self.drop_resource(resource);
         Ok(())
     }
@@ -270,10 +271,11 @@ impl Gpu {
         Ok(())
     }
 
-    pub(super) fn detach_backing(&mut self, ticket: Ticket, resource: ResourceId) -> Step {
+    pub(super) fn detach_backing(&mut self, memory: &Memory, ticket: Ticket, resource: ResourceId) -> Step {
         if let Err(error) = self.resources.get(resource) {
             return Step::error(error);
         }
+        self.catch_up_on(memory, resource);
         let Some(backing) = self.resources.swap_backing(resource, None) else {
             return Step::error(ReplyError::Unspec);
         };

@@ -76,6 +76,10 @@ pub(super) struct Scanouts {
 }
 
 impl Scanouts {
+    fn showing(&self, what: impl Fn(&Scanout) -> bool) -> Vec<ScanoutId> {
+        self.shown.iter().filter(|(_, scanout)| what(scanout)).map(|(id, _)| *id).collect()
+    }
+
     /// Switches the heads off that show a resource, and names them.
     pub fn remove(&mut self, resource: ResourceId) -> Vec<ScanoutId> {
         let gone = self.shown.extract_if(.., |_, scanout| scanout.resource == resource);
@@ -145,7 +149,7 @@ impl Gpu {
     ) -> Result<(), ReplyError> {
         self.check_scanout(id)?;
         if resource.0 == 0 {
-            self.switch_off(id);
+            self.switch_off(memory, id);
             return Ok(());
         }
         let ResourceDesc::Image { format, width, height } = self.resources.get(resource)?.desc else {
@@ -161,7 +165,7 @@ impl Gpu {
     pub(super) fn set_scanout_blob(&mut self, memory: &Memory, blob: ScanoutBlob) -> Result<(), ReplyError> {
         self.check_scanout(blob.scanout)?;
         if blob.resource.0 == 0 {
-            self.switch_off(blob.scanout);
+            self.switch_off(memory, blob.scanout);
             return Ok(());
         }
         let ResourceDesc::GuestBlob { size } = self.resources.get(blob.resource)?.desc else {
@@ -184,7 +188,8 @@ impl Gpu {
         exists.then_some(()).ok_or(ReplyError::InvalidScanoutId)
     }
 
-    fn switch_off(&mut self, id: ScanoutId) {
+    fn switch_off(&mut self, memory: &Memory, id: ScanoutId) {
+        self.catch_up_with(memory, id);
         if self.scanouts.shown.remove(&id).is_some() {
             self.scanouts.lit.remove(&id);
             self.display.set_scanout(id, None);
@@ -329,6 +334,28 @@ impl Gpu {
             frame.read_row(&rect, row, target);
         }
         Ok(Some(Capture { format: frame.format, width: frame.width, height: frame.height, pixels }))
+    }
+
+    /// Before the pixels of a resource go, displays that put something off see them once more.
+    pub(super) fn catch_up_on(&mut self, memory: &Memory, resource: ResourceId) {
+        for id in self.scanouts.showing(|scanout| scanout.resource == resource) {
+            self.catch_up_with(memory, id);
+        }
+    }
+
+    /// As [`catch_up_on`](Self::catch_up_on), of all heads.
+    pub(super) fn catch_up_with_all(&mut self, memory: &Memory) {
+        for id in self.scanouts.showing(|_| true) {
+            self.catch_up_with(memory, id);
+        }
+    }
+
+    fn catch_up_with(&mut self, memory: &Memory, id: ScanoutId) {
+        let Some(scanout) = self.scanouts.shown.get(&id).filter(|_| self.scanouts.lit.contains(&id)) else { return };
+        let shared = self.display.wants_shared();
+        if let Ok(Some(frame)) = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared) {
+            self.display.catch_up(id, &frame);
+        }
     }
 
     /// A copy of what a head shows, without the pointer; nothing when it shows nothing.

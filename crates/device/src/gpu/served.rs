@@ -59,6 +59,12 @@ impl VirtioDevice for Gpu {
         }
     }
 
+    fn catch_up(&mut self, memory: &Memory) {
+        if catch_unwind(AssertUnwindSafe(|| self.catch_up_with_all(memory))).is_err() {
+            self.stats.panics.add(1);
+        }
+    }
+
     fn stop(&mut self) {}
 
     fn reset(&mut self) {

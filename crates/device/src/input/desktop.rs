@@ -56,3 +56,61 @@ fn axis(share: u16, head: (u32, u32), heads: impl Iterator<Item = (u32, u32)> + 
     let span = 2 * 65535 * u128::from(end.saturating_sub(start).max(1));
     u16::try_from(half_parts * (u128::from(AXIS_MAX) + 1) / span).unwrap_or(AXIS_MAX).min(AXIS_MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(x: u32, y: u32, width: u32, height: u32) -> Head {
+        Head { enabled: true, rect: Rect::new(x, y, width, height) }
+    }
+
+    /// The pixel that a guest whose desktop is so wide makes of an axis' value, as libinput does it.
+    fn pixel(value: u16, width: u32) -> u32 {
+        u32::from(value) * width / 32768
+    }
+
+    #[test]
+    fn every_pixel_is_met() {
+        for width in [1, 2, 3, 640, 1280, 1366, 1920, 2560, 3840, 7680, 16384] {
+            let desktop = Desktop::new();
+            desktop.set(&[head(0, 0, width, width)]);
+            for at in 0..width {
+                // As a viewer does it that knows the pixel.
+                let share = if width == 1 { 0 } else { (at * 65535 / (width - 1)) as u16 };
+                let (x, y) = desktop.place(0, share, share);
+                let met = pixel(x, width);
+                // The shares of neighbours differ by more than one, so a head can be told to the pixel.
+                assert_eq!((met, x), (at, y), "pixel {at} of {width}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_corners_of_every_head_are_met_on_a_desktop_of_several() {
+        let heads = [head(0, 200, 1280, 800), head(1280, 0, 1920, 1080), head(3200, 100, 1024, 768)];
+        let desktop = Desktop::new();
+        desktop.set(&heads);
+        for (index, Head { rect, .. }) in (0..).zip(heads) {
+            for (share, far) in [(0, 0), (65535, 1)] {
+                let (x, y) = desktop.place(index, share, share);
+                let met = (pixel(x, 1280 + 1920 + 1024), pixel(y, 1080));
+                assert_eq!(met, (rect.x + far * (rect.width - 1), rect.y + far * (rect.height - 1)), "{index}");
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_heads_do_no_harm() {
+        let desktop = Desktop::new();
+        assert_eq!(desktop.place(0, 65535, 1), (32767, 0));
+        desktop.set(&[head(5, 5, 0, 10), head(u32::MAX, u32::MAX, u32::MAX, u32::MAX), Head::default()]);
+        assert_eq!(desktop.place(0, 65535, 2), (32767, 1), "a head without pixels is all of the desktop");
+        assert_eq!(desktop.place(1, 65535, 0), (32767, 0));
+        desktop.set(&[head(0, 0, 1, 1), head(u32::MAX, u32::MAX, u32::MAX, u32::MAX)]);
+        let (x, y) = desktop.place(1, 65535, 65535);
+        assert!(x <= 32767 && y <= 32767);
+        desktop.set(&[]);
+        assert_eq!(desktop.place(0, 2, 2), (1, 1));
+    }
+}

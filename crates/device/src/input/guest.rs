@@ -171,3 +171,28 @@ impl Guest {
 fn add_turn(rest: i32, delta: i32) -> i32 {
     if rest.signum() * delta.signum() < 0 { delta } else { rest.saturating_add(delta) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_fingers_start_over_after_the_last_one() {
+        let mut guest = Guest::default();
+        let touch = |phase| Change::Touch { slot: 0, phase, at: Point::default() };
+        for tap in 0..=0x1_0000 {
+            for phase in [TouchPhase::Down, TouchPhase::Up] {
+                while let Some(Step { frame, is_last }) = guest.step(&touch(phase)) {
+                    let names =
+                        frame.events().iter().filter(|event| event.code == ABS_MT_TRACKING_ID && event.value >= 0);
+                    assert!(names.into_iter().all(|event| event.value == tap % 0x1_0000));
+                    guest.see(&frame);
+                    if is_last {
+                        break;
+                    }
+                }
+            }
+        }
+        assert_eq!(guest.contact, 1);
+    }
+}

@@ -199,3 +199,26 @@ impl Pending {
         Outcome::Kept
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_leaves_the_list_as_long_as_it_may_be() {
+        let mut pending = Pending::default();
+        for at in 0..100_000u32 {
+            let code = (at % 248) as u16 + 1;
+            pending.key(code, at % 3 == 0);
+            pending.button(0x110, at % 2 == 0);
+            pending.pointer(Point { x: code, y: code });
+            pending.wheel(Wheel::Vertical, -1);
+            pending.touch((at % 10) as u8, TouchPhase::Down, Point::default());
+            if at % 7 == 0 {
+                pending.release();
+            }
+        }
+        assert_eq!(pending.changes.len(), LIMIT);
+        assert!(pending.changes.capacity() <= 2 * LIMIT);
+    }
+}

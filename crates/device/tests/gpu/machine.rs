@@ -145,6 +145,7 @@ impl Machine {
         self.gpu.abandon(&mut out);
         self.take_completions(&mut out);
         assert_eq!((self.open.len(), self.gpu.parked()), (0, 0));
+        self.gpu.catch_up(&self.memory);
         self.gpu.stop();
     }
 

@@ -36,6 +36,8 @@ pub struct Seen {
     pub supplies: u64,
     pub resets: u64,
     pub refreshes: u64,
+    /// Each [`Display::catch_up`]: the head, and its first pixel.
+    pub caught_up: Vec<(u32, u32)>,
     /// What [`Display::modes`] says; the device's own otherwise.
     pub modes: Option<Modes>,
     /// What the next [`Display::poll`] tells.
@@ -119,6 +121,14 @@ impl Display for Screen {
         {
             self.flush(scanout, frame, damage);
         }
+    }
+
+    fn catch_up(&mut self, scanout: ScanoutId, frame: &Frame<'_>) {
+        check(frame);
+        let mut seen = self.seen();
+        assert!(seen.heads.contains_key(&scanout.0), "a head that is off");
+        let pixel = read(frame, &Rect::of_size(1, 1)).concat();
+        seen.caught_up.push((scanout.0, u32::from_le_bytes(pixel.try_into().unwrap())));
     }
 
     fn cursor(&mut self, cursor: &Cursor<'_>) {

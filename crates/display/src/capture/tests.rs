@@ -141,6 +141,49 @@ fn pixels_that_are_gone_are_not_asked_for_again_and_the_file_stays() {
     assert_eq!(bench.read("screen.png").0, 8);
 }
 
+/// A head that goes off, a VM that ends: what was drawn since the last picture is in the file.
+#[test]
+fn the_last_thing_drawn_before_the_pixels_go_is_in_the_file() {
+    let mut bench = Bench::new();
+    bench.poll(Duration::ZERO, &Shade::new(8, 8, 0));
+    let (first, last) = (Shade::new(8, 8, 1), Shade::new(8, 8, 2));
+    bench.draw(0, &first);
+    assert_eq!(bench.poll(INTERVAL, &first), 1);
+    bench.draw(0, &last);
+    assert_eq!(bench.poll(Duration::from_millis(1), &last), 0, "it is not due");
+    bench.capture().catch_up(ScanoutId(0), &last.frame());
+    bench.capture().set_scanout(ScanoutId(0), None);
+    assert_eq!(bench.capture().deadline(), None);
+    bench.end();
+    assert_eq!(bench.read("screen.png").2[..3], [3, 2, 2]);
+}
+
+#[test]
+fn a_head_of_which_nothing_changed_is_not_copied_again() {
+    let mut bench = Bench::new();
+    let shade = Shade::new(8, 8, 1);
+    bench.capture().catch_up(ScanoutId(0), &shade.frame());
+    bench.capture().catch_up(ScanoutId(99), &shade.frame());
+    bench.draw(0, &shade);
+    bench.poll(INTERVAL, &shade);
+    bench.capture().catch_up(ScanoutId(0), &shade.frame());
+    assert_eq!(bench.stats.bytes_copied.get(), 8 * 8 * 4);
+}
+
+/// A head that goes off and on a thousand times in a second costs as many pictures as one that is drawn on.
+#[test]
+fn switching_a_head_off_and_on_costs_no_more_than_drawing() {
+    let mut bench = Bench::new();
+    let shade = Shade::new(16, 16, 1);
+    for _ in 0..1000 {
+        bench.poll(Duration::from_millis(1), &shade);
+        bench.draw(0, &shade);
+        bench.capture().catch_up(ScanoutId(0), &shade.frame());
+        bench.capture().set_scanout(ScanoutId(0), None);
+    }
+    assert_eq!(bench.stats.bytes_copied.get(), 5 * 16 * 16 * 4);
+}
+
 #[test]
 fn each_head_has_a_file_of_its_own() {
     let mut bench = Bench::new();
