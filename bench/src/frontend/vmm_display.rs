@@ -1,6 +1,6 @@
 //! QEMU's end of the side socket (GPU_SET_SOCKET): answers what a device asks a display, takes what it shows.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::command::Rectangle;
 use super::error::{Doing, Error, Result};
 use super::message::receive_some;
+use super::ring::readable;
 
 /// Messages of the side socket, by their names in the vhost-user-gpu specification.
 #[allow(missing_docs)]
@@ -213,6 +214,8 @@ impl VmmDisplay {
         let serve = move || {
             let result = loop {
                 match self.next_event() {
+                    // The counts of pictures wake by themselves.
+                    Ok(Some(Event::Updated(..))) => {}
                     Ok(Some(_)) => self.shown.wake(),
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
@@ -222,6 +225,11 @@ impl VmmDisplay {
             result
         };
         std::thread::Builder::new().name("vmm display".into()).spawn(serve).doing("start the display's thread")
+    }
+
+    /// Whether something comes within the limit.
+    pub fn is_readable(&self, limit: Duration) -> Result<bool> {
+        Ok(self.start != self.end || readable(self.socket.as_fd(), Some(limit))?)
     }
 
     /// Takes one message and answers it; nothing when the device hung up.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use device::{Pixels, Shared};
-use memmap2::MmapMut;
+use memmap2::{Advice, MmapMut};
 use protocol::ReplyError;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
@@ -12,6 +12,9 @@ use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 /// From this size on an image is mapped on its own: zeroed by the kernel page by page when first touched, and given
 /// back to the kernel when it goes.
 const MAPPED_FROM: usize = 64 << 10;
+
+/// From this size on large pages are asked for: rows of a picture are pages apart, and each page costs a walk of the tables.
+const LARGE_PAGES_FROM: usize = 2 << 20;
 
 /// An image's bytes. No guest can make an allocation fail so that the process ends: each reports its failure.
 #[derive(Debug, Default)]
@@ -35,7 +38,12 @@ impl Storage {
         }
         let len = usize::try_from(len).map_err(|_| ReplyError::OutOfMemory)?;
         *self = if len >= MAPPED_FROM {
-            Storage::Mapped(MmapMut::map_anon(len).map_err(|_| ReplyError::OutOfMemory)?)
+            let bytes = MmapMut::map_anon(len).map_err(|_| ReplyError::OutOfMemory)?;
+            if len >= LARGE_PAGES_FROM {
+                // A kernel that has none gives small ones.
+                let _ = bytes.advise(Advice::HugePage);
+            }
+            Storage::Mapped(bytes)
         } else {
             let mut bytes = Vec::new();
             bytes.try_reserve_exact(len).map_err(|_| ReplyError::OutOfMemory)?;
