@@ -227,8 +227,7 @@ fn input_devices_have_threads_of_their_own_and_their_vmms_come_and_go_beside_the
     let mut bed = Bed::new(&[]);
     let tasks = PathBuf::from(format!("/proc/{}/task", bed.device.process.id()));
     for wanted in ["gpu\n", "input\n", "touch\n"] {
-        let tasks =
-            || tasks.read_dir().unwrap().map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
+        let tasks = || tasks.read_dir().unwrap().map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
         // The device answers questions before its last thread is there.
         while !tasks().any(|name| name.is_ok_and(|name| name == wanted)) {
             std::thread::yield_now();
