@@ -4,71 +4,14 @@
 
 mod support;
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use frames::Rect;
+use support::web::{get, open};
 use support::{Client, Picture, Stage, colourful};
-use tungstenite::client::IntoClientRequest;
-use tungstenite::handshake::HandshakeError;
+use tungstenite::Message;
 use tungstenite::http::StatusCode;
-use tungstenite::{Error, Message, WebSocket};
-
-/// A WebSocket as a stream of bytes.
-struct Stream {
-    socket: WebSocket<TcpStream>,
-    rest: Vec<u8>,
-}
-
-impl Read for Stream {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        while self.rest.is_empty() {
-            match self.socket.read().map_err(io::Error::other)? {
-                Message::Binary(data) => self.rest = data.into(),
-                other => panic!("{other:?}"),
-            }
-        }
-        let length = bytes.len().min(self.rest.len());
-        bytes[..length].copy_from_slice(&self.rest[..length]);
-        self.rest.drain(..length);
-        Ok(length)
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.send(Message::Binary(bytes.to_vec().into())).map_err(io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Upgrades, or says the status that refused.
-fn open(address: SocketAddr, path: &str, headers: &[(&'static str, &str)]) -> Result<Stream, StatusCode> {
-    let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
-    for (name, value) in headers {
-        request.headers_mut().insert(*name, value.parse().unwrap());
-    }
-    match tungstenite::client(request, TcpStream::connect(address).unwrap()) {
-        Ok((socket, _)) => Ok(Stream { socket, rest: Vec::new() }),
-        Err(HandshakeError::Failure(Error::Http(answer))) => Err(answer.status()),
-        Err(error) => panic!("{error}"),
-    }
-}
-
-/// A plain request: status, head and body.
-fn get(address: SocketAddr, path: &str, host: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head[9..12].parse().unwrap(), head.to_ascii_lowercase(), body.to_owned())
-}
 
 #[test]
 fn a_browser_gets_the_same_bytes_as_a_vnc_client() {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod web;
 pub mod zrle;
 
 use std::io::{Read, Write};
@@ -263,17 +264,15 @@ impl Stage {
             keyboard.start();
             touch.start();
         }
-        let options = Options {
-            device: ViewerEnd::new(theirs).unwrap(),
-            vnc,
-            web: vec![web],
-            window: None,
-            input: Some(keys_theirs).filter(|_| !setup.no_input),
-            touch: Some(touch_theirs).filter(|_| setup.touch),
-            tokens: setup.tokens.as_deref().map(|path| TokensFile::open(path).unwrap()),
-            name: None,
-        };
-        let viewer = Some(thread::spawn(move || viewer::run(options)));
+        let device_end = ViewerEnd::new(theirs).unwrap();
+        let input = Some(keys_theirs).filter(|_| !setup.no_input);
+        let touch_end = Some(touch_theirs).filter(|_| setup.touch);
+        let tokens = setup.tokens.as_deref().map(|path| TokensFile::open(path).unwrap());
+        // A window could not change threads.
+        let viewer = Some(thread::spawn(move || {
+            let (device, web, window, touch, name) = (device_end, vec![web], None, touch_end, None);
+            viewer::run(Options { device, vnc, web, window, input, touch, tokens, name })
+        }));
         Self { device, keyboard, touch, vnc: addresses, web: page, viewer }
     }
 
