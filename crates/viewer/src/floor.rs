@@ -335,6 +335,7 @@ impl Seat {
     }
 
     /// True while this seat has the floor.
+    #[cfg(test)]
     pub(crate) fn holds(&self) -> bool {
         self.hub.floor.lock().holder == Some(self.id)
     }
@@ -392,6 +393,7 @@ impl Seat {
     }
 
     /// True when this seat's token is good no more.
+    #[cfg(test)]
     pub(crate) fn is_revoked(&self) -> bool {
         *self.revoked.borrow()
     }

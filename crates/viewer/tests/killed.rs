@@ -10,9 +10,9 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, Command};
 
 use clap::Parser;
-use frames::{DeviceEvent, Rect};
+use frames::{DeviceEvent, Input, InputEvent, Rect};
 use rustix::io::{FdFlags, fcntl_setfd};
-use support::{Client, Device, Picture, bind};
+use support::{Client, Device, Keyboard, Picture, bind};
 
 #[derive(Parser)]
 struct Words {
@@ -39,10 +39,15 @@ fn a_killed_viewer_is_replaced_and_the_device_and_the_port_notice_nothing() {
     let address = listening.local_addr().unwrap();
     fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
     fcntl_setfd(&listening, FdFlags::empty()).unwrap();
+    let (keys_ours, keys_theirs) = frames::pair().unwrap();
+    fcntl_setfd(&keys_theirs, FdFlags::empty()).unwrap();
+    let mut keyboard = Keyboard::new(keys_ours, &keys_theirs);
+    keyboard.start();
     let start = || -> Child {
-        let (socket, vnc) = (theirs.as_raw_fd().to_string(), listening.as_raw_fd().to_string());
+        let numbers = [theirs.as_raw_fd(), listening.as_raw_fd(), keys_theirs.as_raw_fd()].map(|fd| fd.to_string());
+        let [socket, vnc, keys] = &numbers;
         let program = std::env::current_exe().unwrap();
-        Command::new(program).args(["viewer", "--fd", &socket, "--vnc-fd", &vnc]).spawn().unwrap()
+        Command::new(program).args(["viewer", "--fd", socket, "--vnc-fd", vnc, "--input-fd", keys]).spawn().unwrap()
     };
     let device = Device::new(ours, 1);
     let picture = Picture::native(64, 64);
@@ -60,8 +65,12 @@ fn a_killed_viewer_is_replaced_and_the_device_and_the_port_notice_nothing() {
             shown = client.update()[0].data[0];
         }
         client.request(true);
+        client.key('a' as u32, None, true);
+        assert_eq!(keyboard.input(), Input::Key { code: 30, pressed: true });
         viewer.kill().unwrap();
         viewer.wait().unwrap();
+        // Whoever starts viewers holds the lasting socket all the time: it is the session that hangs up.
+        assert_eq!(keyboard.next(), InputEvent::Gone);
         for _ in 0..1000 {
             device.lock().damage(0, picture.geometry.rect());
         }
