@@ -46,7 +46,8 @@ fn a_browser_shows_the_guests_pictures_costs_nothing_when_idle_and_reconnects() 
     let fourth = guest.flip(0)?;
     browser.assert_shows(&fourth)?;
     assert!(device.viewer()?.is_some_and(|process| process != killed));
-    assert_eq!(browser.count("Network.webSocketCreated"), 2);
+    // One for control and one for the screen, each time.
+    assert_eq!(browser.count("Network.webSocketCreated"), 4);
     assert_eq!(device.id(), pid);
     let stats = device.stats()?;
     assert_eq!((&stats["device"]["errors"], &stats["device"]["panics"]), (&0.into(), &0.into()), "{stats}");
