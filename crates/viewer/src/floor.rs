@@ -1,7 +1,8 @@
 //! Who may look, who may type, and who does: at most one person at a time holds the floor.
 //!
 //! A *seat* is one person: a browser page, a VNC client, the window. Whoever may control and types or points while nobody holds
-//! the floor takes it; from another holder it is taken only on purpose ([`Seat::take`]). What a holder holds down goes up before
+//! the floor takes it. Whoever only moved a pointer, which happens when a window opens under a mouse, loses it to the first one
+//! who types or clicks; from another holder it is taken only on purpose ([`Seat::take`]). What a holder holds down goes up before
 //! anybody else types, and when a seat leaves, is revoked or lets go. So the guest never sees two people's keys mixed.
 
 mod down;
@@ -18,6 +19,7 @@ use crate::hub::Hub;
 use crate::tokens::Pass;
 
 pub(crate) use down::Down;
+use down::Grip;
 pub(crate) use inputs::{Inputs, Lost, Which};
 
 /// What a person may do.
@@ -96,6 +98,8 @@ struct State {
     people: BTreeMap<SeatId, Person>,
     next: u64,
     holder: Option<SeatId>,
+    /// The holder did more than to move a pointer.
+    firm: bool,
     /// What the holder holds down.
     down: Down,
     leds: Leds,
@@ -116,6 +120,7 @@ impl Floor {
             people: BTreeMap::new(),
             next: 0,
             holder: None,
+            firm: false,
             down: Down::default(),
             leds: Leds::default(),
             counts: InputCounts::default(),
@@ -233,7 +238,7 @@ impl State {
     fn is_free_for(&self, id: SeatId) -> Outcome {
         match self.people.get(&id) {
             Some(person) if person.may_control() => match self.holder {
-                Some(holder) if holder != id => Outcome::NotYours,
+                Some(holder) if holder != id && self.firm => Outcome::NotYours,
                 _ => Outcome::Passed,
             },
             _ => Outcome::MayNot,
@@ -241,7 +246,10 @@ impl State {
     }
 
     fn input(&mut self, id: SeatId, head: u8, input: Input) -> Outcome {
+        let grip = down::grip(&input);
+        let others = self.holder.is_some_and(|holder| holder != id);
         let outcome = match self.is_free_for(id) {
+            Outcome::Passed if others && grip != Grip::Firm => Outcome::NotYours,
             Outcome::Passed if !self.inputs.any() => Outcome::NoInput,
             outcome => outcome,
         };
@@ -249,19 +257,27 @@ impl State {
             self.counts.refused += 1;
             return outcome;
         }
-        if self.holder.is_none() {
+        if self.holder != Some(id) {
             // Something that ends has nothing to end: no floor is taken by it.
-            if !down::begins(&input) {
+            if grip == Grip::None {
                 return Outcome::Passed;
             }
-            self.holder = Some(id);
+            self.hand_to(id);
         }
+        self.firm |= grip == Grip::Firm;
         match self.down.note(input) {
             Ok(Some(input)) => self.send(head, input),
             Ok(None) => {}
             Err(down::Unknown) => self.counts.unknown += 1,
         }
         Outcome::Passed
+    }
+
+    /// A seat has the floor from now on.
+    fn hand_to(&mut self, id: SeatId) {
+        self.let_go();
+        self.holder = Some(id);
+        self.firm = false;
     }
 
     fn send(&mut self, head: u8, input: Input) {
@@ -322,9 +338,9 @@ impl Seat {
         self.hub.floor.change(|state| {
             let may = state.people.get(&self.id).is_some_and(Person::may_control);
             if may && state.holder != Some(self.id) {
-                state.let_go();
-                state.holder = Some(self.id);
+                state.hand_to(self.id);
             }
+            state.firm |= may;
             may
         })
     }

@@ -59,12 +59,22 @@ impl Down {
     }
 }
 
-/// True when a person does something, not only ends it.
-pub(super) fn begins(input: &Input) -> bool {
+/// How much a person wants to act who does that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grip {
+    /// Something ends.
+    None,
+    /// The pointer moves, which nobody may have meant.
+    Loose,
+    /// Something is pressed, turned or touched.
+    Firm,
+}
+
+pub(super) fn grip(input: &Input) -> Grip {
     match input {
-        Input::Key { pressed, .. } | Input::Button { pressed, .. } => *pressed,
-        Input::Pointer { .. } | Input::Wheel { .. } => true,
-        Input::Touch { phase, .. } => *phase == TouchPhase::Down,
-        Input::ReleaseAll => false,
+        Input::Key { pressed: true, .. } | Input::Button { pressed: true, .. } | Input::Wheel { .. } => Grip::Firm,
+        Input::Touch { phase: TouchPhase::Down, .. } => Grip::Firm,
+        Input::Pointer { .. } => Grip::Loose,
+        Input::Key { .. } | Input::Button { .. } | Input::Touch { .. } | Input::ReleaseAll => Grip::None,
     }
 }

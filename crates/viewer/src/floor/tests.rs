@@ -107,6 +107,31 @@ fn whoever_types_first_controls_until_somebody_takes_it() {
 }
 
 #[test]
+fn a_mouse_that_only_passes_by_gives_way_to_who_types() {
+    let mut stage = Stage::new(false);
+    let (first, second) = (stage.sit(TYPES), stage.sit(TYPES));
+    let at = Input::Pointer { x: 1, y: 2 };
+    assert_eq!(first.input(0, at), Outcome::Passed);
+    assert!(first.holds());
+    // Another pointer does not pull it away, but it keeps nobody from anything else.
+    assert_eq!((second.input(0, at), second.input(0, key(30, false))), (Outcome::NotYours, Outcome::NotYours));
+    assert_eq!(second.may_resize(), Outcome::Passed);
+    assert_eq!(second.input(0, key(30, true)), Outcome::Passed);
+    assert!(second.holds());
+    assert_eq!((first.input(0, at), first.input(0, key(31, true))), (Outcome::NotYours, Outcome::NotYours));
+    assert_eq!(first.may_resize(), Outcome::NotYours);
+    assert_eq!(stage.heard(), [at, key(30, true)]);
+    second.release();
+    // Who took it on purpose has it without having done anything.
+    first.take();
+    assert_eq!(second.input(0, key(30, true)), Outcome::NotYours);
+    first.release();
+    first.input(0, at);
+    second.input(0, Input::Wheel { vertical: 120, horizontal: 0 });
+    assert!(second.holds());
+}
+
+#[test]
 fn who_only_looks_does_nothing_at_all() {
     let mut stage = Stage::new(false);
     let seat = stage.sit(LOOKS);
