@@ -15,7 +15,7 @@ use guest_agent::{Draw, Reply, Request, read_hello, read_message, write_message}
 use serde_json::Value;
 
 use crate::bed::{self, apt::checked, run};
-use crate::guest::PATIENCE;
+use crate::guest::{KERNEL_WORDS, PATIENCE};
 use crate::picture::Picture;
 use crate::process::{Process, descendants, wait_until};
 use crate::progress::say;
@@ -140,8 +140,7 @@ impl Libvirt {
                  <type arch='x86_64' machine='q35'>hvm</type>
                  <kernel>{}</kernel>
                  <initrd>{}</initrd>
-                 <cmdline>console=tty0 console=ttyS0 loglevel=6 mitigations=off no_timer_check tsc=reliable \
-                          rdinit=/init beamsplit.modules=gpu</cmdline>
+                 <cmdline>{KERNEL_WORDS} beamsplit.modules=gpu</cmdline>
                </os>
                <features><acpi/></features>
                <devices>
@@ -156,8 +155,8 @@ impl Libvirt {
                  <memballoon model='none'/>
                </devices>
              </domain>",
-            path(&bed::kernel()?),
-            path(bed::initramfs()?),
+            path(bed::kernel()?),
+            path(&bed::initramfs(&["gpu"])?),
             path(&self.path(&format!("{name}.console"))),
             path(&self.path(&format!("{name}.agent"))),
             guest_agent::PORT,

@@ -29,6 +29,16 @@ fn the_generic_device_is_a_gpu_whose_pictures_the_device_shows_also_after_reboot
     wait_until(PATIENCE, "the new mode", || Ok(is_first(&guest.heads()?).then_some(())))?;
     let resized = guest.show(0, width, height)?;
     guest.assert_shown(&device, 0, &resized)?;
+    // Somebody pulls at a window: sizes come faster than the driver asks, and the last one counts.
+    for size in (600..660).step_by(6) {
+        for step in 0..6 {
+            device.resize(0, 800, size + step)?;
+        }
+        let newest = (800, size + 5);
+        wait_until(PATIENCE, &format!("the mode {newest:?}"), || {
+            Ok(guest.heads()?[0].modes.first().is_some_and(|mode| (mode.0, mode.1) == newest).then_some(()))
+        })?;
+    }
     guest.power_off()?;
 
     let mut next = Guest::boot(Config::mini().gpu(Gpu::generic(&device)))?;

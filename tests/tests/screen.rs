@@ -33,7 +33,7 @@ fn vhost_user_gpu_pci_shows_the_guests_pictures_also_after_reboots_and_to_the_ne
 fn vhost_user_vga_shows_the_text_screen_and_then_the_guests_pictures() -> Result<()> {
     let device = Device::spawn(&["--display", "vmm"])?;
     // No display driver: the kernel's text screen (vgacon) on the VGA half of the device.
-    let mut guest = Guest::boot(Config::mini().modules(&[]).gpu(Gpu::vhost_user_vga(&device)))?;
+    let mut guest = Guest::boot(Config::mini().modules(&[]).real_mode().gpu(Gpu::vhost_user_vga(&device)))?;
     let text = guest.screen()?;
     assert_eq!(text.size(), (720, 400), "Not a text screen");
     assert!(text.colours() > 1, "The text screen is blank");

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tests::{Config, Device, Gpu, Guest};
 
 fn the_picture_comes_back_after_suspend(device: &Device, gpu: Gpu) -> Result<()> {
-    let config = Config::mini().arguments(["-global", "ICH9-LPC.disable_s3=0"]);
+    let config = Config::mini().real_mode().arguments(["-global", "ICH9-LPC.disable_s3=0"]);
     let mut guest = Guest::boot(config.gpu(gpu))?;
     let before = guest.show(0, 1280, 800)?;
     guest.assert_shown(device, 0, &before)?;

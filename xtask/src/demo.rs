@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
         None => drop(bed::vm()?),
     }
     bed::kernel()?;
-    bed::initramfs()?;
+    bed::initramfs(&["gpu", "input"])?;
     let words = ["--display", "vmm", "--display", &format!("web={web}"), "--display", &format!("vnc={vnc}")];
     let device = Device::spawn_with_input(&words)?;
     let mut guest = boot(&device, host, options.accel)?;

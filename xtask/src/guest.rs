@@ -49,7 +49,8 @@ fn themes() -> Result<Vec<String>> {
 /// Makes all of the bed.
 pub fn make_bed() -> Result<()> {
     bed::vm()?;
-    bed::initramfs()?;
+    bed::kernel()?;
+    bed::initramfs(&["gpu"])?;
     bed::tools()?;
     bed::page()?;
     bed::desktop()?;

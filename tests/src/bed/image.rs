@@ -1,6 +1,6 @@
-//! What a guest boots: kernel, initramfs, disk image.
+//! What a guest boots besides the kernel: initramfs, disk image.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use cpio::newc::{self, ModeFileType};
 
 use crate::bed::apt::checked;
 use crate::bed::cache::{self, Key};
-use crate::bed::{Layer, Tree, run, tree};
+use crate::bed::{Layer, Tree, kernel, run, tree};
 use crate::progress::say;
 use crate::workspace;
 
 /// Raise it when this file builds other images from the same inputs.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// What a guest may need beyond what the kernel has built in. The agent loads each group when it is asked to.
 const MODULES: &[(&str, &[&str])] = &[
@@ -26,32 +26,29 @@ const MODULES: &[(&str, &[&str])] = &[
     ("udmabuf", &["udmabuf", "vgem"]),
 ];
 
-/// The kernel's file in a tree.
-pub fn kernel(tree: &Tree) -> Result<PathBuf> {
-    let modules = modules_folder(tree)?;
-    let release = modules.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let places = [modules.join("vmlinuz"), tree.file(&format!("boot/vmlinuz-{release}"))];
-    places.into_iter().find(|path| path.exists()).context("The bed has no kernel")
-}
-
-fn modules_folder(tree: &Tree) -> Result<PathBuf> {
-    let folder = tree.file("usr/lib/modules");
-    let mut entries = fs::read_dir(&folder).with_context(|| format!("Cannot read {}", folder.display()))?;
-    Ok(entries.next().context("The bed has no kernel modules")??.path())
-}
-
-/// The initramfs: the agent as `/init`, busybox, and modules by groups.
-pub fn initramfs(tree: &Tree) -> Result<PathBuf> {
-    let agent = agent()?;
-    let mut key = Key::new(VERSION).with_file(&agent)?.with(tree.root().as_os_str().as_encoded_bytes());
-    for (group, modules) in MODULES {
+/// An initramfs: the agent as `/init`, busybox, and these groups of modules. It is unpacked at every boot, so nothing that
+/// a guest does not need is in it.
+pub fn initramfs(tree: &Tree, agent: &Path, groups: &[&str]) -> Result<PathBuf> {
+    let kernel = kernel::packed(tree)?;
+    let groups: Vec<Group> = groups.iter().map(|name| group(name)).collect::<Result<_>>()?;
+    let mut key = Key::new(VERSION).with_file(agent)?.with(kernel.as_os_str().as_encoded_bytes());
+    let mut name = "initramfs".to_owned();
+    for (group, modules) in &groups {
         key = modules.iter().fold(key.with(group.as_bytes()), |key, module| key.with(module.as_bytes()));
+        name = format!("{name}-{group}");
     }
-    cache::ensure("initramfs", key, |path| write_initramfs(tree, &agent, path))
+    cache::ensure(&name, key, |path| write_initramfs(tree, agent, &groups, path))
+}
+
+/// Some modules under one name.
+type Group = (&'static str, &'static [&'static str]);
+
+fn group(name: &str) -> Result<Group> {
+    MODULES.iter().find(|(group, _)| *group == name).copied().with_context(|| format!("No group {name} of modules"))
 }
 
 /// Builds the guest agent as a static program. Cargo knows whether there is anything to do.
-fn agent() -> Result<PathBuf> {
+pub fn agent() -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let folder = workspace::target().join("guest");
     let mut cargo = workspace::cargo();
@@ -75,7 +72,7 @@ fn agent() -> Result<PathBuf> {
     Ok(folder.join(TARGET).join("release/guest-agent"))
 }
 
-fn write_initramfs(tree: &Tree, agent: &Path, path: &Path) -> Result<()> {
+fn write_initramfs(tree: &Tree, agent: &Path, groups: &[Group], path: &Path) -> Result<()> {
     say("bed: making the guests' initramfs");
     let modules = Modules::of(tree)?;
     let mut archive = Archive { file: File::create(path)?, inode: 0 };
@@ -88,10 +85,14 @@ fn write_initramfs(tree: &Tree, agent: &Path, path: &Path) -> Result<()> {
         let font = tree.file("usr/share/fonts/truetype/dejavu").join(font);
         archive.file(&format!("etc/fonts/{name}.ttf"), 0o644, &fs::read(font)?)?;
     }
-    for (group, wanted) in MODULES {
+    let mut written = HashSet::new();
+    for (group, wanted) in groups {
         archive.folder(&format!("modules/{group}"))?;
         for (index, name) in modules.in_load_order(wanted)?.into_iter().enumerate() {
-            archive.file(&format!("modules/{group}/{index:02}-{name}.ko"), 0o644, &modules.contents(&name)?)?;
+            if written.insert(name.clone()) {
+                let module = modules.contents(&name)?;
+                archive.file(&format!("modules/{group}/{index:02}-{name}.ko"), 0o644, without_signature(&module))?;
+            }
         }
     }
     newc::trailer(archive.file)?;
@@ -132,7 +133,7 @@ struct Modules<'a> {
 impl<'a> Modules<'a> {
     fn of(tree: &'a Tree) -> Result<Self> {
         let mut paths = HashMap::new();
-        let mut folders = vec![modules_folder(tree)?.join("kernel")];
+        let mut folders = vec![kernel::modules_folder(tree)?.join("kernel")];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder)? {
                 let entry = entry?;
@@ -196,6 +197,19 @@ fn dependencies(module: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(list).split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
+/// A module as it was before it was signed: a translated processor takes long to check signatures, and the kernel takes
+/// modules without one.
+fn without_signature(module: &[u8]) -> &[u8] {
+    const END: &[u8] = b"~Module signature appended~\n";
+    // Before the mark: the signature, then 12 bytes, of which the last four are the signature's length.
+    let body = module.strip_suffix(END).and_then(|signed| {
+        let (rest, length) = signed.split_last_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?.checked_add(8)?;
+        rest.get(..rest.len().checked_sub(length)?)
+    });
+    body.unwrap_or(module)
+}
+
 /// A layer as a disk image: one ext4 file system, to be mounted read-only.
 pub fn desktop(linux: &Tree, layer: &Layer) -> Result<PathBuf> {
     cache::ensure(&format!("{}.ext4", layer.name), tree::key(layer).with(&VERSION.to_le_bytes()), |path| {
@@ -231,5 +245,14 @@ mod tests {
         assert_eq!(dependencies(b"x\0license=GPL\0depends=drm,drm_kms_helper\0name=y\0"), ["drm", "drm_kms_helper"]);
         assert!(dependencies(b"x\0depends=\0name=y\0").is_empty());
         assert!(dependencies(b"").is_empty());
+    }
+
+    #[test]
+    fn a_module_loses_its_signature_and_nothing_else() {
+        let signed = b"code~signature.\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\x0b~Module signature appended~\n";
+        assert_eq!(without_signature(signed), b"code");
+        assert_eq!(without_signature(b"code"), b"code");
+        let short = b"\0\0\0\xff~Module signature appended~\n";
+        assert_eq!(without_signature(short), short);
     }
 }

@@ -11,6 +11,7 @@
 //! | [`tools`] | libvirt, a browser, VNC clients, edid-decode, QEMU's own GPU daemon | tests, bench |
 //! | [`page`] | noVNC | every device with a web page |
 //! | [`desktop`] | weston, Xorg, modetest | guests with a desktop, as a disk image |
+//! | [`window`] | Xvfb, a window manager, weston, what a viewer's window loads | a window on a host's desktop |
 //!
 //! Each lies under `target/bed/NAME-KEY`, where KEY is made of its inputs, and is built in another folder and renamed,
 //! under a file lock: an interrupted build is never taken for a finished one, and two tests never build the same.
@@ -18,6 +19,7 @@
 pub mod apt;
 pub mod cache;
 pub mod image;
+pub mod kernel;
 pub mod run;
 pub mod tree;
 
@@ -82,6 +84,30 @@ pub const TOOLS: Layer = Layer {
     only: &[("qemu-system-gui", &["qemu-system-gui"])],
 };
 
+/// A desktop for a viewer's window: X servers, a window manager, a Wayland compositor, a hand to type and point, and the
+/// libraries that the window loads.
+pub const WINDOW: Layer = Layer {
+    name: "window",
+    packages: &[
+        "base-files",
+        "base-passwd",
+        "bash",
+        "coreutils",
+        "dash",
+        "libx11-xcb1",
+        "libxcursor1",
+        "libxi6",
+        "libxkbcommon-x11-0",
+        "openbox",
+        "weston",
+        "x11-xserver-utils",
+        "xdotool",
+        "xkb-data",
+        "xvfb",
+    ],
+    only: &[],
+};
+
 /// What a guest with a desktop runs.
 pub const DESKTOP: Layer = Layer {
     name: "desktop",
@@ -139,15 +165,22 @@ pub fn tools() -> Result<&'static Tree> {
     once(&TREE, || tree::ensure(&TOOLS))
 }
 
-/// The kernel's file.
-pub fn kernel() -> Result<PathBuf> {
-    image::kernel(linux()?)
+/// The tree with desktops for a window.
+pub fn window() -> Result<&'static Tree> {
+    static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
+    once(&TREE, || tree::ensure(&WINDOW))
 }
 
-/// The initramfs of every guest: the agent, busybox and the modules.
-pub fn initramfs() -> Result<&'static PathBuf> {
-    static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    once(&IMAGE, || image::initramfs(linux()?))
+/// The kernel that guests boot.
+pub fn kernel() -> Result<&'static PathBuf> {
+    static KERNEL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&KERNEL, || kernel::unpacked(linux()?))
+}
+
+/// An initramfs with the agent, busybox and these groups of modules.
+pub fn initramfs(groups: &[&str]) -> Result<PathBuf> {
+    static AGENT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    image::initramfs(linux()?, once(&AGENT, image::agent)?, groups)
 }
 
 /// The disk image of guests with a desktop.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use guest_agent::{Draw, Head, Reply, Request, read_hello, read_message, write_message};
 use serde_json::{Value, json};
 
-pub use config::{Accel, Config, Gpu, Input};
+pub use config::{Accel, Config, Gpu, Input, KERNEL_WORDS};
 pub use input::Watch;
 pub use qmp::Qmp;
 
@@ -282,7 +282,7 @@ impl Guest {
     }
 
     /// Suspends the guest to memory (S3) and wakes it, once a boot: QEMU does not suspend it a second time.
-    /// Wants QEMU's `-global ICH9-LPC.disable_s3=0`.
+    /// Wants [`Config::real_mode`] and QEMU's `-global ICH9-LPC.disable_s3=0`.
     pub fn suspend_and_wake(&mut self) -> Result<()> {
         // The kernel's driver of the agent's port does not get over this; bound again, it does.
         let driver = "/sys/bus/virtio/drivers/virtio_console";
