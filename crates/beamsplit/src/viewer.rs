@@ -1,5 +1,6 @@
 //! `beamsplit viewer`: the process that shows frames to people. A device starts it by itself.
 
+mod calls;
 mod lock;
 
 use std::io::IsTerminal;
@@ -7,9 +8,12 @@ use std::io::IsTerminal;
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
 
+/// What is logged: of the libraries behind a window only what they cannot do, not what they wonder about.
+const LOG: &str = "info,winit=error,sctk=error,smithay_client_toolkit=error,calloop=error,x11rb=error";
+
 /// Runs until the device is gone.
 pub fn run(words: viewer::Args) -> Result<()> {
-    let filter = EnvFilter::try_from_env("BEAMSPLIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("BEAMSPLIT_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -8,6 +8,8 @@ use landlock::{
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
+use super::calls;
+
 /// The newest rules that we ask for (Linux 6.12). An older kernel enforces those it has.
 const WANTED: ABI = ABI::V6;
 
@@ -18,7 +20,8 @@ pub fn page_folders() -> Vec<PathBuf> {
     [said, Some("/usr/share/novnc".into()), beside].into_iter().flatten().collect()
 }
 
-/// Gives up every file but those below `readable`, executing, new ports and connections, and signals to others.
+/// Gives up every file but those below `readable`, executing, new ports and connections, signals to others, and every system
+/// call that a viewer does not need. Threads that run already keep their files, so there should be none.
 pub fn lock_in(readable: &[PathBuf]) -> Result<()> {
     let rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -31,9 +34,9 @@ pub fn lock_in(readable: &[PathBuf]) -> Result<()> {
         rules = rules.add_rule(PathBeneath::new(place, AccessFs::ReadFile | AccessFs::ReadDir))?;
     }
     if rules.restrict_self()?.ruleset == RulesetStatus::NotEnforced {
-        tracing::warn!("This kernel has no Landlock (Linux 5.13): the viewer has all rights of its user");
+        tracing::warn!("This kernel has no Landlock (Linux 5.13): the viewer can read all files of its user");
     }
-    Ok(())
+    calls::allow()
 }
 
 #[cfg(test)]
@@ -42,6 +45,7 @@ mod tests {
     use std::fs::File;
     use std::io::Error;
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::fs::FileExt;
     use std::process::Command;
 
     /// Its presence makes the test the process that is locked in: there is no way back.
@@ -56,6 +60,7 @@ mod tests {
         if let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let tokens = File::open(folder.join("secret")).unwrap();
             lock_in(&[folder.join("page"), folder.join("absent")]).unwrap();
             println!("page {}", outcome(File::open(folder.join("page/index.html"))));
             println!("port {}", outcome(listener.accept()));
@@ -64,6 +69,10 @@ mod tests {
             println!("execute {}", outcome(Command::new("/bin/true").status()));
             println!("bind {}", outcome(TcpListener::bind("127.0.0.1:0")));
             println!("connect {}", outcome(TcpStream::connect(client.peer_addr().unwrap())));
+            println!("send {}", outcome(std::net::UdpSocket::bind("127.0.0.1:0")));
+            println!("thread {}", outcome(std::thread::Builder::new().spawn(|| {})));
+            println!("tokens {}", outcome(tokens.read_exact_at(&mut [0; 6], 0)));
+            println!("replaced {}", outcome(std::fs::metadata(folder.join("secret"))));
             return;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -85,6 +94,10 @@ mod tests {
             "execute refused",
             "bind refused",
             "connect refused",
+            "send refused",
+            "thread done",
+            "tokens done",
+            "replaced done",
         ] {
             assert!(text.contains(line), "{line}: {text}{}", String::from_utf8_lossy(&output.stderr));
         }
