@@ -21,7 +21,9 @@ pub mod screen;
 pub mod script;
 
 pub mod bytes;
+pub mod input;
 pub mod rings;
 pub mod seeds;
 pub mod session;
 pub mod steps;
+pub mod typing;

@@ -53,7 +53,8 @@ pub fn drive(data: &[u8]) {
     assert!(guest.request(0, &Request::parse("display_info").bytes, 408).is_some_and(|reply| reply.used_len > 0));
 }
 
-fn step(guest: &mut Loopback, bytes: &mut Bytes<'_>) {
+/// One thing that a driver does.
+pub(crate) fn step(guest: &mut Loopback, bytes: &mut Bytes<'_>) {
     let kind = bytes.u8() % 16;
     let queue = u16::from(bytes.u8() % 2);
     match kind {
@@ -107,7 +108,8 @@ fn descriptor(bytes: &mut Bytes<'_>) -> Descriptor {
     Descriptor { addr: u64::from(bytes.u32()), len: bytes.u32(), flags: bytes.u16(), next: bytes.u16() }
 }
 
-fn run(guest: &mut Loopback) {
+/// A few batches.
+pub(crate) fn run(guest: &mut Loopback) {
     for _ in 0..BATCHES {
         if !guest.run_once() {
             break;

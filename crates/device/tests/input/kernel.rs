@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::machine::EVENT;
+use super::machine::EVENT;
 
 const EV_SYN: u16 = 0;
 const EV_KEY: u16 = 1;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use device::{InputKind, SourceEvent, TouchPhase};
 
-use crate::kernel::Kernel;
-use crate::machine::Machine;
+use super::kernel::Kernel;
+use super::machine::Machine;
 
 /// Something that happens.
 #[derive(Clone, Debug)]
