@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Signal, kill_process};
 use tests::browser::Browser;
 use tests::process::wait_until;
-use tests::{Config, Device, Draw, Gpu, Guest, Picture, vnc, workspace};
+use tests::{Config, Device, Draw, Gpu, Guest, Input, Picture, vnc, workspace};
 
 #[test]
 fn a_browser_shows_the_guests_pictures_costs_nothing_when_idle_and_reconnects() -> Result<()> {
@@ -55,6 +55,53 @@ fn a_browser_shows_the_guests_pictures_costs_nothing_when_idle_and_reconnects() 
     guest.draw(Draw::Animate)?;
     wait_until(30, "the page to move", || Ok(browser.canvas()?.filter(|seen| *seen != fourth)))?;
     browser.screenshot(&workspace::target().join("tmp/browser.png"))?;
+    guest.power_off()
+}
+
+#[test]
+fn a_guest_hears_what_is_done_on_the_page_the_page_sees_its_lights_and_no_key_survives_a_viewer() -> Result<()> {
+    const EV_KEY: u16 = 1;
+    const EV_ABS: u16 = 3;
+    const EV_LED: u16 = 17;
+    let device = Device::spawn_with_input(&["--display", "web=127.0.0.1:0"])?;
+    let console = Input::Generic(device.input_socket());
+    let mut guest = Guest::boot(Config::mini().gpu(Gpu::generic(&device)).input(console))?;
+    let mut browser = Browser::open(&format!("http://127.0.0.1:{}/", device.port("web")?))?;
+    let (width, height, _) = guest.heads()?[0].modes[0];
+    let shown = guest.show(0, width, height)?;
+    browser.assert_shows(&shown)?;
+    let mut watch = guest.watch("keyboard and pointer")?;
+
+    browser.click("#control")?;
+    browser.until("document.body.dataset.floor === 'mine'")?;
+    for pressed in [true, false] {
+        browser.key("KeyZ", "y", pressed)?;
+    }
+    guest.wait_for_events(&mut watch, "a key to go down and up", |watch| watch.has(EV_KEY, 44, 0))?;
+    let place = browser.place("canvas", 0.5, 0.25)?;
+    for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
+        browser.mouse(kind, place, "left")?;
+    }
+    guest.wait_for_events(&mut watch, "a click", |watch| watch.has(EV_KEY, 0x110, 0))?;
+    let at = [0, 1].map(|axis| watch.last(EV_ABS, axis));
+    assert!(matches!(at, [Some(16_200..16_600), Some(8_000..8_400)]), "{at:?}");
+    let keys: Vec<_> = watch.words().into_iter().filter(|(kind, ..)| *kind == EV_KEY).collect();
+    assert_eq!(keys, [(EV_KEY, 44, 1), (EV_KEY, 44, 0), (EV_KEY, 0x110, 1), (EV_KEY, 0x110, 0)]);
+    // Caps lock.
+    guest.tell(&watch, EV_LED, 1, 1)?;
+    browser.until("document.querySelector('#caps').className === 'lit'")?;
+
+    browser.key("ShiftLeft", "Shift", true)?;
+    guest.wait_for_events(&mut watch, "shift to go down", |watch| watch.has(EV_KEY, 42, 1))?;
+    kill_process(device.viewer()?.context("No viewer process")?, Signal::KILL)?;
+    guest.wait_for_events(&mut watch, "shift to go up", |watch| watch.has(EV_KEY, 42, 0))?;
+    wait_until(60, "the page to come back", || {
+        // What the browser tells of is read with an answer.
+        browser.evaluate("0")?;
+        Ok((browser.count("Network.webSocketCreated") == 4).then_some(()))
+    })?;
+    browser.until("document.body.dataset.floor === 'mine'")?;
+    browser.assert_shows(&shown)?;
     guest.power_off()
 }
 

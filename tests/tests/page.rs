@@ -312,8 +312,9 @@ fn a_page_survives_its_viewer_and_takes_back_only_what_nobody_else_has() -> Resu
     until_floor(&mut browser, "free")?;
 
     // Who had let go does not get it back unasked.
-    stage.start()?;
+    stage.kill();
     until_floor(&mut browser, "none")?;
+    stage.start()?;
     browser.until(CONNECTED)?;
     until_floor(&mut browser, "free")
 }

@@ -11,7 +11,7 @@ const FIRST_WAIT = 250;
 const LAST_WAIT = 8000;
 
 const NO_INPUT = 'This VM takes no input here (start the device with --input-socket).';
-const NOBODY = { holder: null, seats: 0, input: false, touch: false, leds: {} };
+const NOBODY = { holder: null, firm: false, seats: 0, input: false, touch: false, leds: {} };
 
 const at = (id) => document.getElementById(id);
 const remember = {
@@ -35,7 +35,9 @@ let hintWasHidden = false;
 const mayControl = () => seat?.right === 'control';
 const isMine = () => seat !== null && floor.holder === seat.seat;
 const other = (news) => (news.name && news.name !== 'Browser' ? news.name : 'Somebody else');
-const isFree = () => seat !== null && floor.holder === null && mayControl();
+/** Who only passed by with the mouse does not count. */
+const isTaken = () => floor.holder !== null && floor.firm;
+const isFree = () => seat !== null && !isTaken() && mayControl();
 
 const keys = new Keys();
 const caps = () => Boolean(floor.leds.caps);
@@ -92,7 +94,7 @@ new MutationObserver(showSize).observe(at('screen'), {
 function showFloor() {
   const [mine, free] = [isMine(), isFree()];
   let who = 'none';
-  if (seat) who = mine ? 'mine' : free ? 'free' : floor.holder === null ? 'nobody' : 'other';
+  if (seat) who = mine ? 'mine' : free ? 'free' : isTaken() ? 'other' : 'nobody';
   document.body.dataset.floor = who;
 
   const types = floor.input && (mine || free);
@@ -150,7 +152,7 @@ function hang() {
 }
 
 function again() {
-  if (isMine()) wasInControl = true;
+  if (isMine() && floor.firm) wasInControl = true;
   hang();
   show('connecting', 'Reconnecting');
   showFloor();

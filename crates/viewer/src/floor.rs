@@ -54,6 +54,8 @@ pub(crate) enum Outcome {
 pub(crate) struct FloorNews {
     /// Who controls.
     pub(crate) holder: Option<SeatId>,
+    /// It did more than to move a pointer; else whoever types or clicks gets control.
+    pub(crate) firm: bool,
     /// What that one is called.
     pub(crate) name: Option<Arc<str>>,
     /// People who are here, with the holder.
@@ -227,6 +229,7 @@ impl State {
         let holder = self.holder.and_then(|id| self.people.get(&id));
         FloorNews {
             holder: self.holder,
+            firm: self.holder.is_some() && self.firm,
             name: holder.map(|person| person.name.clone()),
             seats: self.people.len(),
             input: self.inputs.has(Which::Console),
@@ -343,6 +346,18 @@ impl Seat {
             state.firm |= may;
             may
         })
+    }
+
+    /// Takes the floor if nobody has it, or nobody who means it.
+    pub(crate) fn take_if_free(&self) {
+        self.hub.floor.change(|state| {
+            if state.is_free_for(self.id) == Outcome::Passed {
+                if state.holder != Some(self.id) {
+                    state.hand_to(self.id);
+                }
+                state.firm = true;
+            }
+        });
     }
 
     /// Gives the floor back, if this seat has it; what it holds down goes up.

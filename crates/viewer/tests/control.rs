@@ -86,6 +86,25 @@ fn both_connections_of_a_page_are_one_person_and_another_page_is_another() {
 }
 
 #[test]
+fn who_only_passes_by_with_the_mouse_gives_way_and_the_page_knows() {
+    let stage = stage();
+    let mut passer = Page::open(&stage);
+    let mut pointing = passer.screen().unwrap();
+    let seat = passer.seat["seat"].clone();
+    pointing.point(0, 10, 10);
+    passer.until(|floor| floor["holder"] == seat && floor["firm"] == false);
+    let mut page = Page::open(&stage);
+    let own = page.seat["seat"].clone();
+    page.say(&json!({"do": "take", "if_free": true}));
+    page.until(|floor| floor["holder"] == own && floor["firm"] == true);
+    passer.say(&json!({"do": "take", "if_free": true}));
+    passer.sync();
+    page.sync();
+    assert_eq!(page.floor["holder"], own);
+    stage.end();
+}
+
+#[test]
 fn a_ticket_is_good_once_for_who_has_it_and_while_the_page_is_there() {
     let stage = stage();
     let mut page = Page::open(&stage);

@@ -43,7 +43,7 @@ struct Hello {
 enum Said {
     /// I want to control.
     Take {
-        /// Only if nobody does.
+        /// Only if nobody does, or nobody who means it.
         #[serde(default)]
         if_free: bool,
     },
@@ -86,7 +86,15 @@ enum News<'a> {
     /// What it looks at.
     Vm(Vm),
     /// Who controls.
-    Floor { holder: Option<SeatId>, name: Option<&'a str>, seats: usize, input: bool, touch: bool, leds: Leds },
+    Floor {
+        holder: Option<SeatId>,
+        firm: bool,
+        name: Option<&'a str>,
+        seats: usize,
+        input: bool,
+        touch: bool,
+        leds: Leds,
+    },
     /// For its RFB WebSocket.
     Ticket { ticket: String },
     /// It is not let in, or not any more.
@@ -186,9 +194,9 @@ async fn talk(site: &Site, page: &Page, socket: &mut WebSocket) -> Result<(), En
 async fn obey(said: Said, site: &Site, page: &Page, socket: &mut WebSocket) -> Result<(), End> {
     let seat = page.seat();
     match said {
-        Said::Take { if_free: true } if site.hub.floor_news().borrow().holder.is_some() => {}
         // Who may not learns it from the floor's news: nothing changed.
-        Said::Take { .. } => _ = seat.take(),
+        Said::Take { if_free: false } => _ = seat.take(),
+        Said::Take { if_free: true } => seat.take_if_free(),
         Said::Release => seat.release(),
         Said::Up => _ = seat.input(0, Input::ReleaseAll),
         Said::Touch { points, .. } if points.len() > MAX_POINTS => return Err(End::Garbage),
@@ -205,8 +213,8 @@ async fn obey(said: Said, site: &Site, page: &Page, socket: &mut WebSocket) -> R
 
 impl<'a> From<&'a FloorNews> for News<'a> {
     fn from(floor: &'a FloorNews) -> Self {
-        let FloorNews { holder, seats, input, touch, leds, .. } = *floor;
-        Self::Floor { holder, name: floor.name.as_deref(), seats, input, touch, leds }
+        let FloorNews { holder, firm, seats, input, touch, leds, .. } = *floor;
+        Self::Floor { holder, firm, name: floor.name.as_deref(), seats, input, touch, leds }
     }
 }
 
