@@ -84,7 +84,7 @@ impl Session {
     }
 }
 
-fn say(socket: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd<'_>>) {
+pub(crate) fn say(socket: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd<'_>>) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = fd.map(|fd| [fd]);
