@@ -1,9 +1,9 @@
 //! A device without a guest: shows a moving pattern through the seam, to try a viewer by hand.
 //!
-//! `cargo run -p beamsplit-viewer --example pattern -- --web 8080 --vnc 5900 [--size 1920x1080] [--frames 30] [--still]`
+//! `cargo run -p beamsplit-viewer --example pattern -- --web 8080 --vnc 5900 [--size 1920x1080] [--frames 30] [--still] [--touch]`
 //!
 //! It keeps the listening sockets, runs the viewer as a child process and starts it again when it is killed, as a supervisor does.
-//! Prints once in ten seconds what passed.
+//! Prints what people do, and once in ten seconds what passed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use frames::{Cursor, DeviceEnd, DeviceEvent, Format, Geometry, Rect, ScreenLayout, SharedImage};
+use frames::{Cursor, DeviceEnd, DeviceEvent, Format, Geometry, InputEnd, Rect, ScreenLayout, SharedImage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use viewer::ListenAddress;
@@ -38,6 +38,12 @@ struct Pattern {
     /// Nothing moves
     #[arg(long)]
     still: bool,
+    /// There is a touch screen
+    #[arg(long)]
+    touch: bool,
+    /// The file with the tokens
+    #[arg(long)]
+    tokens: Option<String>,
 }
 
 #[derive(Parser)]
@@ -62,31 +68,38 @@ fn main() {
     device(Pattern::parse());
 }
 
-fn start(socket: &OwnedFd, web: &[TcpListener], vnc: &[TcpListener]) -> Child {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["viewer", "--fd", &socket.as_raw_fd().to_string()]);
-    for (option, sockets) in [("--web-fd", web), ("--vnc-fd", vnc)] {
-        for socket in sockets {
-            command.args([option, &socket.as_raw_fd().to_string()]);
-        }
-    }
-    command.spawn().unwrap()
+fn start(words: &[String]) -> Child {
+    Command::new(std::env::current_exe().unwrap()).arg("viewer").args(words).spawn().unwrap()
+}
+
+/// Words of a viewer for a socket that it inherits.
+fn lend(option: &str, socket: &impl AsFd) -> [String; 2] {
+    fcntl_setfd(socket, FdFlags::empty()).unwrap();
+    [option.to_owned(), socket.as_fd().as_raw_fd().to_string()]
+}
+
+/// An input device, and the other end of its socket.
+fn input() -> (InputEnd, OwnedFd) {
+    let (ours, theirs) = frames::pair().unwrap();
+    (InputEnd::new(ours).unwrap(), theirs)
 }
 
 fn listen(addresses: &[ListenAddress]) -> Vec<TcpListener> {
-    let open = |address: &ListenAddress| {
-        let socket = address.bind().unwrap_or_else(|error| panic!("{error}")).into_socket();
-        fcntl_setfd(&socket, FdFlags::empty()).unwrap();
-        socket
-    };
+    let open = |address: &ListenAddress| address.bind().unwrap_or_else(|error| panic!("{error}")).into_socket();
     addresses.iter().map(open).collect()
 }
 
 fn device(pattern: Pattern) {
     let (ours, theirs) = frames::pair().unwrap();
-    fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
     let (web, vnc) = (listen(&pattern.web), listen(&pattern.vnc));
-    let mut child = start(&theirs, &web, &vnc);
+    let (mut console, keys) = input();
+    let (mut screen, fingers) = input();
+    let mut words = [lend("--fd", &theirs), lend("--input-fd", &keys)].concat();
+    words.extend(web.iter().flat_map(|socket| lend("--web-fd", socket)));
+    words.extend(vnc.iter().flat_map(|socket| lend("--vnc-fd", socket)));
+    words.extend(pattern.touch.then(|| lend("--touch-fd", &fingers)).into_iter().flatten());
+    words.extend(pattern.tokens.iter().flat_map(|file| ["--tokens".to_owned(), file.clone()]));
+    let mut child = start(&words);
     let mut device = DeviceEnd::new(ours, "pattern", 1).unwrap();
     let mut stage = Stage::new(pattern.size);
     stage.show(&mut device);
@@ -110,12 +123,21 @@ fn device(pattern: Pattern) {
         }
         if child.try_wait().unwrap().is_some() {
             println!("The viewer went: another one");
-            child = start(&theirs, &web, &vnc);
+            child = start(&words);
         }
         let rest = next.saturating_duration_since(Instant::now());
         let rest = Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: rest.subsec_nanos().into() };
         let wanted = if device.wants_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        let _ = poll(&mut [PollFd::new(&device.as_fd(), wanted)], Some(&rest));
+        let mut waited = [
+            PollFd::from_borrowed_fd(device.as_fd(), wanted),
+            PollFd::from_borrowed_fd(console.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(screen.as_fd(), PollFlags::IN),
+        ];
+        let _ = poll(&mut waited, Some(&rest));
+        let mut done = Vec::new();
+        console.poll(&mut done);
+        screen.poll(&mut done);
+        done.iter().for_each(|event| println!("{event:?}"));
         for event in device.poll() {
             println!("{event:?}");
             if let DeviceEvent::Resize(wish) = event {
