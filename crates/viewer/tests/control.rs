@@ -271,6 +271,7 @@ fn a_flood_delays_who_sends_it_and_the_last_word_counts() {
         flooder.say(&json!({"do": "release"}));
         flooder.say(&json!({"do": "touch", "head": 0, "points": [[0, "down", 1, 1], [0, "up", 1, 1]]}));
         flooder.say(&json!({"do": "release"}));
+        flooder.stream.socket.send(Message::Ping(vec![7; 100].into())).unwrap();
     }
     flooder.stream.socket.flush().unwrap();
     // Others are served meanwhile.

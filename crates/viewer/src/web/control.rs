@@ -129,7 +129,16 @@ pub(super) enum End {
 
 /// Serves a page until it goes.
 pub(super) async fn serve(site: Site, mut socket: WebSocket) -> Result<(), End> {
-    let hello = timeout(HANDSHAKE, hear(&mut socket)).await.map_err(|_| End::Silent)?;
+    let hello = async {
+        loop {
+            match hear(&mut socket).await? {
+                Heard::Said(hello) => break Ok::<_, End>(Some(hello)),
+                Heard::Nothing => {}
+                Heard::Gone => break Ok(None),
+            }
+        }
+    };
+    let hello = timeout(HANDSHAKE, hello).await.map_err(|_| End::Silent)?;
     let Some(Hello { token }) = hello? else { return Ok(()) };
     let Some(pass) = site.hub.door.admit(token.as_ref()) else {
         return refuse(&mut socket, Why::Token, End::Stranger).await;
@@ -165,7 +174,7 @@ async fn talk(site: &Site, page: &Page, socket: &mut WebSocket) -> Result<(), En
     let floor = news.borrow_and_update().clone();
     tell(socket, &News::from(&floor)).await?;
     tell(socket, &News::Ticket { ticket: page.ticket()?.text() }).await?;
-    let (mut heard, mut told) = (Instant::now(), Instant::now());
+    let (mut paced, mut told) = (Instant::now(), Instant::now());
     loop {
         let changed = async {
             sleep_until(told + NEWS_EACH).await;
@@ -173,12 +182,15 @@ async fn talk(site: &Site, page: &Page, socket: &mut WebSocket) -> Result<(), En
             let _ = news.changed().await;
         };
         tokio::select! {
-            said = hear(socket) => {
-                let Some(said) = said? else { return Ok(()) };
-                obey(said, site, page, socket).await?;
+            message = hear(socket) => {
+                match message? {
+                    Heard::Said(said) => obey(said, site, page, socket).await?,
+                    Heard::Nothing => {}
+                    Heard::Gone => return Ok(()),
+                }
                 let now = Instant::now();
-                heard = heard.max(now) + EACH;
-                if let Some(rest) = heard.checked_duration_since(now + AT_ONCE) {
+                paced = paced.max(now) + EACH;
+                if let Some(rest) = paced.checked_duration_since(now + AT_ONCE) {
                     sleep_until(now + rest).await;
                 }
             }
@@ -223,16 +235,21 @@ async fn tell(socket: &mut WebSocket, news: &News<'_>) -> Result<(), End> {
     Ok(socket.send(Message::Text(text.into())).await?)
 }
 
-/// The next message; none: the page is gone.
-async fn hear<T: serde::de::DeserializeOwned>(socket: &mut WebSocket) -> Result<Option<T>, End> {
-    loop {
-        match socket.recv().await.transpose()? {
-            // What was said may have been a token: it is not repeated.
-            Some(Message::Text(text)) => return serde_json::from_str(&text).map(Some).map_err(|_| End::Garbage),
-            Some(Message::Binary(_)) => return Err(End::Garbage),
-            Some(Message::Ping(_) | Message::Pong(_)) => {}
-            Some(Message::Close(_)) | None => return Ok(None),
-        }
+/// What came on a WebSocket.
+enum Heard<T> {
+    Said(T),
+    /// Something that WebSockets say among themselves.
+    Nothing,
+    Gone,
+}
+
+async fn hear<T: serde::de::DeserializeOwned>(socket: &mut WebSocket) -> Result<Heard<T>, End> {
+    match socket.recv().await.transpose()? {
+        // What was said may have been a token: it is not repeated.
+        Some(Message::Text(text)) => serde_json::from_str(&text).map(Heard::Said).map_err(|_| End::Garbage),
+        Some(Message::Binary(_)) => Err(End::Garbage),
+        Some(Message::Ping(_) | Message::Pong(_)) => Ok(Heard::Nothing),
+        Some(Message::Close(_)) | None => Ok(Heard::Gone),
     }
 }
 
