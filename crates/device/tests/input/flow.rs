@@ -1,7 +1,7 @@
 //! Room and the lack of it: small rings, guests that stand still, pauses, resets, and what all that costs.
 
 use device::InputKind::{Console, Touch};
-use device::SourceEvent;
+use device::{SourceEvent, TouchPhase};
 use transport::feature;
 use transport::loopback::{Counts, Descriptor};
 
@@ -150,6 +150,47 @@ fn no_key_sticks_whatever_was_dropped() {
         // A press that was dropped never was; now there is room.
         assert_eq!(frames(&machine.does([key(30, true)])), "key 30 1");
     }
+}
+
+#[test]
+fn a_click_or_a_turn_after_a_movement_that_was_dropped_is_where_it_was() {
+    let turn = (SourceEvent::Wheel { vertical: 120, horizontal: 0 }, "abs 0 7, abs 1 7 | rel 11 120, rel 8 1");
+    let click = (SourceEvent::Button { code: 272, pressed: true }, "abs 0 7, abs 1 7, key 272 1");
+    for (event, expected) in [turn, click] {
+        let mut machine = Machine::new(Console, 64, u64::MAX);
+        machine.refills = false;
+        machine.does((0..64).map(|at| key(100 + at / 2, at % 2 == 0)));
+        machine.does([pointer(7)]);
+        assert_eq!(machine.stats.dropped.get(), 1);
+        machine.post(2);
+        machine.settle();
+        // Before the last place is made up for.
+        machine.does([event, key(30, true)]);
+        machine.refills = true;
+        machine.post(62);
+        let text = frames(&machine.settle());
+        assert!(text.ends_with(&format!("key 131 0 | {expected}")), "{text}");
+    }
+}
+
+#[test]
+fn no_finger_sticks_whatever_was_dropped() {
+    let touch = |slot, phase| SourceEvent::Touch { slot, phase, head: 0, x: 2, y: 2 };
+    let mut machine = Machine::new(Touch, 64, u64::MAX);
+    machine.refills = false;
+    machine.post(7);
+    let mut kernel = Kernel::default();
+    kernel.take(machine.does([touch(9, TouchPhase::Down)]));
+    assert!(kernel.fingers.contains_key(&9));
+    // Thirty-two taps fill the list.
+    machine.does((0..64).map(|at| touch(0, if at % 2 == 0 { TouchPhase::Down } else { TouchPhase::Up })));
+    machine.does([touch(9, TouchPhase::Up), touch(1, TouchPhase::Down), touch(1, TouchPhase::Move)]);
+    assert_eq!(machine.stats.dropped.get(), 2);
+    machine.refills = true;
+    machine.post(64);
+    kernel.take(machine.settle());
+    assert!(kernel.fingers.is_empty() && kernel.down.is_empty(), "{kernel:?}");
+    assert_eq!(machine.stats.released.get(), 1);
 }
 
 #[test]
