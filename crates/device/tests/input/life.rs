@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use device::{InputKind, SourceEvent, TouchPhase};
+use device::{ConfigSpace, InputKind, SourceEvent, TouchPhase};
 
 use super::kernel::Kernel;
 use super::machine::Machine;
@@ -27,6 +27,8 @@ pub enum Event {
 /// What a person who looks at the guest's screen thinks is down.
 #[derive(Debug, Default)]
 struct Person {
+    /// Keys and buttons that there are.
+    has: BTreeSet<u16>,
     keys: BTreeSet<u16>,
     position: Option<(u16, u16)>,
     fingers: BTreeMap<u16, (u16, u16)>,
@@ -34,10 +36,20 @@ struct Person {
 }
 
 impl Person {
+    fn before(config: &dyn ConfigSpace) -> Self {
+        let mut answer = [0; 136];
+        config.write(0, &[0x11, 1]);
+        config.read(0, &mut answer);
+        let has = (0..1024).filter(|code| answer[8 + usize::from(code / 8)] >> (code % 8) & 1 == 1).collect();
+        Self { has, ..Self::default() }
+    }
+
     fn does(&mut self, kind: InputKind, event: SourceEvent) {
         let is_console = kind == InputKind::Console;
         match event {
-            SourceEvent::Key { code, pressed } if is_console && (1..=248).contains(&code) => self.switch(code, pressed),
+            SourceEvent::Key { code, pressed } if is_console && !(0x110..=0x114).contains(&code) => {
+                self.switch(code, pressed);
+            }
             SourceEvent::Button { code, pressed } if is_console && (0x110..=0x114).contains(&code) => {
                 self.switch(code, pressed);
             }
@@ -63,7 +75,7 @@ impl Person {
     }
 
     fn switch(&mut self, code: u16, pressed: bool) {
-        if pressed {
+        if pressed && self.has.contains(&code) {
             self.keys.insert(code);
         } else {
             self.keys.remove(&code);
@@ -76,7 +88,7 @@ impl Person {
 pub fn live(kind: InputKind, size: u16, features: u64, events: impl IntoIterator<Item = Event>) {
     let mut machine = Machine::new(kind, size, features);
     machine.refills = false;
-    let (mut kernel, mut person) = (Kernel::default(), Person::default());
+    let (mut kernel, mut person) = (Kernel::default(), Person::before(&*machine.config));
     // Since this driver came.
     let mut dropped = 0;
     for event in events.into_iter().chain([Event::Resume]) {
@@ -109,7 +121,7 @@ pub fn live(kind: InputKind, size: u16, features: u64, events: impl IntoIterator
             }
         }
         if is_new {
-            (kernel, person) = (Kernel::default(), Person::default());
+            (kernel, person) = (Kernel::default(), Person { has: person.has, ..Person::default() });
             dropped = machine.stats.dropped.get();
         }
         kernel.take(machine.settle());
