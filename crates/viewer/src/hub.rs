@@ -428,14 +428,11 @@ pub(crate) fn is_possible(width: u32, height: u32) -> bool {
     sane(width) && sane(height) && u64::from(width) * u64::from(height) <= MAX_PIXELS
 }
 
-/// The share of a length at one of its pixels, where what lies outside is its nearest end: 0 is the first pixel, 65535 the last
-/// one, and between them it is a pixel's middle, so that whichever way a guest rounds it finds the same pixel.
+/// The share of a length at one of its pixels, where what lies outside is its nearest end: 0 is the first pixel, 65535 the last.
 pub(crate) fn share(at: u32, length: u32) -> u16 {
-    let last = length.saturating_sub(1);
-    match at.min(last) {
+    match u64::from(length.saturating_sub(1)) {
         0 => 0,
-        at if at == last => u16::MAX,
-        at => (((u64::from(at) * 2 + 1) << 15) / u64::from(length)) as u16,
+        last => ((u64::from(at).min(last) * 65535 + last / 2) / last) as u16,
     }
 }
 

@@ -97,8 +97,8 @@ fn the_pointer_is_where_the_client_has_it_and_never_outside() {
         (199, 99, (65535, 65535)),
         (200, 5000, (65535, 65535)),
         (65535, 65535, (65535, 65535)),
-        // Pixel 50 of 200 goes from 0.25 to 0.255 of the width.
-        (50, 0, (16547, 0)),
+        // 50 of 199 steps.
+        (50, 0, (16466, 0)),
     ] {
         client.point(0, x, y);
         client.sync();
