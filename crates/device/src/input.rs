@@ -1,7 +1,6 @@
 //! The input device (virtio 1.3, section 5.8): keyboard, pointer and wheel in one, or a touch screen.
-
 //!
-//! What a source said becomes changes ([`pending`]); changes become frames of events, by what the guest believes ([`guest`]);
+//! What a source said becomes changes (`pending`); changes become frames of events, by what the guest believes (`guest`);
 //! and a frame is put into the event queue only when all of it fits.
 
 mod codes;
