@@ -82,7 +82,7 @@ pub fn edid() -> Vec<(String, Vec<u8>)> {
     sizes.map(|size| (format!("{}x{}", size.0, size.1), monitor(size).as_bytes().to_vec())).into()
 }
 
-/// For `viewer_client`: two clients, in pieces of up to 255 bytes, each after its length.
+/// For `viewer_client`: clients of several kinds, in pieces of up to 255 bytes, each after its length.
 pub fn viewer_client() -> Vec<(String, Vec<u8>)> {
     let format = |bits, depth, big, max: [u8; 6], shift: [u8; 3]| {
         [&[0u8, 0, 0, 0, bits, depth, big, 1][..], &max, &shift, &[0, 0, 0]].concat()
@@ -90,21 +90,40 @@ pub fn viewer_client() -> Vec<(String, Vec<u8>)> {
     let true_colour = format(32, 24, 0, [0, 255, 0, 255, 0, 255], [16, 8, 0]);
     let narrow = format(8, 8, 1, [0, 7, 0, 7, 0, 3], [0, 3, 6]);
     let encodings: Vec<u8> =
-        [0i32, 16, 7, 5, -239, -308, -223, -258, -314].iter().flat_map(|e| e.to_be_bytes()).collect();
-    let set_encodings = [&[2, 0, 0, 9][..], &encodings].concat();
+        [0i32, 16, 7, 5, -239, -308, -223, -258, -261, -314, -316].iter().flat_map(|e| e.to_be_bytes()).collect();
+    let set_encodings = [&[2, 0, 0, 11][..], &encodings].concat();
     let update = [3, 1, 0, 0, 0, 0, 4, 0, 3, 0].to_vec();
     let key = [4, 1, 0, 0, 0, 0, 0, 0x61].to_vec();
     let qemu_key = [255, 0, 0, 1, 0, 0, 0, 0x61, 0, 0, 0, 30].to_vec();
-    let pointer = [5, 1, 0, 10, 0, 20].to_vec();
+    let pointer = [5, 1, 0, 10, 0, 20, 5, 0x88, 0, 11, 0, 20, 3, 5, 0, 0, 11, 0, 20].to_vec();
+    // A capital letter, and a digit with a shift that it does not need, whose keys go up in another order.
+    let typed = [(0x41, 1), (0x41, 0), (0xffe1, 1), (0x31, 1), (0xffe1, 0), (0x31, 0), (0xffb7, 1)];
+    let typed =
+        typed.map(|(keysym, down): (u16, u8)| [&[4, down, 0, 0, 0, 0][..], &keysym.to_be_bytes()].concat()).concat();
     let cut = [&[6, 0, 0, 0, 0, 0, 0, 3][..], b"abc"].concat();
     let desktop = [&[251, 0, 3, 32, 2, 88, 1, 0][..], &[0; 8], &[3, 32, 2, 88], &[0; 4]].concat();
     let in_pieces =
         |bytes: Vec<u8>| bytes.chunks(61).flat_map(|piece| [&[piece.len() as u8], piece].concat()).collect();
     let session = |hello: &[u8]| {
-        let rest = [&true_colour, &set_encodings, &update, &key, &qemu_key, &pointer, &cut, &desktop, &narrow, &update];
+        let rest = [
+            &true_colour,
+            &set_encodings,
+            &update,
+            &key,
+            &qemu_key,
+            &pointer,
+            &typed,
+            &cut,
+            &desktop,
+            &narrow,
+            &update,
+        ];
         [hello, &rest.map(|message| &message[..]).concat()].concat()
     };
-    [("rfb38", session(b"RFB 003.008\n\x01\x01")), ("rfb33", session(b"RFB 003.003\n\x01"))]
+    let token =
+        [&b"RFB 003.008\n\x13\x00\x02\x00\x00\x01\x00\x00\x00\x00\x01\x00\x00\x00\x10u"[..], b"0123456789abcdef\x00"]
+            .concat();
+    [("rfb38", session(b"RFB 003.008\n\x01\x01")), ("rfb33", session(b"RFB 003.003\n\x01")), ("token", session(&token))]
         .map(|(name, bytes)| (name.to_owned(), in_pieces(bytes)))
         .into()
 }
