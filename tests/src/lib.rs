@@ -15,6 +15,7 @@
 //! - [`guest`] boots one and talks to the agent inside.
 //! - [`device`] starts the program under test.
 //! - [`stage`] is a device without a guest, for tests of what people see and do.
+//! - [`xserver`] is a desktop for a viewer's windows.
 //!
 //! Whatever is started here dies with the value that stands for it, and with the test process, however that ends.
 
@@ -29,6 +30,7 @@ pub mod progress;
 pub mod stage;
 pub mod vnc;
 pub mod workspace;
+pub mod xserver;
 
 pub use device::Device;
 pub use guest::{Accel, Config, Gpu, Guest, Input, Watch};

@@ -88,6 +88,26 @@ impl Picture {
         pixels.len()
     }
 
+    /// Fills a part of it.
+    pub fn fill(&mut self, (x, y): (usize, usize), (width, height): (usize, usize), colour: [u8; 3]) {
+        let rows = self.rgb.chunks_exact_mut(self.width.max(1) * 3).skip(y).take(height);
+        for row in rows {
+            row.as_chunks_mut::<3>().0.iter_mut().skip(x).take(width).for_each(|pixel| *pixel = colour);
+        }
+    }
+
+    /// Each pixel as a square of that side, in the middle of a black picture of that size.
+    pub fn in_window(&self, side: usize, (width, height): (usize, usize)) -> Self {
+        let (left, top) = ((width - self.width * side) / 2, (height - self.height * side) / 2);
+        let pixel = |x: usize, y: usize| {
+            let inside = x >= left && y >= top;
+            let pixel = inside.then(|| ((x - left) / side, (y - top) / side)).and_then(|(x, y)| self.pixel(x, y));
+            pixel.unwrap_or_default()
+        };
+        let rgb = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();
+        Picture { width, height, rgb }
+    }
+
     /// A part of it.
     pub fn crop(&self, x: usize, y: usize, width: usize, height: usize) -> Result<Self> {
         ensure!(x + width <= self.width && y + height <= self.height, "Crop outside the picture");

@@ -134,6 +134,17 @@ pub fn descendants(id: u32) -> Result<Vec<(u32, Vec<String>)>> {
     Ok(found.into_iter().skip(1).map(|process| (process, command_line(process))).collect())
 }
 
+/// How often the threads of a process went to sleep: it does not change while it does nothing.
+pub fn sleeps(process: u32) -> Result<u64> {
+    let mut sleeps = 0;
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let status = std::fs::read_to_string(thread?.path().join("status"))?;
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sleeps += count.context("A thread without a count")?.trim().parse::<u64>()?;
+    }
+    Ok(sleeps)
+}
+
 fn command_line(process: u32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
     let words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
@@ -171,12 +182,12 @@ mod tests {
         let dir = crate::workspace::scratch("process-").unwrap();
         let process = Process::spawn(shell("sleep 1000 & echo $!; wait"), "sleeper", &dir.path().join("log")).unwrap();
         let first_line = || Ok(process.log_tail().lines().next().map(str::to_owned));
-        let grandchild = wait_until(10, "the child's number", first_line).unwrap();
+        let grandchild = wait_until(60, "the child's number", first_line).unwrap();
         let stat = std::path::PathBuf::from(format!("/proc/{grandchild}/stat"));
         assert!(stat.exists());
         drop(process);
         let gone = || Ok((!std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "))).then_some(()));
-        wait_until(10, "the grandchild to end", gone).unwrap();
+        wait_until(60, "the grandchild to end", gone).unwrap();
     }
 
     #[test]
@@ -185,13 +196,13 @@ mod tests {
         let mut group = command.process_group(0).spawn().unwrap();
         let mut watchdog = watchdog(group.id()).unwrap();
         let sleeper = || Ok(descendants(group.id())?.into_iter().next());
-        let (sleeper, _) = wait_until(10, "the group", sleeper).unwrap();
+        let (sleeper, _) = wait_until(60, "the group", sleeper).unwrap();
         drop(watchdog.stdin.take());
         assert!(watchdog.wait().unwrap().success());
         assert!(!group.wait().unwrap().success());
         let stat = format!("/proc/{sleeper}/stat");
         let gone = || Ok((!std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "))).then_some(()));
-        wait_until(10, "the sleeper to end", gone).unwrap();
+        wait_until(60, "the sleeper to end", gone).unwrap();
     }
 
     #[test]
@@ -199,7 +210,7 @@ mod tests {
         let dir = crate::workspace::scratch("process-").unwrap();
         let process = Process::spawn(shell("sh -c 'sleep 1001; :'; :"), "family", &dir.path().join("log")).unwrap();
         let sleeper = || Ok(descendants(process.id())?.into_iter().find(|(_, words)| words == &["sleep", "1001"]));
-        let (sleeper, _) = wait_until(10, "the grandchild", sleeper).unwrap();
+        let (sleeper, _) = wait_until(60, "the grandchild", sleeper).unwrap();
         assert!(descendants(std::process::id()).unwrap().iter().any(|(id, _)| *id == sleeper));
         assert_eq!(descendants(sleeper).unwrap(), []);
     }
@@ -212,7 +223,7 @@ mod tests {
         let mut process = Process::spawn(shell(script), "talker", &log).unwrap();
         assert!(process.wait(60).unwrap().success());
         let ends_well = || Ok(process.log_tail().ends_with("the end\n").then_some(()));
-        wait_until(10, "the last words", ends_well).unwrap();
+        wait_until(60, "the last words", ends_well).unwrap();
         assert_eq!(std::fs::metadata(&log).unwrap().len(), LOG_HEAD as u64);
     }
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use frames::{
-    DeviceEnd, DeviceEvent, Format, Geometry, InputEnd, InputEvent, Leds, ModeRequest, ScreenLayout, SharedImage,
+    Cursor, DeviceEnd, DeviceEvent, Format, Geometry, InputEnd, InputEvent, Leds, ModeRequest, Rect, ScreenLayout,
+    SharedImage,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -39,11 +40,15 @@ pub struct Setting {
     pub touch: bool,
     /// The file with the tokens.
     pub tokens: Option<&'static str>,
+    /// More words for the viewer.
+    pub words: Vec<String>,
+    /// The display server for its windows: the viewer runs in the bed, where all that they load is.
+    pub display: Option<Vec<(&'static str, String)>>,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { heads: 1, input: true, touch: false, tokens: None }
+        Self { heads: 1, input: true, touch: false, tokens: None, words: Vec::new(), display: None }
     }
 }
 
@@ -56,11 +61,12 @@ struct Input {
 /// The device's side, and a viewer process.
 pub struct Stage {
     device: Arc<Mutex<DeviceEnd>>,
-    images: Vec<Option<SharedImage>>,
+    images: Vec<Option<(SharedImage, Geometry)>>,
     console: Option<Arc<Input>>,
     touch: Option<Arc<Input>>,
     wishes: Receiver<ModeRequest>,
     words: Vec<String>,
+    display: Option<Vec<(&'static str, String)>>,
     listener: TcpListener,
     viewer: Option<Process>,
     /// What viewers inherit.
@@ -96,8 +102,10 @@ impl Stage {
         let device = Arc::new(Mutex::new(DeviceEnd::new(ours, "stage", setting.heads as usize)?));
         let wishes = hear_wishes(&device)?;
         let images = (0..setting.heads).map(|_| None).collect();
+        words.extend(setting.words.iter().cloned());
+        let (display, viewer, _sockets) = (setting.display.clone(), None, sockets);
         let mut stage =
-            Self { device, images, console, touch, wishes, words, listener, viewer: None, _sockets: sockets, dir };
+            Self { device, images, console, touch, wishes, words, display, listener, viewer, _sockets, dir };
         if let Some(tokens) = setting.tokens {
             stage.write_tokens(tokens)?;
             let file = stage.tokens_file().display().to_string();
@@ -118,10 +126,24 @@ impl Stage {
     /// Starts a viewer; one that runs is killed.
     pub fn start(&mut self) -> Result<()> {
         self.kill();
-        let mut command = Command::new(workspace::binary("beamsplit")?);
+        let program = workspace::binary("beamsplit")?;
+        let mut command = match &self.display {
+            None => Command::new(program),
+            Some(_) => bed::run::inside(bed::window()?, program.to_str().context("A path without a name")?),
+        };
+        for variable in ["DISPLAY", "WAYLAND_DISPLAY", "WAYLAND_SOCKET", "XAUTHORITY"] {
+            command.env_remove(variable);
+        }
+        command.envs(self.display.iter().flatten().map(|(name, value)| (name, value)));
         command.args(&self.words).env("BEAMSPLIT_NOVNC_DIR", bed::page()?.file("usr/share/novnc"));
         self.viewer = Some(Process::spawn(command, "viewer", &self.dir.path().join("log"))?);
         Ok(())
+    }
+
+    /// The viewer, while one runs.
+    pub fn viewer(&mut self) -> Option<u32> {
+        let viewer = self.viewer.as_mut()?;
+        viewer.is_running().then(|| viewer.id())
     }
 
     /// What the viewer logged so far.
@@ -162,9 +184,34 @@ impl Stage {
         device.show(head, &image, geometry)?;
         drop(device);
         if let Some(place) = self.images.get_mut(head as usize) {
-            *place = Some(image);
+            *place = Some((image, geometry));
         }
         Picture::from_xrgb(width, height, &bytes)
+    }
+
+    /// Fills a part of what a head shows.
+    pub fn fill(&mut self, head: u32, part: Rect, [red, green, blue]: [u8; 3]) -> Result<()> {
+        let image = self.images.get(head as usize).and_then(Option::as_ref).context("The head shows nothing")?;
+        let geometry = image.1;
+        let part = part.clipped(geometry.width, geometry.height);
+        let row = [blue, green, red, 0].repeat(part.width as usize);
+        for y in part.y..part.bottom() {
+            let start = (y * geometry.stride + part.x * Format::BYTES) as usize;
+            image.0.slice().context("No memory of ours")?.offset(start)?.copy_from(&row);
+        }
+        self.device().damage(head, part);
+        Ok(())
+    }
+
+    /// How many updates went to viewers, and whether they wait for one more of a head.
+    pub fn frames(&self, head: u32) -> (u64, bool) {
+        let device = self.device();
+        (device.counters().frames, device.is_awaited(head))
+    }
+
+    /// The guest has another cursor, or none.
+    pub fn cursor(&self, head: u32, cursor: Option<Cursor>) -> Result<()> {
+        Ok(self.device().cursor(head, cursor)?)
     }
 
     /// The guest sets the lights of its keyboard.
@@ -184,6 +231,12 @@ impl Stage {
         let events = &self.touch.as_ref().context("No touch screen")?.events;
         let events = events.lock().unwrap_or_else(PoisonError::into_inner);
         events.recv_timeout(Duration::from_secs(PATIENCE)).context("No finger did anything")
+    }
+
+    /// What people did since, as far as it has come.
+    pub fn typed(&self) -> Result<Vec<InputEvent>> {
+        let events = &self.console.as_ref().context("No keyboard")?.events;
+        Ok(events.lock().unwrap_or_else(PoisonError::into_inner).try_iter().collect())
     }
 
     /// The next wish for another size.

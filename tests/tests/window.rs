@@ -1,0 +1,355 @@
+//! A window on the host's desktop: what it shows, what is typed and pulled in it, and how it goes. No guest: the device is the
+//! test.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use anyhow::{Context, Result};
+use frames::{Cursor, Input, InputEvent, ModeRequest, Rect};
+use tests::process::{sleeps, wait_until};
+use tests::stage::{Setting, Stage};
+use tests::xserver::XServer;
+use tests::{Picture, vnc};
+
+const PATIENCE: u64 = 60;
+
+/// BTN_LEFT and the others.
+const BUTTON: u16 = 0x110;
+
+fn setting(server: &XServer) -> Setting {
+    let display = vec![("DISPLAY", server.display()), ("HOME", server.runtime_dir())];
+    Setting { words: vec!["--window".into()], display: Some(display), ..Setting::default() }
+}
+
+fn with_vnc(setting: Setting) -> Setting {
+    let words = [setting.words, vec!["--vnc".into(), "127.0.0.1:0".into()]].concat();
+    Setting { words, ..setting }
+}
+
+/// Where VNC clients come.
+fn vnc_port(stage: &Stage) -> Result<u16> {
+    wait_until(PATIENCE, "the port for VNC", || {
+        let log = stage.log()?;
+        let port = log.split("VNC on 127.0.0.1:").nth(1).and_then(|rest| rest.split(',').next());
+        Ok(port.and_then(|port| port.parse().ok()))
+    })
+}
+
+fn shows(server: &XServer, window: u32, picture: &Picture) -> Result<()> {
+    picture.wait_until_shown(|| server.capture(Some(window)))
+}
+
+fn until_logged(stage: &Stage, line: &str) -> Result<()> {
+    wait_until(PATIENCE, line, || Ok(stage.log()?.contains(line).then_some(())))
+}
+
+fn did(input: Input) -> InputEvent {
+    InputEvent::Input { head: 0, input }
+}
+
+fn key(code: u16, pressed: bool) -> InputEvent {
+    did(Input::Key { code, pressed })
+}
+
+fn button(number: u16, pressed: bool) -> InputEvent {
+    did(Input::Button { code: BUTTON + number, pressed })
+}
+
+/// A pixel of a head: 0 is the first one, 65535 the last.
+fn at(pixel: (u32, u32), size: (u32, u32)) -> InputEvent {
+    let share = |at: u32, length: u32| ((at * 65535 + (length - 1) / 2) / (length - 1)) as u16;
+    did(Input::Pointer { x: share(pixel.0, size.0), y: share(pixel.1, size.1) })
+}
+
+#[test]
+fn a_window_shows_the_picture_to_the_byte_and_costs_nothing_when_idle_or_hidden() -> Result<()> {
+    let mut server = XServer::start("1600x1200")?;
+    server.manage()?;
+    let mut stage = Stage::new(&setting(&server))?;
+    let window = server.window("stage - Beamsplit")?;
+    assert_eq!(server.size(window)?, (1024, 768), "The head's size");
+    let mut picture = stage.show(0, 1024, 768)?;
+    shows(&server, window, &picture)?;
+    for (part, colour) in [(Rect::new(0, 0, 1, 1), [9, 8, 7]), (Rect::new(600, 500, 424, 268), [1, 2, 3])] {
+        stage.fill(0, part, colour)?;
+        let [x, y, width, height] = [part.x, part.y, part.width, part.height].map(|length| length as usize);
+        picture.fill((x, y), (width, height), colour);
+        shows(&server, window, &picture)?;
+    }
+    server.keep("window.png")?;
+
+    // Nothing moves: no thread wakes. What was under way when the last picture was seen comes to rest first.
+    let viewer = stage.viewer().context("No viewer")?;
+    let mut before = 0;
+    wait_until(PATIENCE, "the viewer to rest", || {
+        let now = sleeps(viewer)?;
+        Ok((std::mem::replace(&mut before, now) == now).then_some(()))
+    })?;
+    let frames = stage.frames(0);
+    for _ in 0..20 {
+        server.capture(Some(window))?;
+    }
+    assert_eq!((sleeps(viewer)?, stage.frames(0)), (before, frames), "Wake-ups of an idle viewer");
+    assert!(frames.1, "It waits for a picture");
+
+    // Sizes that differ: whole pixels where they fit, else the picture's shape.
+    for (width, height, side) in [(512, 384, 2), (500, 300, 2), (340, 100, 3), (1000, 768, 1)] {
+        let small = stage.show(0, width, height)?;
+        shows(&server, window, &small.in_window(side, (1024, 768)))?;
+    }
+    let wide = stage.show(0, 1500, 768)?;
+    let corners = |picture: &Picture, top: usize, bottom: usize| {
+        [(0, top), (picture.size().0 - 1, top), (0, bottom)].map(|(x, y)| picture.pixel(x, y))
+    };
+    wait_until(PATIENCE, "the picture in its shape", || {
+        let seen = server.capture(Some(window))?;
+        Ok((corners(&seen, 122, 645) == corners(&wide, 0, 767) && seen.pixel(5, 121) == Some([0; 3])).then_some(()))
+    })?;
+    assert_eq!(server.size(window)?, (1024, 768), "A guest's new mode moves no window");
+
+    // Hidden: the head is not looked at. Shown again: the newest.
+    stage.show(0, 1024, 768)?;
+    server.minimize(window)?;
+    wait_until(PATIENCE, "nobody to look", || {
+        stage.fill(0, Rect::new(0, 0, 1024, 768), [0; 3])?;
+        Ok((!stage.frames(0).1).then_some(()))
+    })?;
+    let frames = stage.frames(0);
+    for turn in 0..20 {
+        stage.fill(0, Rect::new(turn, 0, 1, 1), [7; 3])?;
+    }
+    assert_eq!(stage.frames(0), frames, "Pictures for a window that nobody sees");
+    let newest = stage.show(0, 1024, 768)?;
+    server.hand(&format!("windowmap {window} windowactivate {window}"))?;
+    shows(&server, window, &newest)
+}
+
+#[test]
+fn what_is_done_in_a_window_reaches_the_device_and_all_goes_up_when_it_loses_the_focus() -> Result<()> {
+    let mut server = XServer::start("1600x1200")?;
+    server.manage()?;
+    let mut stage = Stage::new(&setting(&server))?;
+    let window = server.window("stage")?;
+    let picture = stage.show(0, 1024, 768)?;
+    shows(&server, window, &picture)?;
+    server.focus(window)?;
+    server.hand(&format!("mousemove --window {window} 10 20"))?;
+    stage.typed_until(at((10, 20), (1024, 768)))?;
+    server.hand(&format!("mousemove --window {window} 1023 767"))?;
+    stage.typed_until(did(Input::Pointer { x: u16::MAX, y: u16::MAX }))?;
+
+    // KEY_A, KEY_LEFTSHIFT, KEY_RIGHT: places of keys, whatever letters are on them.
+    server.hand("key a")?;
+    assert_eq!(stage.typed_until(key(30, false))?, [key(30, true), key(30, false)]);
+    server.hand("keydown shift key Right keyup shift")?;
+    let typed = stage.typed_until(key(42, false))?;
+    assert_eq!(typed, [key(42, true), key(106, true), key(106, false), key(42, false)]);
+
+    // Left, middle, right; the wheel up, down, left and right; back and forward.
+    for (name, number) in [("1", 0), ("2", 2), ("3", 1), ("8", 3), ("9", 4)] {
+        server.hand(&format!("click {name}"))?;
+        let events = stage.typed_until(button(number, false))?;
+        assert!(events.contains(&button(number, true)), "{events:?}");
+    }
+    for (name, vertical, horizontal) in [("4", 120, 0), ("5", -120, 0), ("6", 0, -120), ("7", 0, 120)] {
+        server.hand(&format!("click {name}"))?;
+        stage.typed_until(did(Input::Wheel { vertical, horizontal }))?;
+    }
+
+    // A key that is held while another window gets the focus goes up.
+    server.hand("keydown b")?;
+    stage.typed_until(key(48, true))?;
+    server.distract()?;
+    stage.typed_until(key(48, false))?;
+    server.hand("keyup b")?;
+    server.focus(window)?;
+    server.hand("key c")?;
+    let mut typed = stage.typed_until(key(46, false))?;
+    typed.retain(|event| matches!(event, InputEvent::Input { input: Input::Key { .. }, .. }));
+    assert_eq!(typed, [key(46, true), key(46, false)]);
+    // So does a button.
+    server.hand("mousedown 1")?;
+    stage.typed_until(button(0, true))?;
+    server.distract()?;
+    stage.typed_until(did(Input::ReleaseAll)).map(drop)
+}
+
+#[test]
+fn the_guests_cursor_is_the_windows_own() -> Result<()> {
+    let mut server = XServer::start("1600x1200")?;
+    server.manage()?;
+    let mut stage = Stage::new(&setting(&server))?;
+    let window = server.window("stage")?;
+    let picture = stage.show(0, 1024, 768)?;
+    let colours = [0xff00_00ffu32, 0xff00_ff00, 0x8000_0080, 0];
+    let pixels: Vec<u8> = (0..16 * 8).flat_map(|at: usize| colours[at % 4].to_le_bytes()).collect();
+    stage.cursor(0, Some(Cursor { width: 16, height: 8, hot_x: 3, hot_y: 5, pixels }))?;
+    server.hand(&format!("mousemove --window {window} 100 100"))?;
+    let expected: Vec<u32> = (0..16 * 8).map(|at: usize| colours[at % 4]).collect();
+    wait_until(PATIENCE, "the guest's cursor", || {
+        let (width, height, hot, pixels) = server.pointer()?;
+        Ok(((width, height, hot) == (16, 8, (3, 5)) && pixels == expected).then_some(()))
+    })?;
+    // It is not in the picture too, and it is hidden when the guest hides it.
+    shows(&server, window, &picture)?;
+    stage.cursor(0, None)?;
+    wait_until(PATIENCE, "no cursor", || Ok(server.pointer()?.3.iter().all(|pixel| pixel >> 24 == 0).then_some(())))?;
+    // Outside of the picture it is the host's.
+    stage.show(0, 512, 300)?;
+    server.hand(&format!("mousemove --window {window} 500 20"))?;
+    wait_until(PATIENCE, "an arrow", || Ok(server.pointer()?.3.contains(&0xff00_0000).then_some(())))
+}
+
+#[test]
+fn who_pulls_at_the_window_changes_the_guests_mode_once() -> Result<()> {
+    let mut server = XServer::start("1600x1200")?;
+    server.manage()?;
+    let mut stage = Stage::new(&setting(&server))?;
+    let window = server.window("stage")?;
+    let picture = stage.show(0, 1024, 768)?;
+    shows(&server, window, &picture)?;
+    for (width, height) in [(700, 500), (801, 603), (640, 480)] {
+        server.hand(&format!("windowsize --sync {window} {width} {height}"))?;
+        let wish = loop {
+            // Somebody who stands still between two of the three was at rest there.
+            let wish = stage.wish()?;
+            if (wish.width, wish.height) == (width, height) {
+                break wish;
+            }
+        };
+        assert_eq!(wish, ModeRequest { head: 0, width, height });
+        let picture = stage.show(0, width, height)?;
+        shows(&server, window, &picture)?;
+    }
+    // A guest that follows is not asked again: the next wish is the next pull's.
+    server.focus(window)?;
+    server.hand("key ctrl+alt+f")?;
+    let wish = stage.wish()?;
+    assert_eq!((wish.width, wish.height), (1600, 1200), "All of the monitor");
+    let picture = stage.show(0, 1600, 1200)?;
+    shows(&server, window, &picture)?;
+    server.hand("key ctrl+alt+f")?;
+    let wish = stage.wish()?;
+    assert_eq!((wish.width, wish.height), (640, 480));
+    // The letter was for the window: only the keys before it went to the guest.
+    let typed = stage.typed()?;
+    assert!(typed.contains(&key(29, true)) && !typed.contains(&key(33, true)), "{typed:?}");
+    Ok(())
+}
+
+#[test]
+fn a_window_asks_before_it_closes_and_the_rest_goes_on() -> Result<()> {
+    let mut server = XServer::start("1600x1200")?;
+    server.manage()?;
+    let mut stage = Stage::new(&with_vnc(setting(&server)))?;
+    let window = server.window("stage")?;
+    let picture = stage.show(0, 1024, 768)?;
+    shows(&server, window, &picture)?;
+    server.focus(window)?;
+
+    let differs = || Ok((server.capture(Some(window))? != picture).then_some(()));
+    server.close(window)?;
+    wait_until(PATIENCE, "the question", differs)?;
+    server.keep("window-close.png")?;
+    server.hand("key Escape")?;
+    shows(&server, window, &picture)?;
+    server.hand("key x")?;
+    let typed = stage.typed_until(key(45, false))?;
+    assert!(!typed.contains(&key(1, true)), "What answers the question is not the guest's: {typed:?}");
+
+    server.close(window)?;
+    wait_until(PATIENCE, "the question", differs)?;
+    server.hand("key Return")?;
+    wait_until(PATIENCE, "no window", || Ok(server.windows("stage")?.is_empty().then_some(())))?;
+    // All who look elsewhere see the same as before, and what comes.
+    until_logged(&stage, "The window of head 0 was closed")?;
+    let port = vnc_port(&stage)?;
+    picture.wait_until_shown(|| vnc::capture(port))?;
+    let next = stage.show(0, 800, 600)?;
+    next.wait_until_shown(|| vnc::capture(port))?;
+    let typed = stage.typed()?;
+    assert!(!typed.contains(&key(28, true)), "{typed:?}");
+    stage.viewer().context("The viewer ended with its window").map(drop)
+}
+
+#[test]
+fn an_x_server_that_dies_takes_only_the_window_along() -> Result<()> {
+    let mut server = XServer::start("1600x1200")?;
+    server.manage()?;
+    let mut stage = Stage::new(&with_vnc(setting(&server)))?;
+    let window = server.window("stage")?;
+    let picture = stage.show(0, 1024, 768)?;
+    shows(&server, window, &picture)?;
+    let viewer = stage.viewer().context("No viewer")?;
+    server.focus(window)?;
+    server.hand("keydown d")?;
+    stage.typed_until(key(32, true))?;
+    server.kill();
+    // What was held goes up, one line says why, and nobody else notices.
+    stage.typed_until(did(Input::ReleaseAll))?;
+    until_logged(&stage, "the virtual machine and all others who look go on")?;
+    let port = vnc_port(&stage)?;
+    let next = stage.show(0, 800, 600)?;
+    next.wait_until_shown(|| vnc::capture(port))?;
+    assert_eq!(stage.viewer(), Some(viewer));
+    let log = stage.log()?;
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn without_a_display_server_there_is_one_line_and_no_window() -> Result<()> {
+    for display in [vec![], vec![("DISPLAY", ":4711".to_owned())], vec![("WAYLAND_DISPLAY", "/nowhere/0".to_owned())]] {
+        let words = vec!["--window".into()];
+        let mut stage = Stage::new(&with_vnc(Setting { words, display: Some(display.clone()), ..Setting::default() }))?;
+        let port = vnc_port(&stage)?;
+        let picture = stage.show(0, 320, 200)?;
+        picture.wait_until_shown(|| vnc::capture(port))?;
+        let log = stage.log()?;
+        let lines = log.lines().filter(|line| line.contains("there is no window, all else goes on"));
+        assert_eq!(lines.count(), 1, "{display:?}: {log}");
+        assert!(!log.contains("panicked"), "{log}");
+        stage.viewer().context("The viewer ended")?;
+    }
+    Ok(())
+}
+
+/// A VNC client that takes control and does nothing with it.
+fn take_control(port: u16) -> Result<TcpStream> {
+    let mut client = TcpStream::connect(("127.0.0.1", port))?;
+    client.write_all(b"RFB 003.008\n\x01\x00")?;
+    // Its version, what it offers, that it is content, and the beginning of its screen.
+    client.read_exact(&mut [0; 12 + 2 + 4 + 24])?;
+    Ok(client)
+}
+
+#[test]
+fn a_window_watches_while_somebody_else_controls_until_it_takes_control() -> Result<()> {
+    let mut server = XServer::start("1600x1200")?;
+    server.manage()?;
+    let mut stage = Stage::new(&with_vnc(setting(&server)))?;
+    let window = server.window("stage")?;
+    let picture = stage.show(0, 1024, 768)?;
+    shows(&server, window, &picture)?;
+    server.focus(window)?;
+    server.hand(&format!("mousemove --window {window} 50 50 key a"))?;
+    stage.typed_until(key(30, false))?;
+
+    let _client = take_control(vnc_port(&stage)?)?;
+    server.window("stage - Beamsplit - watching, Ctrl+Alt+T takes control")?;
+    server.hand("key b")?;
+    // It says why nothing came of the key.
+    let differs = || Ok((server.capture(Some(window))? != picture).then_some(()));
+    wait_until(PATIENCE, "a notice", differs)?;
+    server.keep("window-watching.png")?;
+    server.hand("key ctrl+alt+t")?;
+    let title = || Ok((server.title(window)? == "stage - Beamsplit").then_some(()));
+    wait_until(PATIENCE, "the title of who controls", title)?;
+    shows(&server, window, &picture)?;
+    server.hand("key c")?;
+    let typed = stage.typed_until(key(46, false))?;
+    assert!(!typed.contains(&key(48, true)), "What somebody typed who only watched: {typed:?}");
+    Ok(())
+}
