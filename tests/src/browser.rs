@@ -137,6 +137,23 @@ impl Browser {
         self.call("Input.dispatchKeyEvent", json!({"type": kind, "code": code, "key": key})).map(drop)
     }
 
+    /// Types a text on a US keyboard, key by key; its line ends are the Enter key.
+    pub fn type_text(&mut self, text: &str) -> Result<()> {
+        for letter in text.chars() {
+            let (code, shifted) = place(letter).with_context(|| format!("No key for {letter:?}"))?;
+            let key = if letter == '\n' { "Enter".to_owned() } else { letter.to_string() };
+            if shifted {
+                self.key("ShiftLeft", "Shift", true)?;
+            }
+            self.key(&code, &key, true)?;
+            self.key(&code, &key, false)?;
+            if shifted {
+                self.key("ShiftLeft", "Shift", false)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts text into what has the keyboard, as a phone does.
     pub fn insert(&mut self, text: &str) -> Result<()> {
         self.call("Input.insertText", json!({"text": text})).map(drop)
@@ -275,5 +292,22 @@ impl Browser {
         let answer = self.call("Page.captureScreenshot", json!({"format": "png"}))?;
         let png = STANDARD.decode(answer["data"].as_str().unwrap_or_default())?;
         fs::write(file, png).with_context(|| format!("Cannot write {}", file.display()))
+    }
+}
+
+/// The place of the key that makes a letter on a US keyboard, and whether with shift.
+fn place(letter: char) -> Option<(String, bool)> {
+    let named = |name: &str, shifted| Some((name.to_owned(), shifted));
+    match letter {
+        'a'..='z' | 'A'..='Z' => Some((format!("Key{}", letter.to_ascii_uppercase()), letter.is_ascii_uppercase())),
+        '0'..='9' => Some((format!("Digit{letter}"), false)),
+        ' ' => named("Space", false),
+        '\n' => named("Enter", false),
+        ',' => named("Comma", false),
+        '.' => named("Period", false),
+        '/' => named("Slash", false),
+        '|' => named("Backslash", true),
+        '!' => named("Digit1", true),
+        _ => None,
     }
 }

@@ -17,6 +17,9 @@ use crate::process::{Process, descendants, wait_until};
 use crate::progress::say;
 use crate::{Picture, bed, workspace};
 
+/// The program.
+const PROGRAM: &str = "beamsplit-device";
+
 /// A running `beamsplit-device`. It is killed when it is dropped.
 pub struct Device {
     process: Process,
@@ -26,17 +29,16 @@ pub struct Device {
 impl Device {
     /// Starts a device on a new socket, with these options, and waits until it listens.
     pub fn spawn<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
-        Self::spawn_in(workspace::scratch("device-")?, options)
+        Self::spawn_in(workspace::scratch("device-")?, Command::new(workspace::binary(PROGRAM)?), options)
     }
 
-    fn spawn_in<S: AsRef<OsStr>>(dir: tempfile::TempDir, options: &[S]) -> Result<Self> {
+    fn spawn_in<S: AsRef<OsStr>>(dir: tempfile::TempDir, mut command: Command, options: &[S]) -> Result<Self> {
         let (socket, control) = (dir.path().join("gpu"), dir.path().join("control"));
-        let mut command = Command::new(workspace::binary("beamsplit-device")?);
         command.arg("--socket-path").arg(&socket).arg("--control-socket").arg(&control).args(options);
         if options.iter().any(|option| option.as_ref().to_string_lossy().contains("web=")) {
             command.env("BEAMSPLIT_NOVNC_DIR", bed::page()?.file("usr/share/novnc"));
         }
-        let process = Process::spawn(command, "beamsplit-device", &dir.path().join("log"))?;
+        let process = Process::spawn(command, PROGRAM, &dir.path().join("log"))?;
         let mut device = Device { process, dir };
         device.wait_for_socket(&socket)?;
         device.wait_for_socket(&control)?;
@@ -45,15 +47,27 @@ impl Device {
 
     /// Starts a device with a keyboard and pointer: with viewers among its options.
     pub fn spawn_with_input<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
-        Self::spawn_with(&[("input", "")], options)
+        Self::spawn_with(&[("input", "")], Command::new(workspace::binary(PROGRAM)?), options)
     }
 
     /// Starts a device with a keyboard and pointer, and a touch screen: with viewers among its options.
     pub fn spawn_with_touch<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
-        Self::spawn_with(&[("input", ""), ("touch", ",touch")], options)
+        Self::spawn_with(&[("input", ""), ("touch", ",touch")], Command::new(workspace::binary(PROGRAM)?), options)
     }
 
-    fn spawn_with<S: AsRef<OsStr>>(inputs: &[(&str, &str)], options: &[S]) -> Result<Self> {
+    /// Starts a device with a keyboard and pointer on a desktop, which the environment names: in the bed, where all is that
+    /// its windows load.
+    pub fn spawn_on_desktop<S: AsRef<OsStr>>(environment: &[(&str, String)], options: &[S]) -> Result<Self> {
+        let program = workspace::binary(PROGRAM)?;
+        let mut command = bed::run::inside(bed::window()?, program.to_str().context("A path without a name")?);
+        for variable in ["DISPLAY", "WAYLAND_DISPLAY", "WAYLAND_SOCKET", "XAUTHORITY"] {
+            command.env_remove(variable);
+        }
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        Self::spawn_with(&[("input", "")], command, options)
+    }
+
+    fn spawn_with<S: AsRef<OsStr>>(inputs: &[(&str, &str)], command: Command, options: &[S]) -> Result<Self> {
         let dir = workspace::scratch("device-")?;
         let mut all = Vec::new();
         for (name, kind) in inputs {
@@ -62,7 +76,7 @@ impl Device {
             all.push(option);
         }
         all.extend(options.iter().map(|option| option.as_ref().to_owned()));
-        Self::spawn_in(dir, &all)
+        Self::spawn_in(dir, command, &all)
     }
 
     /// Starts QEMU's own daemon instead: the reference, and a test of the bed.
@@ -78,7 +92,7 @@ impl Device {
     }
 
     fn wait_for_socket(&mut self, path: &Path) -> Result<()> {
-        wait_until(30, &format!("{} to listen on {}", self.process.id(), path.display()), || {
+        wait_until(60, &format!("{} to listen on {}", self.process.id(), path.display()), || {
             if !self.process.is_running() {
                 bail!("The device ended at its start:\n{}", self.process.log_tail());
             }

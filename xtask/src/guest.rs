@@ -53,6 +53,7 @@ pub fn make_bed() -> Result<()> {
     bed::initramfs(&["gpu"])?;
     bed::tools()?;
     bed::page()?;
+    bed::window()?;
     bed::desktop()?;
     Ok(())
 }

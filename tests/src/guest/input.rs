@@ -40,6 +40,24 @@ impl Watch {
     pub fn frames(&self) -> usize {
         self.events.iter().filter(|event| event.kind == EV_SYN && event.code != SYN_DROPPED).count()
     }
+
+    /// Type, code and value of the events of each frame that ended.
+    pub fn whole_frames(&self) -> Vec<Vec<(u16, u16, i32)>> {
+        let mut frames = Vec::new();
+        let mut frame = Vec::new();
+        for event in &self.events {
+            match event.kind {
+                EV_SYN => frames.push(std::mem::take(&mut frame)),
+                _ => frame.push((event.kind, event.code, event.value)),
+            }
+        }
+        frames
+    }
+
+    /// Whether the guest's kernel lost events because nobody took them from it.
+    pub fn has_lost(&self) -> bool {
+        self.events.iter().any(|event| event.kind == EV_SYN && event.code == SYN_DROPPED)
+    }
 }
 
 impl Guest {
