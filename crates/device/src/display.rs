@@ -89,9 +89,9 @@ impl Frame<'_> {
 pub struct Cursor<'a> {
     /// The head that it is on.
     pub scanout: ScanoutId,
-    /// Column of the hot spot, as the guest sent it.
+    /// Column of the picture's left edge, as the guest sent it: a negative one wraps.
     pub x: u32,
-    /// Row of the hot spot.
+    /// Row of its upper edge.
     pub y: u32,
     /// Column of the hot spot within the picture.
     pub hot_x: u32,

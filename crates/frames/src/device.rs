@@ -247,7 +247,7 @@ impl DeviceEnd {
         Ok(())
     }
 
-    /// Moves a head's cursor: its hot spot is at that pixel.
+    /// Moves a head's cursor: the upper left pixel of its picture is at that one.
     pub fn move_cursor(&mut self, head: u32, x: i32, y: i32) {
         if let Some(state) = self.heads.get_mut(head as usize)
             && state.pointer != (x, y)

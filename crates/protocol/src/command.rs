@@ -43,7 +43,8 @@ impl Header {
     }
 }
 
-/// Where a pointer is, in pixels of its head (`virtio_gpu_cursor_pos`).
+/// Where the upper left pixel of a pointer's picture is, in pixels of its head (`virtio_gpu_cursor_pos`): the specification
+/// does not say, and drivers and QEMU have it so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CursorPosition {
     /// The head.

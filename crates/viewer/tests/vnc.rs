@@ -272,7 +272,7 @@ fn cursors_of_every_kind() {
     let cursor =
         Cursor { width: 2, height: 1, hot_x: 1, hot_y: 0, pixels: vec![0x80, 0x80, 0x80, 0x80, 0, 0, 255, 255] };
     stage.device.lock().cursor(0, Some(cursor)).unwrap();
-    stage.device.lock().move_cursor(0, 11, 5);
+    stage.device.lock().move_cursor(0, 10, 5);
 
     let mut drawn = stage.client();
     let shown = drawn.picture();

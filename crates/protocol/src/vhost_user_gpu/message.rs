@@ -3,7 +3,7 @@
 use super::{CURSOR_BYTES, FLAG_REPLY, HEADER_SIZE, Header, Request, SideError, UPDATE_PREFIX_SIZE, word};
 use crate::value::{Rect, ScanoutId};
 
-/// Where a cursor's hot spot is.
+/// Where a cursor's upper left pixel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// On which head.

@@ -26,16 +26,15 @@ impl CursorImage {
         Self { width, height, hot_x, hot_y, pixels }
     }
 
-    /// The pixels it covers when it points at (x, y), as far as they are on a screen of that size.
+    /// The pixels it covers when its first one is at (x, y), as far as they are on a screen of that size.
     pub(crate) fn covers(&self, x: i32, y: i32, width: u32, height: u32) -> Rect {
-        let span = |at: i32, hot: u32, length: u32, limit: u32| {
-            let start = i64::from(at) - i64::from(hot);
-            let limit = i64::from(limit);
+        let span = |at: i32, length: u32, limit: u32| {
+            let (start, limit) = (i64::from(at), i64::from(limit));
             let (from, to) = (start.clamp(0, limit), (start + i64::from(length)).clamp(0, limit));
             (from as u32, (to - from) as u32)
         };
-        let (left, columns) = span(x, self.hot_x, self.width, width);
-        let (top, rows) = span(y, self.hot_y, self.height, height);
+        let (left, columns) = span(x, self.width, width);
+        let (top, rows) = span(y, self.height, height);
         Rect::new(left, top, columns, rows)
     }
 
@@ -44,10 +43,7 @@ impl CursorImage {
         let covered = self.covers(x, y, rect.right(), rect.bottom());
         for row in covered.y.max(rect.y)..covered.bottom() {
             for column in covered.x.max(rect.x)..covered.right() {
-                let (dx, dy) = (
-                    i64::from(column) - i64::from(x) + i64::from(self.hot_x),
-                    i64::from(row) - i64::from(y) + i64::from(self.hot_y),
-                );
+                let (dx, dy) = (i64::from(column) - i64::from(x), i64::from(row) - i64::from(y));
                 let over = self.pixels.get((dy * i64::from(self.width) + dx) as usize);
                 let under = pixels.get_mut(((row - rect.y) * rect.width + column - rect.x) as usize);
                 if let (Some(over), Some(under)) = (over, under) {
@@ -133,24 +129,24 @@ mod tests {
     }
 
     #[test]
-    fn a_half_transparent_cursor_is_blended_where_it_points() {
+    fn a_half_transparent_cursor_is_blended_where_it_is() {
         let mut pixels = vec![0; 4 * 2];
-        cursor().draw(12, 21, Rect::new(10, 20, 4, 2), &mut pixels);
+        cursor().draw(11, 21, Rect::new(10, 20, 4, 2), &mut pixels);
         assert_eq!(pixels, [0, 0, 0, 0, 0, 0x0080_8080, 0x00ff_0000, 0]);
         let mut white = vec![0x00ff_ffff];
-        cursor().draw(1, 0, Rect::new(0, 0, 1, 1), &mut white);
+        cursor().draw(0, 0, Rect::new(0, 0, 1, 1), &mut white);
         assert_eq!(white, [0x00ff_ffff]);
     }
 
     #[test]
     fn a_cursor_far_outside_draws_nothing() {
         let mut pixels = vec![7; 4];
-        for (x, y) in [(i32::MIN, 0), (i32::MAX, i32::MAX), (0, i32::MIN), (-1, 0), (4, 0)] {
+        for (x, y) in [(i32::MIN, 0), (i32::MAX, i32::MAX), (0, i32::MIN), (-2, 0), (3, 0)] {
             cursor().draw(x, y, Rect::new(0, 0, 2, 2), &mut pixels);
             assert!(cursor().covers(x, y, 2, 2).is_empty());
         }
         assert_eq!(pixels, [7; 4]);
-        assert_eq!(cursor().covers(0, 0, 2, 2), Rect::new(0, 0, 1, 1), "half of it");
+        assert_eq!(cursor().covers(-1, 0, 2, 2), Rect::new(0, 0, 1, 1), "half of it");
     }
 
     #[test]
