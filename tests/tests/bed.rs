@@ -42,7 +42,7 @@ fn the_agent_runs_commands_and_draws_what_the_host_then_sees() -> Result<()> {
 
     guest.draw(Draw::Animate)?;
     let before = guest.screen()?;
-    tests::process::wait_until(20, "the picture to move", || Ok((guest.screen()? != before).then_some(())))?;
+    tests::process::wait_until(60, "the picture to move", || Ok((guest.screen()? != before).then_some(())))?;
     guest.screen()?.save(&tests::workspace::target().join("tmp/scene.png"))?;
 
     guest.draw(Draw::Release)?;

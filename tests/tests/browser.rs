@@ -53,7 +53,7 @@ fn a_browser_shows_the_guests_pictures_costs_nothing_when_idle_and_reconnects() 
     assert_eq!((&stats["device"]["errors"], &stats["device"]["panics"]), (&0.into(), &0.into()), "{stats}");
     // For people to look at: what moves in the guest moves on the page.
     guest.draw(Draw::Animate)?;
-    wait_until(30, "the page to move", || Ok(browser.canvas()?.filter(|seen| *seen != fourth)))?;
+    wait_until(60, "the page to move", || Ok(browser.canvas()?.filter(|seen| *seen != fourth)))?;
     browser.screenshot(&workspace::target().join("tmp/browser.png"))?;
     guest.power_off()
 }

@@ -38,7 +38,7 @@ fn vhost_user_vga_shows_the_text_screen_and_then_the_guests_pictures() -> Result
     assert_eq!(text.size(), (720, 400), "Not a text screen");
     assert!(text.colours() > 1, "The text screen is blank");
     guest.run("echo; echo; echo changed > /dev/tty1")?;
-    wait_until(20, "the text to change", || Ok((guest.screen()? != text).then_some(())))?;
+    wait_until(60, "the text to change", || Ok((guest.screen()? != text).then_some(())))?;
 
     guest.run("for module in /modules/gpu/*.ko; do insmod $module || exit 1; done")?;
     guest.assert_pictures_are_shown(&device)

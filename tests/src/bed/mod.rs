@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`linux`] | kernel, busybox | every guest |
 //! | [`vm`] | QEMU, firmware | every guest, unless a demo takes the host's QEMU |
+//! | [`vm_window`] | QEMU with a window | tests of that window |
 //! | [`tools`] | libvirt, a browser, VNC clients, edid-decode, QEMU's own GPU daemon | tests, bench |
 //! | [`page`] | noVNC | every device with a web page |
 //! | [`desktop`] | weston, Xorg, modetest | guests with a desktop, as a disk image |
@@ -108,6 +109,28 @@ pub const WINDOW: Layer = Layer {
     only: &[],
 };
 
+/// QEMU with a window of its own, and OpenGL in software, which it wants for that.
+pub const VM_WINDOW: Layer = Layer {
+    name: "vm-window",
+    packages: &[
+        "base-files",
+        "bash",
+        "coreutils",
+        "dash",
+        "libegl-mesa0",
+        "libegl1",
+        "libepoxy0",
+        "libgbm1",
+        "libgl1",
+        "libgl1-mesa-dri",
+        "libsdl2-2.0-0",
+        "libvirglrenderer1",
+        "qemu-system-x86",
+        "seabios",
+    ],
+    only: &[("qemu-system-gui", &["qemu-system-gui", "qemu-system-modules-opengl"])],
+};
+
 /// What a guest with a desktop runs.
 pub const DESKTOP: Layer = Layer {
     name: "desktop",
@@ -151,6 +174,12 @@ pub fn linux() -> Result<&'static Tree> {
 pub fn vm() -> Result<&'static Tree> {
     static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
     once(&TREE, || tree::ensure(&VM))
+}
+
+/// The tree with a QEMU that has a window.
+pub fn vm_window() -> Result<&'static Tree> {
+    static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
+    once(&TREE, || tree::ensure(&VM_WINDOW))
 }
 
 /// The tree with noVNC.

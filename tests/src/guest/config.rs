@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::bed;
 use crate::device::Device;
+use crate::xserver::XServer;
 
 /// The guest's display device.
 #[derive(Debug, Clone, Default)]
@@ -152,6 +153,7 @@ pub struct Config {
     arguments: Vec<OsString>,
     kernel_words: String,
     real_mode: bool,
+    window: Option<String>,
 }
 
 impl Config {
@@ -169,6 +171,7 @@ impl Config {
             arguments: Vec::new(),
             kernel_words: String::new(),
             real_mode: false,
+            window: None,
         }
     }
 
@@ -250,13 +253,26 @@ impl Config {
         self
     }
 
+    /// Has QEMU show the guest in a window of its own, on an X server.
+    #[must_use]
+    pub fn window(mut self, server: &XServer) -> Self {
+        self.window = Some(server.display());
+        self
+    }
+
     /// QEMU's command line. Its sockets and logs are in `dir`.
     pub(super) fn command(&self, dir: &Path) -> Result<Command> {
-        let mut qemu = match &self.qemu {
-            Some(program) => Command::new(program),
-            None => bed::run::qemu(bed::vm()?),
+        let mut qemu = match (&self.qemu, &self.window) {
+            (Some(program), _) => Command::new(program),
+            (None, None) => bed::run::qemu(bed::vm()?),
+            (None, Some(_)) => bed::run::inside(bed::vm_window()?, "qemu-system-x86_64"),
         };
-        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-vga", "none", "-display"]);
+        match &self.window {
+            // Without OpenGL it refuses a vhost-user GPU.
+            Some(display) => qemu.arg("sdl,gl=on").env("DISPLAY", display).env("XDG_RUNTIME_DIR", dir),
+            None => qemu.arg("none"),
+        };
         match self.accel {
             Accel::Tcg => qemu.args(["-accel", "tcg"]),
             Accel::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),

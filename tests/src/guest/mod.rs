@@ -253,7 +253,7 @@ impl Guest {
     /// Waits until what the device shows changes.
     pub fn wait_until_moving(&mut self, device: &Device) -> Result<()> {
         let before = device.screen()?;
-        let moved = wait_until(20, "the picture to move", || Ok((device.screen()? != before).then_some(())));
+        let moved = wait_until(PATIENCE, "the picture to move", || Ok((device.screen()? != before).then_some(())));
         self.explain(moved)
     }
 

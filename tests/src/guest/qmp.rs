@@ -21,7 +21,7 @@ pub struct Qmp {
 impl Qmp {
     /// Connects, as soon as QEMU listens.
     pub fn connect(path: &Path) -> Result<Self> {
-        let stream = wait_until(20, "QEMU's QMP socket", || Ok(UnixStream::connect(path).ok()))?;
+        let stream = wait_until(60, "QEMU's QMP socket", || Ok(UnixStream::connect(path).ok()))?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let mut qmp = Qmp { reader: BufReader::new(stream), events: VecDeque::new() };
         qmp.receive().context("No greeting")?;
