@@ -1,4 +1,4 @@
-//! Only who knows a token is let in, and only while it is good. One test: it reads the log of the whole process.
+//! Only who knows a token is let in, and only while it is good; and nothing of what is secret is in the log.
 
 #![allow(clippy::unwrap_used)]
 
