@@ -60,11 +60,20 @@ impl Viewer {
 
     /// Connects with a token, in a window on a desktop.
     pub fn on(desktop: &XServer, port: u16, token: &str) -> Result<Self> {
+        let account = [("VNC_USERNAME", "somebody"), ("VNC_PASSWORD", token)];
+        Self::in_window(desktop, port, &["-SecurityTypes=Plain"], &account)
+    }
+
+    /// Connects in a window on a desktop, to a server that asks for no token.
+    pub fn on_open(desktop: &XServer, port: u16) -> Result<Self> {
+        Self::in_window(desktop, port, &[], &[])
+    }
+
+    fn in_window(desktop: &XServer, port: u16, words: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let dir = workspace::scratch("vnc-")?;
         let mut command = run::inside(bed::tools()?, "xtigervncviewer");
-        command.args(WORDS).args(["-SecurityTypes=Plain", &format!("127.0.0.1::{port}")]);
-        command.env("DISPLAY", desktop.display()).env("HOME", dir.path());
-        command.env("VNC_USERNAME", "somebody").env("VNC_PASSWORD", token);
+        command.args(WORDS).args(words).arg(format!("127.0.0.1::{port}"));
+        command.env("DISPLAY", desktop.display()).env("HOME", dir.path()).envs(environment.iter().copied());
         let process = Process::spawn(command, "xtigervncviewer", &log(dir.path()))?;
         Ok(Viewer { process, _dir: dir })
     }

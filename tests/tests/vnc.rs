@@ -1,10 +1,12 @@
 //! VNC clients that others wrote see the guest's screen, and resize it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, kill_process};
+use tests::guest::PATIENCE;
 use tests::process::wait_until;
 use tests::vnc::{self, Viewer};
-use tests::{Config, Device, Draw, Gpu, Guest, workspace};
+use tests::xserver::XServer;
+use tests::{Config, Device, Draw, Gpu, Guest, Picture, workspace};
 
 #[test]
 fn clients_see_the_guests_pictures_resize_its_head_and_find_another_viewer_on_the_same_port() -> Result<()> {
@@ -19,6 +21,7 @@ fn clients_see_the_guests_pictures_resize_its_head_and_find_another_viewer_on_th
     let second = guest.damage(0, [17, 33, 251, 127])?;
     assert_ne!(first, second);
     second.wait_until_shown(|| vnc::capture(port))?;
+    the_pointer_is_seen(&mut guest, port, &second)?;
 
     // A person pulls at the window: the guest is told of another monitor.
     let mut viewer = Viewer::connect(port, 1152, 864)?;
@@ -52,4 +55,49 @@ fn clients_see_the_guests_pictures_resize_its_head_and_find_another_viewer_on_th
     let moving = wait_until(60, "the picture to move", || Ok(Some(vnc::capture(port)?).filter(|seen| *seen != fifth)))?;
     moving.save(&workspace::target().join("tmp/vnc.png"))?;
     guest.power_off()
+}
+
+/// A client with pointers of its own gets the guest's, with its hot spot; one without sees it in the picture, where the
+/// guest has put it.
+fn the_pointer_is_seen(guest: &mut Guest, port: u16, plain: &Picture) -> Result<()> {
+    let desktop = XServer::start("1600x1200")?;
+    let mut viewer = Viewer::on_open(&desktop, port)?;
+    let window = desktop.window("gpu - ")?;
+    desktop.hand(&format!("mousemove --window {window} 640 400"))?;
+    for (hot, at) in [([0, 0], [200, 100]), ([5, 40], [201, 99]), ([63, 63], [-7, -9])] {
+        let drawn = guest.draw(Draw::Cursor { head: 0, hot, at })?.context("No pointer was drawn")?;
+        let mut opaque = Vec::new();
+        wait_until(PATIENCE, "the client's pointer", || {
+            let (width, height, seen_hot, pixels) = desktop.pointer()?;
+            let size = (usize::from(width), usize::from(height));
+            opaque = pixels.iter().enumerate().filter(|(_, pixel)| **pixel >> 24 == 0xff).map(|(at, _)| at).collect();
+            let is_it = opaque.iter().all(|&at| {
+                let [_, red, green, blue] = pixels[at].to_be_bytes();
+                drawn.pixel(at % size.0, at / size.0) == Some([red, green, blue])
+            });
+            if !viewer.process().is_running() {
+                anyhow::bail!("The viewer ended:\n{}", viewer.process().log_tail());
+            }
+            let seen_hot = [seen_hot.0, seen_hot.1].map(i32::from);
+            Ok((size == drawn.size() && seen_hot == hot && is_it).then_some(()))
+        })?;
+        ensure!(opaque.len() > 4, "Hardly any pixel of the pointer is opaque");
+
+        let placed = |place: usize| {
+            let (width, _) = drawn.size();
+            let shown = |start: i32, offset: usize| usize::try_from(start + i32::try_from(offset).ok()?).ok();
+            Some((
+                shown(at[0], place % width)?,
+                shown(at[1], place / width)?,
+                drawn.pixel(place % width, place / width),
+            ))
+        };
+        wait_until(PATIENCE, "the pointer in the picture", || {
+            let seen = vnc::capture(port)?;
+            let is_there = |(x, y, colour)| seen.pixel(x, y) == colour;
+            Ok(opaque.iter().filter_map(|place| placed(*place)).all(is_there).then_some(()))
+        })?;
+    }
+    guest.draw(Draw::HideCursor { head: 0 })?;
+    plain.wait_until_shown(|| vnc::capture(port))
 }

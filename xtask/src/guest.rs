@@ -54,6 +54,7 @@ pub fn make_bed() -> Result<()> {
     bed::tools()?;
     bed::page()?;
     bed::window()?;
+    bed::vm_window()?;
     bed::desktop()?;
     Ok(())
 }

@@ -147,7 +147,7 @@ pub enum Draw {
         head: u32,
         /// Its hot spot.
         hot: [i32; 2],
-        /// Where the hot spot is put.
+        /// Where its upper left corner is put.
         at: [i32; 2],
     },
     /// Moves the cursor.
