@@ -78,8 +78,9 @@ fn shows_the_same(device: &Device, mut look: impl FnMut() -> Result<Option<Pictu
 }
 
 /// Waits until a key is up or down in the guest.
-fn wait_for_key(guest: &mut Guest, watch: &mut Watch, code: u16, value: i32) -> Result<()> {
-    guest.wait_for_events(watch, &format!("key {code} to be {value}"), |watch| watch.last(EV_KEY, code) == Some(value))
+fn wait_for_key(guest: &mut Guest, watch: &mut Watch, code: u16, is_down: bool) -> Result<()> {
+    let what = format!("key {code} to go {}", if is_down { "down" } else { "up" });
+    guest.wait_for_events(watch, &what, |watch| watch.last(EV_KEY, code).is_some_and(|value| (value != 0) == is_down))
 }
 
 /// The pixel of a screen of that size that the guest's pointer is on.
@@ -95,11 +96,10 @@ fn is_near(seen: Option<(i32, i32)>, wanted: (i32, i32)) -> bool {
 /// What was pressed went up again, each time.
 fn assert_all_is_up(watch: &Watch) {
     let mut down = Vec::new();
-    for (kind, code, value) in watch.words() {
-        match (kind, value) {
-            (EV_KEY, 1) => down.push(code),
-            (EV_KEY, 0) => down.retain(|key| *key != code),
-            _ => {}
+    for (code, value) in watch.strokes() {
+        match value {
+            1 => down.push(code),
+            _ => down.retain(|key| *key != code),
         }
     }
     assert!(down.is_empty(), "{down:?} are down; {:?}", watch.words());
@@ -175,7 +175,7 @@ fn a_command_is_typed_on_the_page_by_one_person_at_a_time_and_no_key_outlives_a_
     command_from(&mut page, &mut guest, "Hello, Page 1!")?;
     shows_the_same(&device, || Ok(page.canvas()?.filter(|seen| *seen != before)))?;
     page.screenshot(&workspace::target().join("tmp/console-page.png"))?;
-    wait_for_key(&mut guest, &mut watch, KEY_LEFTSHIFT, 0)?;
+    wait_for_key(&mut guest, &mut watch, KEY_LEFTSHIFT, false)?;
     assert_all_is_up(&watch);
 
     // The guest repeats a key that is held, until it goes up.
@@ -184,7 +184,7 @@ fn a_command_is_typed_on_the_page_by_one_person_at_a_time_and_no_key_outlives_a_
     guest.wait_for_events(&mut watch, "a key to be repeated", |watch| repeats(watch) >= 3)?;
     wait_for_line(&mut guest, |line| line.starts_with("shell: aaaa"))?;
     page.key("KeyA", "a", false)?;
-    wait_for_key(&mut guest, &mut watch, KEY_A, 0)?;
+    wait_for_key(&mut guest, &mut watch, KEY_A, false)?;
 
     // A movement, a click, the wheel.
     let size = mode(&mut guest)?;
@@ -196,9 +196,9 @@ fn a_command_is_typed_on_the_page_by_one_person_at_a_time_and_no_key_outlives_a_
         guest.wait_for_events(&mut watch, &format!("the pointer on {x}, {y} of {size:?}"), there)?;
         for (button, code) in [("left", BTN_LEFT), ("right", BTN_RIGHT)] {
             page.mouse("mousePressed", place, button)?;
-            wait_for_key(&mut guest, &mut watch, code, 1)?;
+            wait_for_key(&mut guest, &mut watch, code, true)?;
             page.mouse("mouseReleased", place, button)?;
-            wait_for_key(&mut guest, &mut watch, code, 0)?;
+            wait_for_key(&mut guest, &mut watch, code, false)?;
         }
         assert!(there(&watch), "A click moved the pointer: {:?}", pixel(&watch, size));
         page.wheel(place, 0.0, 200.0)?;
@@ -220,9 +220,9 @@ fn a_command_is_typed_on_the_page_by_one_person_at_a_time_and_no_key_outlives_a_
     other.until(CONNECTED)?;
     until_floor(&mut other, "other")?;
     page.key("KeyS", "s", true)?;
-    wait_for_key(&mut guest, &mut watch, KEY_S, 1)?;
+    wait_for_key(&mut guest, &mut watch, KEY_S, true)?;
     take_control(&mut other)?;
-    wait_for_key(&mut guest, &mut watch, KEY_S, 0)?;
+    wait_for_key(&mut guest, &mut watch, KEY_S, false)?;
     until_floor(&mut page, "other")?;
     page.key("KeyS", "s", false)?;
     page.type_text("q")?;
@@ -230,9 +230,9 @@ fn a_command_is_typed_on_the_page_by_one_person_at_a_time_and_no_key_outlives_a_
 
     // A token that is withdrawn takes its page and its keys along.
     other.key("KeyD", "d", true)?;
-    wait_for_key(&mut guest, &mut watch, KEY_D, 1)?;
+    wait_for_key(&mut guest, &mut watch, KEY_D, true)?;
     write_tokens(&tokens, &[FIRST])?;
-    wait_for_key(&mut guest, &mut watch, KEY_D, 0)?;
+    wait_for_key(&mut guest, &mut watch, KEY_D, false)?;
     other.until("document.querySelector('#ask').open && !document.querySelector('canvas')")?;
     drop(other);
     until_floor(&mut page, "free")?;
@@ -245,7 +245,7 @@ fn a_command_is_typed_on_the_page_by_one_person_at_a_time_and_no_key_outlives_a_
     guest.wait_for_events(&mut watch, "a key to be repeated", held)?;
     assert_eq!(watch.last(EV_KEY, KEY_F), Some(REPEATED), "It went up by itself");
     let killed = kill_viewer(&device)?;
-    wait_for_key(&mut guest, &mut watch, KEY_F, 0)?;
+    wait_for_key(&mut guest, &mut watch, KEY_F, false)?;
     wait_until(PATIENCE, "another viewer", || Ok(device.viewer()?.filter(|process| *process != killed)))?;
     page.key("KeyF", "f", false)?;
     until_floor(&mut page, "mine")?;
@@ -325,7 +325,7 @@ fn vnc_clients_type_and_point_also_after_a_flood_a_pause_a_suspend_and_a_reboot(
 
     // What was held when the guest slept or began anew is no hindrance.
     typist.key(u32::from('f'), true)?;
-    wait_for_key(&mut guest, &mut watch, KEY_F, 1)?;
+    wait_for_key(&mut guest, &mut watch, KEY_F, true)?;
     guest.suspend_and_wake()?;
     assert_types(&mut guest, &mut typist)?;
     typist.key(u32::from('g'), true)?;
@@ -345,12 +345,10 @@ fn assert_types_while_paused(guest: &mut Guest, typist: &mut Typist, size: (u32,
     typist.key(u32::from('d'), true)?;
     typist.settle()?;
     guest.qmp("cont", json!({}))?;
-    wait_for_key(guest, &mut watch, KEY_D, 1)?;
+    wait_for_key(guest, &mut watch, KEY_D, true)?;
     typist.key(u32::from('d'), false)?;
-    wait_for_key(guest, &mut watch, KEY_D, 0)?;
-    let keys = watch.words().into_iter().filter(|word| word.0 == EV_KEY && word.2 != REPEATED);
-    let keys: Vec<_> = keys.map(|(_, code, value)| (code, value)).collect();
-    assert_eq!(keys, [(KEY_S, 1), (KEY_S, 0), (BTN_LEFT, 1), (BTN_LEFT, 0), (KEY_D, 1), (KEY_D, 0)]);
+    wait_for_key(guest, &mut watch, KEY_D, false)?;
+    assert_eq!(watch.strokes(), [(KEY_S, 1), (KEY_S, 0), (BTN_LEFT, 1), (BTN_LEFT, 0), (KEY_D, 1), (KEY_D, 0)]);
     assert_eq!(pixel(&watch, size), Some((640, 512)));
     Ok(())
 }
@@ -362,13 +360,11 @@ fn assert_types(guest: &mut Guest, typist: &mut Typist) -> Result<()> {
         typist.key(key.into(), false)?;
     }
     typist.type_text("a")?;
-    wait_for_key(guest, &mut watch, KEY_A, 0)?;
+    wait_for_key(guest, &mut watch, KEY_A, false)?;
     typist.point(0, 0, 4)?;
     typist.point(1279, 1023, 0)?;
     guest.wait_for_events(&mut watch, "a click", |watch| watch.has(EV_KEY, BTN_RIGHT, 0))?;
-    let pressed: Vec<_> = watch.words().into_iter().filter(|word| word.0 == EV_KEY && word.2 == 1).collect();
-    assert_eq!(pressed, [(EV_KEY, KEY_A, 1), (EV_KEY, BTN_RIGHT, 1)]);
-    assert_all_is_up(&watch);
+    assert_eq!(watch.strokes(), [(KEY_A, 1), (KEY_A, 0), (BTN_RIGHT, 1), (BTN_RIGHT, 0)]);
     Ok(())
 }
 
@@ -409,10 +405,9 @@ fn a_window_shows_the_guest_takes_keys_and_gives_the_guest_its_size() -> Result<
     desktop.hand(&format!("windowactivate --sync {window} mousemove --window {window} 900 77"))?;
     guest.wait_for_events(&mut watch, "the pointer", |watch| pixel(watch, size) == Some((900, 77)))?;
     desktop.hand("click 1 keydown shift key a keyup shift")?;
-    wait_for_key(&mut guest, &mut watch, KEY_LEFTSHIFT, 0)?;
-    let keys: Vec<_> = watch.words().into_iter().filter(|word| word.0 == EV_KEY).map(|word| (word.1, word.2)).collect();
+    wait_for_key(&mut guest, &mut watch, KEY_LEFTSHIFT, false)?;
     let shifted = [(KEY_LEFTSHIFT, 1), (KEY_A, 1), (KEY_A, 0), (KEY_LEFTSHIFT, 0)];
-    assert_eq!(keys, [&[(BTN_LEFT, 1), (BTN_LEFT, 0)][..], &shifted].concat());
+    assert_eq!(watch.strokes(), [&[(BTN_LEFT, 1), (BTN_LEFT, 0)][..], &shifted].concat());
 
     // Who pulls at the window gives the guest another mode, which it then shows.
     let wanted = (1000, 700);
@@ -428,11 +423,11 @@ fn a_window_shows_the_guest_takes_keys_and_gives_the_guest_its_size() -> Result<
     desktop.spawn("weston", &[&compositor[..], &["--no-config", "--idle-time=0"]].concat())?;
     let output = desktop.window("Weston")?;
     desktop.hand(&format!("windowactivate --sync {window} keydown f"))?;
-    wait_for_key(&mut guest, &mut watch, KEY_F, 1)?;
+    wait_for_key(&mut guest, &mut watch, KEY_F, true)?;
     let socket = Path::new(&desktop.runtime_dir()).join("later");
     wait_until(PATIENCE, &format!("weston on {number}"), || Ok(socket.exists().then_some(())))?;
     kill_viewer(&device)?;
-    wait_for_key(&mut guest, &mut watch, KEY_F, 0)?;
+    wait_for_key(&mut guest, &mut watch, KEY_F, false)?;
     desktop.hand("keyup f")?;
     let (x, y) =
         wait_until(PATIENCE, "the guest's picture in weston", || Ok(find(&picture, &desktop.capture(Some(output))?)))?;
@@ -442,7 +437,7 @@ fn a_window_shows_the_guest_takes_keys_and_gives_the_guest_its_size() -> Result<
     desktop.hand("click 3")?;
     guest.wait_for_events(&mut watch, "a click", |watch| watch.has(EV_KEY, BTN_RIGHT, 0))?;
     desktop.hand("key z")?;
-    wait_for_key(&mut guest, &mut watch, KEY_Z, 0)?;
+    wait_for_key(&mut guest, &mut watch, KEY_Z, false)?;
     assert!(watch.has(EV_KEY, KEY_Z, 1), "{:?}", watch.words());
     desktop.hand("key ctrl+alt+f")?;
     wait_until(PATIENCE, "the guest to fill weston's output", || Ok((mode(&mut guest)? == (1200, 900)).then_some(())))?;

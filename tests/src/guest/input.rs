@@ -8,6 +8,10 @@ use crate::process::wait_until;
 
 /// EV_SYN, whose event ends a frame.
 const EV_SYN: u16 = 0;
+/// EV_KEY, of keys and buttons.
+const EV_KEY: u16 = 1;
+/// The value of a key that the guest's kernel repeats.
+const REPEATED: i32 = 2;
 /// SYN_DROPPED: the kernel lost events because nobody took them.
 const SYN_DROPPED: u16 = 3;
 
@@ -24,6 +28,13 @@ impl Watch {
     pub fn words(&self) -> Vec<(u16, u16, i32)> {
         let events = self.events.iter().filter(|event| event.kind != EV_SYN);
         events.map(|event| (event.kind, event.code, event.value)).collect()
+    }
+
+    /// What keys and buttons did, in order: code, and 1 for down, 0 for up. Not that the guest's kernel repeated one that was
+    /// held for long, as happens when a machine stands still for a moment.
+    pub fn strokes(&self) -> Vec<(u16, i32)> {
+        let keys = self.words().into_iter().filter(|word| word.0 == EV_KEY && word.2 != REPEATED);
+        keys.map(|(_, code, value)| (code, value)).collect()
     }
 
     /// Whether an event of this type, code and value came.
