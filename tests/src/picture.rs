@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::process::wait_until;
 
 /// How long a picture may take to be seen, in seconds.
-const PATIENCE: u64 = 20;
+const PATIENCE: u64 = 120;
 
 /// A picture: rows of three bytes (red, green, blue) a pixel.
 #[derive(Clone, PartialEq, Eq)]
@@ -118,6 +118,29 @@ impl Picture {
         Ok(Picture { width, height, rgb: rows.flatten().copied().collect() })
     }
 
+    /// Whether another picture is a part of it.
+    pub fn contains(&self, other: &Self) -> bool {
+        let row = |picture: &Self, x: usize, y: usize, width: usize| {
+            let start = (y * picture.width + x) * 3;
+            picture.rgb.get(start..start + width * 3).map(<[u8]>::to_vec)
+        };
+        let Some(first) = row(other, 0, 0, other.width) else { return true };
+        let (Some(columns), Some(rows)) =
+            ((self.width + 1).checked_sub(other.width), (self.height + 1).checked_sub(other.height))
+        else {
+            return false;
+        };
+        (0..rows).any(|y| {
+            (0..columns).any(|x| {
+                // Most places are seen by one pixel not to be it.
+                self.pixel(x, y) == other.pixel(0, 0)
+                    && row(self, x, y, other.width).as_ref() == Some(&first)
+                    && (1..other.height)
+                        .all(|below| row(self, x, y + below, other.width) == row(other, 0, below, other.width))
+            })
+        })
+    }
+
     /// What is different in another picture: nothing, or a description.
     pub fn difference(&self, other: &Self) -> Option<String> {
         if self.size() != other.size() {
@@ -178,6 +201,19 @@ mod tests {
         assert_eq!(picture.pixel(1, 0), Some([6, 5, 4]));
         assert_eq!(picture.pixel(3, 0), None);
         assert_eq!(picture.crop(1, 1, 2, 1).unwrap().pixel(0, 0), picture.pixel(1, 1));
+    }
+
+    #[test]
+    fn a_part_is_found_where_it_is() {
+        let bytes: Vec<u8> = (0..4 * 5 * 4).collect();
+        let picture = Picture::from_xrgb(5, 4, &bytes).unwrap();
+        for (x, y, width, height) in [(0, 0, 5, 4), (2, 1, 3, 3), (4, 3, 1, 1)] {
+            assert!(picture.contains(&picture.crop(x, y, width, height).unwrap()));
+        }
+        let mut other = picture.crop(1, 1, 3, 2).unwrap();
+        other.fill((2, 1), (1, 1), [0; 3]);
+        assert!(!picture.contains(&other));
+        assert!(!picture.crop(0, 0, 2, 2).unwrap().contains(&picture));
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl Process {
         Ok(Process { name: name.to_owned(), child, watchdog, tail, logger: Some(logger) })
     }
 
+    /// What it was called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The program's process.
     pub fn id(&self) -> u32 {
         self.child.id()

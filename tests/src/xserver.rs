@@ -80,6 +80,11 @@ impl XServer {
         self.dir.path().display().to_string()
     }
 
+    /// Kills a program that was started on it.
+    pub fn end(&mut self, name: &str) {
+        self.programs.retain(|program| program.name() != name);
+    }
+
     /// Starts a program on it.
     pub fn spawn(&mut self, name: &str, words: &[&str]) -> Result<&mut Process> {
         let mut command = self.program(name)?;
@@ -182,7 +187,7 @@ impl XServer {
 
     /// Gives a window the keyboard's focus.
     pub fn focus(&self, window: Window) -> Result<()> {
-        self.hand(&format!("windowactivate {window} windowfocus --sync {window}"))
+        self.hand(&format!("windowfocus --sync {window}"))
     }
 
     /// Gives the keyboard's focus to a window of nobody's.

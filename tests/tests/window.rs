@@ -285,18 +285,7 @@ fn an_x_server_that_dies_takes_only_the_window_along() -> Result<()> {
     server.hand("keydown d")?;
     stage.typed_until(key(32, true))?;
     server.kill();
-    // What was held goes up, one line says why, and nobody else notices.
-    stage.typed_until(did(Input::ReleaseAll))?;
-    until_logged(&stage, "the virtual machine and all others who look go on")?;
-    let port = vnc_port(&stage)?;
-    let next = stage.show(0, 800, 600)?;
-    next.wait_until_shown(|| vnc::capture(port))?;
-    assert_eq!(stage.viewer(), Some(viewer));
-    let log = stage.log()?;
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
-    assert_eq!(lines.len(), 1, "{log}");
-    assert!(!log.contains("panicked"), "{log}");
-    Ok(())
+    outlives(&mut stage, viewer)
 }
 
 #[test]
@@ -351,5 +340,103 @@ fn a_window_watches_while_somebody_else_controls_until_it_takes_control() -> Res
     server.hand("key c")?;
     let typed = stage.typed_until(key(46, false))?;
     assert!(!typed.contains(&key(48, true)), "What somebody typed who only watched: {typed:?}");
+    Ok(())
+}
+
+/// A Wayland compositor in a window of the X server. Its words, and the window's title.
+fn compose(server: &mut XServer, words: &[&str]) -> Result<Vec<(&'static str, String)>> {
+    let all = [&["--backend=x11", "--no-config", "--idle-time=0", "--socket=stage"], words].concat();
+    server.spawn("weston", &all)?;
+    let (folder, socket) = (server.runtime_dir(), "stage".to_owned());
+    let path = std::path::PathBuf::from(&folder).join(&socket);
+    wait_until(PATIENCE, "the compositor", || Ok(path.exists().then_some(())))?;
+    Ok(vec![("WAYLAND_DISPLAY", socket), ("XDG_RUNTIME_DIR", folder.clone()), ("HOME", folder)])
+}
+
+#[test]
+fn a_wayland_window_shows_the_picture_takes_keys_and_outlives_its_compositor() -> Result<()> {
+    let mut server = XServer::start("1300x900")?;
+    let display = compose(&mut server, &["--shell=kiosk", "--width=1280", "--height=800"])?;
+    let words = vec!["--window".into()];
+    let mut stage = Stage::new(&with_vnc(Setting { words, display: Some(display), ..Setting::default() }))?;
+    let weston = server.window("Weston")?;
+    // This shell gives a window all of the monitor: the guest follows.
+    server.hand("mousemove 1299 899")?;
+    let wish = stage.wish()?;
+    assert_eq!(wish, ModeRequest { head: 0, width: 1280, height: 800 });
+    let mut picture = stage.show(0, 1280, 800)?;
+    shows(&server, weston, &picture)?;
+    for turn in 0..8u32 {
+        let part = Rect::new(turn * 150, turn * 90, 40 + turn, 50);
+        stage.fill(0, part, [turn as u8; 3])?;
+        let [x, y, width, height] = [part.x, part.y, part.width, part.height].map(|length| length as usize);
+        picture.fill((x, y), (width, height), [turn as u8; 3]);
+        shows(&server, weston, &picture)?;
+    }
+    server.keep("window-wayland.png")?;
+    println!("{}", stage.log()?);
+    server.focus(weston)?;
+    server.hand("mousemove 100 50 key a click 1")?;
+    let typed = stage.typed_until(button(0, false))?;
+    for event in [at((100, 50), (1280, 800)), key(30, true), key(30, false), button(0, true)] {
+        assert!(typed.contains(&event), "{event:?} is not in {typed:?}");
+    }
+    server.hand("keydown d")?;
+    stage.typed_until(key(32, true))?;
+    let viewer = stage.viewer().context("No viewer")?;
+    server.end("weston");
+    outlives(&mut stage, viewer)
+}
+
+/// The window is gone, with one line that says why; what was held is up, and all others see what comes.
+fn outlives(stage: &mut Stage, viewer: u32) -> Result<()> {
+    stage.typed_until(did(Input::ReleaseAll))?;
+    until_logged(stage, "the virtual machine and all others who look go on")?;
+    let port = vnc_port(stage)?;
+    let next = stage.show(0, 800, 600)?;
+    next.wait_until_shown(|| vnc::capture(port))?;
+    assert_eq!(stage.viewer(), Some(viewer));
+    let log = stage.log()?;
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_dense_wayland_monitor_shows_the_heads_pixels_as_they_are() -> Result<()> {
+    let mut server = XServer::start("2600x1700")?;
+    let display = compose(&mut server, &["--width=1280", "--height=800", "--scale=2"])?;
+    let mut stage =
+        Stage::new(&Setting { words: vec!["--window".into()], display: Some(display), ..Setting::default() })?;
+    server.window("Weston")?;
+    // The pointer is beside the window.
+    server.hand("mousemove 20 1590")?;
+    let picture = stage.show(0, 1024, 768)?;
+    // Somewhere on the monitor, but as it is.
+    let found = || Ok(server.capture(None)?.contains(&picture).then_some(()));
+    let found = wait_until(PATIENCE, "the picture", found);
+    server.keep("window-dense.png")?;
+    found
+}
+
+#[test]
+fn a_window_fills_the_monitor_of_that_name() -> Result<()> {
+    let mut server = XServer::start("1700x700")?;
+    let display = compose(&mut server, &["--width=800", "--height=600", "--output-count=2"])?;
+    let monitors = ["screen0", "screen1"].map(|name| server.window(&format!("Weston Compositor - {name}")));
+    let monitors: Vec<u32> = monitors.into_iter().collect::<Result<_>>()?;
+    server.hand(&format!("windowmove --sync {} 850 0", monitors[1]))?;
+    for (word, monitor) in [("fullscreen=screen1", 1), ("fullscreen=0", 0), ("fullscreen=1", 1)] {
+        // The pointer is on the other one.
+        server.hand(&format!("mousemove --window {} 300 300 mousemove_relative 5 5", monitors[1 - monitor]))?;
+        let (words, display) = (vec![format!("--window={word}")], Some(display.clone()));
+        let mut stage = Stage::new(&Setting { words, display, ..Setting::default() })?;
+        let wish = stage.wish()?;
+        assert_eq!((wish.width, wish.height), (800, 600), "{word}");
+        let picture = stage.show(0, 800, 600)?;
+        shows(&server, monitors[monitor], &picture)?;
+        server.keep("window-fullscreen.png")?;
+    }
     Ok(())
 }

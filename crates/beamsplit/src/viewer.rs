@@ -8,8 +8,8 @@ use std::io::IsTerminal;
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
 
-/// What is logged: of the libraries behind a window only what they cannot do, not what they wonder about.
-const LOG: &str = "info,winit=error,sctk=error,smithay_client_toolkit=error,calloop=error,x11rb=error";
+/// What is logged. What the libraries behind a window cannot do is told by the window, once.
+const LOG: &str = "info,winit=off,sctk=off,sctk_adwaita=off,smithay_client_toolkit=off,calloop=off";
 
 /// Runs until the device is gone.
 pub fn run(words: viewer::Args) -> Result<()> {

@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use tokio::runtime::Handle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use winit::error::EventLoopError;
 use winit::event_loop::EventLoop;
 use winit::platform::wayland::EventLoopBuilderExtWayland;
@@ -141,7 +141,10 @@ impl Window {
         if !thread.is_finished() {
             let why = match shown {
                 Ok((_, Some(gone))) => Some(gone.to_string()),
-                Ok((Err(error), None)) => Some(format!("The display server is gone ({error})")),
+                Ok((Err(error), None)) => {
+                    debug!("The display server's events ended: {error}");
+                    Some("The display server is gone".to_owned())
+                }
                 Ok((Ok(()), None)) => None,
                 Err(panic) => Some(format!("The display server is gone ({panic})")),
             };

@@ -158,6 +158,10 @@ impl App {
             attributes = attributes.with_fullscreen(Some(Fullscreen::Borderless(monitor)));
         }
         let window = Arc::new(event_loop.create_window(attributes)?);
+        if self.spec.fullscreen.is_none() && window.scale_factor() != 1. {
+            // A dense monitor, which a window does not know before it is there.
+            let _ = window.request_inner_size(PhysicalSize::new(own_size.0, own_size.1));
+        }
         let canvas: Box<dyn Canvas> = match &self.display {
             Display::Wayland(context) => Box::new(Sheet::new(context, &window)?),
             Display::X11(server) => Box::new(x11::Window::new(server, number(&window))?),

@@ -249,6 +249,7 @@ impl Pane {
 
     /// The window came to a monitor of another density. Some: the size that it keeps, in that monitor's pixels.
     pub(super) fn keeps_size(&mut self) -> Option<PhysicalSize<u32>> {
+        self.ask();
         (self.own_size != (0, 0)).then(|| PhysicalSize::new(self.own_size.0, self.own_size.1))
     }
 

@@ -26,7 +26,8 @@ impl Sheet {
 impl Canvas for Sheet {
     fn paint(&mut self, picture: &mut Picture) -> Result<Painted, Broken> {
         if !picture.is_dirty() {
-            return Ok(Painted::Shown);
+            // Something else of the window waits for its next picture: its frame, or the density of its pixels.
+            picture.spoil(Rect::new(0, 0, 1, 1));
         }
         let Rect { width, height, .. } = picture.placement().window();
         let (Some(columns), Some(rows)) = (NonZeroU32::new(width), NonZeroU32::new(height)) else {
