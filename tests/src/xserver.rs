@@ -172,6 +172,12 @@ impl XServer {
         Ok((image.width, image.height, (image.xhot, image.yhot), image.cursor_image))
     }
 
+    /// Where the pointer is.
+    pub fn pointer_at(&self) -> Result<(i16, i16)> {
+        let at = self.connection.query_pointer(self.root)?.reply()?;
+        Ok((at.root_x, at.root_y))
+    }
+
     /// Asks a window to close, as the cross in its frame does.
     pub fn close(&self, window: Window) -> Result<()> {
         let (kind, delete) = (self.atom("WM_PROTOCOLS")?, self.atom("WM_DELETE_WINDOW")?);

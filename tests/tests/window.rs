@@ -39,6 +39,23 @@ fn shows(server: &XServer, window: u32, picture: &Picture) -> Result<()> {
     picture.wait_until_shown(|| server.capture(Some(window)))
 }
 
+/// Nothing moves: no thread of the viewer wakes. What was under way when the last picture was seen comes to rest first.
+fn rests(server: &XServer, stage: &mut Stage, window: u32) -> Result<()> {
+    let viewer = stage.viewer().context("No viewer")?;
+    let mut before = 0;
+    wait_until(PATIENCE, "the viewer to rest", || {
+        let now = sleeps(viewer)?;
+        Ok((std::mem::replace(&mut before, now) == now).then_some(()))
+    })?;
+    let frames = stage.frames(0);
+    for _ in 0..20 {
+        server.capture(Some(window))?;
+    }
+    assert_eq!((sleeps(viewer)?, stage.frames(0)), (before, frames), "Wake-ups of an idle viewer");
+    assert!(frames.1, "It waits for a picture");
+    Ok(())
+}
+
 fn until_logged(stage: &Stage, line: &str) -> Result<()> {
     wait_until(PATIENCE, line, || Ok(stage.log()?.contains(line).then_some(())))
 }
@@ -78,19 +95,7 @@ fn a_window_shows_the_picture_to_the_byte_and_costs_nothing_when_idle_or_hidden(
     }
     server.keep("window.png")?;
 
-    // Nothing moves: no thread wakes. What was under way when the last picture was seen comes to rest first.
-    let viewer = stage.viewer().context("No viewer")?;
-    let mut before = 0;
-    wait_until(PATIENCE, "the viewer to rest", || {
-        let now = sleeps(viewer)?;
-        Ok((std::mem::replace(&mut before, now) == now).then_some(()))
-    })?;
-    let frames = stage.frames(0);
-    for _ in 0..20 {
-        server.capture(Some(window))?;
-    }
-    assert_eq!((sleeps(viewer)?, stage.frames(0)), (before, frames), "Wake-ups of an idle viewer");
-    assert!(frames.1, "It waits for a picture");
+    rests(&server, &mut stage, window)?;
 
     // Sizes that differ: whole pixels where they fit, else the picture's shape.
     for (width, height, side) in [(512, 384, 2), (500, 300, 2), (340, 100, 3), (1000, 768, 1)] {
@@ -343,6 +348,74 @@ fn a_window_watches_while_somebody_else_controls_until_it_takes_control() -> Res
     Ok(())
 }
 
+#[test]
+fn each_head_has_a_window_and_one_person_sits_before_them_all() -> Result<()> {
+    let mut server = XServer::start("2400x900")?;
+    server.manage()?;
+    let mut stage = Stage::new(&Setting { heads: 2, ..with_vnc(setting(&server)) })?;
+    let windows = [server.window("stage, screen 1 - Beamsplit")?, server.window("stage, screen 2 - Beamsplit")?];
+    for (window, x) in windows.iter().zip([0, 1200]) {
+        server.hand(&format!("windowmove {window} {x} 40"))?;
+    }
+    let pictures = [stage.show(0, 1024, 768)?, stage.show(1, 1024, 768)?];
+    for (window, picture) in windows.iter().zip(&pictures) {
+        shows(&server, *window, picture)?;
+    }
+    server.keep("window-heads.png")?;
+    // Both windows are one seat: who goes from one to the other need not take control.
+    server.focus(windows[1])?;
+    server.hand(&format!("mousemove --window {} 0 0 key a", windows[1]))?;
+    let on = |head: u8, input| InputEvent::Input { head, input };
+    stage.typed_until(on(1, Input::Key { code: 30, pressed: false }))?;
+    server.focus(windows[0])?;
+    server.hand(&format!("mousemove --window {} 0 0 key b", windows[0]))?;
+    let typed = stage.typed_until(on(0, Input::Key { code: 48, pressed: false }))?;
+    assert!(typed.contains(&on(0, Input::Pointer { x: 0, y: 0 })), "{typed:?}");
+    // One is closed, the other goes on.
+    server.close(windows[0])?;
+    server.close(windows[0])?;
+    until_logged(&stage, "The window of head 0 was closed")?;
+    let next = stage.show(1, 1024, 700)?;
+    shows(&server, windows[1], &next.in_window(1, (1024, 768)))?;
+    stage.viewer().context("The viewer ended with a window").map(drop)
+}
+
+#[test]
+fn the_pointer_stays_in_the_window_while_it_is_grabbed() -> Result<()> {
+    let mut server = XServer::start("1600x1200")?;
+    server.manage()?;
+    let mut stage = Stage::new(&setting(&server))?;
+    let window = server.window("stage")?;
+    let picture = stage.show(0, 1024, 768)?;
+    shows(&server, window, &picture)?;
+    server.focus(window)?;
+    server.hand(&format!("mousemove --window {window} 500 500 key ctrl+alt+g"))?;
+    server.window("stage - Beamsplit - Ctrl+Alt+G frees the pointer")?;
+    // Pushed beyond the corner it stays in the corner.
+    server.hand("mousemove_relative 3000 3000")?;
+    stage.typed_until(did(Input::Pointer { x: u16::MAX, y: u16::MAX }))?;
+    let corner = server.pointer_at()?;
+    assert!(corner.0 < 1500 && corner.1 < 1100, "{corner:?}");
+    server.hand("key ctrl+alt+g")?;
+    let title = || Ok((server.title(window)? == "stage - Beamsplit").then_some(()));
+    wait_until(PATIENCE, "a free pointer", title)?;
+    server.hand("mousemove 1599 1199")?;
+    assert_eq!(server.pointer_at()?, (1599, 1199));
+    Ok(())
+}
+
+#[test]
+fn without_a_window_manager_a_window_fills_the_screen_all_the_same() -> Result<()> {
+    let server = XServer::start("1280x800")?;
+    let words = vec!["--window=fullscreen=nowhere".into()];
+    let mut stage = Stage::new(&Setting { words, ..setting(&server) })?;
+    let wish = stage.wish()?;
+    assert_eq!((wish.width, wish.height), (1280, 800));
+    let picture = stage.show(0, 1280, 800)?;
+    shows(&server, server.window("stage")?, &picture)?;
+    until_logged(&stage, "No such monitor to fill; there are 0 (screen)")
+}
+
 /// A Wayland compositor in a window of the X server. Its words, and the window's title.
 fn compose(server: &mut XServer, words: &[&str]) -> Result<Vec<(&'static str, String)>> {
     let all = [&["--backend=x11", "--no-config", "--idle-time=0", "--socket=stage"], words].concat();
@@ -374,7 +447,7 @@ fn a_wayland_window_shows_the_picture_takes_keys_and_outlives_its_compositor() -
         shows(&server, weston, &picture)?;
     }
     server.keep("window-wayland.png")?;
-    println!("{}", stage.log()?);
+    rests(&server, &mut stage, weston)?;
     server.focus(weston)?;
     server.hand("mousemove 100 50 key a click 1")?;
     let typed = stage.typed_until(button(0, false))?;

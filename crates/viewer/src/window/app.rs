@@ -168,7 +168,11 @@ impl App {
         };
         let x11 = matches!(self.display, Display::X11(_));
         let (desk, size) = (self.desk.clone(), (width, height));
-        Ok(Pane::new(Beginning { head, window, canvas, x11, desk, size, own_size, name, title }))
+        let given = window.inner_size();
+        let mut pane = Pane::new(Beginning { head, window, canvas, x11, desk, size, own_size, name, title });
+        // A desktop that knows better said so before anybody listened.
+        pane.resized(given);
+        Ok(pane)
     }
 
     /// The monitor that a head's window begins on.
@@ -183,12 +187,13 @@ impl App {
             Some(Monitor::Number(number)) => Some(*number).filter(|number| *number < monitors.len()),
             Some(Monitor::Named(name)) => names.iter().position(|known| known == name),
         };
-        if first.is_none() {
+        let Some(first) = first else {
             let known: Vec<String> = names.iter().enumerate().map(|(at, name)| format!("{at} ({name})")).collect();
             warn!("No such monitor to fill; there are {}", known.join(", "));
-        }
+            return primary();
+        };
         // The other heads' follow it.
-        first.and_then(|first| monitors.get((first + usize::from(head)) % monitors.len().max(1)).cloned())
+        monitors.get((first + usize::from(head)) % monitors.len().max(1)).cloned()
     }
 
     fn grant(&mut self, event_loop: &ActiveEventLoop, window: WindowId, wish: Wish) {
