@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use fontdue::{Font, FontSettings};
+use ab_glyph::{Font, FontVec, ScaleFont, point};
 use tiny_skia::{
     Color, FillRule, GradientStop, LineCap, LineJoin, LinearGradient, Paint, Path, PathBuilder, Pixmap, PixmapMut,
     Point, RadialGradient, Rect, Shader, SpreadMode, Stroke, Transform,
@@ -47,8 +47,8 @@ struct Area {
 }
 
 struct Text {
-    regular: Option<Font>,
-    bold: Option<Font>,
+    regular: Option<FontVec>,
+    bold: Option<FontVec>,
 }
 
 impl Scene {
@@ -153,8 +153,7 @@ impl Scene {
         let transform = self.transform();
         let mut pixels = self.background.as_mut();
         let (width, height) = (pixels.width() as f32, pixels.height() as f32);
-        let sky = gradient((0.0, 0.0), (0.0, height), [[10, 14, 30, 255], [27, 20, 56, 255]]);
-        fill_rect(&mut pixels, (0.0, 0.0, width, height), sky, Transform::identity());
+        sky(&mut pixels, [[10, 14, 30], [27, 20, 56]]);
         for line in 0..=32 {
             let x = line as f32 * 40.0;
             stroke(&mut pixels, &[(x, 0.0), (x, DESIGN.1)], 1.0, [255, 255, 255, 8], transform);
@@ -246,7 +245,7 @@ impl Area {
 
 impl Text {
     fn load() -> Self {
-        let font = |path: &str| Font::from_bytes(fs::read(path).ok()?, FontSettings::default()).ok();
+        let font = |path: &str| FontVec::try_from_vec(fs::read(path).ok()?).ok();
         Text { regular: font("/etc/fonts/regular.ttf"), bold: font("/etc/fonts/bold.ttf") }
     }
 
@@ -254,20 +253,24 @@ impl Text {
     fn draw(&self, pixels: &mut PixmapMut, bold: bool, line: &str, at: (f32, f32), size: f32, colour: [u8; 3]) {
         let Some(font) = (if bold { &self.bold } else { &self.regular }) else { return };
         let (width, height) = (pixels.width() as i32, pixels.height() as i32);
+        let em = font.height_unscaled() / font.units_per_em().unwrap_or(1.0);
+        let font = font.as_scaled(size * em);
         let mut pen = at.0;
         for letter in line.chars() {
-            let (metrics, coverage) = font.rasterize(letter, size);
-            let left = pen as i32 + metrics.xmin;
-            let top = at.1 as i32 - metrics.ymin - metrics.height as i32;
-            for (index, alpha) in coverage.iter().enumerate() {
-                let x = left + (index % metrics.width) as i32;
-                let y = top + (index / metrics.width) as i32;
-                if x >= 0 && y >= 0 && x < width && y < height {
-                    let start = (y * width + x) as usize * 4;
-                    blend(pixels.data_mut().get_mut(start..start + 3), colour, *alpha);
-                }
+            let glyph = font.scaled_glyph(letter);
+            let advance = font.h_advance(glyph.id);
+            let glyph = glyph.id.with_scale_and_position(glyph.scale, point(pen, at.1));
+            if let Some(outline) = font.outline_glyph(glyph) {
+                let corner = outline.px_bounds().min;
+                outline.draw(|x, y, coverage| {
+                    let (x, y) = (corner.x as i32 + x as i32, corner.y as i32 + y as i32);
+                    if x >= 0 && y >= 0 && x < width && y < height {
+                        let start = (y * width + x) as usize * 4;
+                        blend(pixels.data_mut().get_mut(start..start + 3), colour, (coverage * 255.0) as u8);
+                    }
+                });
             }
-            pen += metrics.advance_width;
+            pen += advance;
         }
     }
 }
@@ -276,6 +279,19 @@ fn blend(pixel: Option<&mut [u8]>, colour: [u8; 3], alpha: u8) {
     for (old, new) in pixel.into_iter().flatten().zip(colour) {
         let mixed = u32::from(*old) * u32::from(255 - alpha) + u32::from(new) * u32::from(alpha);
         *old = (mixed / 255) as u8;
+    }
+}
+
+/// Fills everything, from the colour at the top to the one at the bottom. Row by row: a shader asks for each pixel, and a
+/// translated processor takes a second for that.
+fn sky(pixels: &mut PixmapMut, [top, bottom]: [[u8; 3]; 2]) {
+    let (width, height) = (pixels.width() as usize, pixels.height().max(1));
+    for (row, line) in (0..height).zip(pixels.data_mut().chunks_mut(width * 4)) {
+        let mixed = |index: usize| {
+            let (top, bottom) = (u32::from(top[index]), u32::from(bottom[index]));
+            ((top * (height - row) + bottom * row) / height) as u8
+        };
+        line.as_chunks_mut::<4>().0.fill([mixed(0), mixed(1), mixed(2), 255]);
     }
 }
 
@@ -407,5 +423,6 @@ fn stroke(pixels: &mut PixmapMut, points: &[(f32, f32)], width: f32, rgba: [u8; 
 
 /// From rows of red, green, blue, alpha to X8R8G8B8 in little-endian order.
 fn xrgb(rgba: &[u8]) -> Vec<u8> {
-    rgba.as_chunks::<4>().0.iter().flat_map(|[red, green, blue, _]| [*blue, *green, *red, 255]).collect()
+    let pixels = rgba.as_chunks::<4>().0.iter().map(|[red, green, blue, _]| [*blue, *green, *red, 255]);
+    pixels.collect::<Vec<_>>().into_flattened()
 }

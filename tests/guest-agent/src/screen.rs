@@ -16,6 +16,7 @@ use drm::buffer::{Buffer, DrmFourcc};
 use drm::control::dumbbuffer::DumbBuffer;
 use drm::control::{ClipRect, Device as _, Mode, PageFlipFlags, connector, crtc, framebuffer};
 use guest_agent::{Draw, Head, Reply};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::scene::Scene;
 
@@ -309,8 +310,12 @@ impl Card {
         let size = dumb.size();
         let pitch = dumb.pitch() as usize;
         let mapping = self.map_dumb_buffer(&mut dumb)?;
-        let rows = mapping.chunks(pitch).take(size.1 as usize);
-        Ok((size, rows.flat_map(|row| row.iter().take(size.0 as usize * 4)).copied().collect()))
+        let row_bytes = size.0 as usize * 4;
+        let mut pixels = Vec::with_capacity(row_bytes * size.1 as usize);
+        for row in mapping.chunks(pitch).take(size.1 as usize) {
+            pixels.extend_from_slice(row.get(..row_bytes).context("A buffer with short rows")?);
+        }
+        Ok((size, pixels))
     }
 }
 
@@ -339,8 +344,11 @@ struct Random(u64);
 impl Random {
     fn new() -> Result<Self> {
         let mut seed = [0; 8];
-        std::io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut seed)?;
-        Ok(Random(u64::from_le_bytes(seed) | 1))
+        // Now, and not when the kernel has gathered enough for secrets, which takes a second after a boot.
+        getrandom(&mut seed, GetRandomFlags::INSECURE)?;
+        let uptime = std::fs::read_to_string("/proc/uptime")?;
+        let mixed = uptime.bytes().fold(u64::from_le_bytes(seed), |mixed, byte| mixed.rotate_left(8) ^ u64::from(byte));
+        Ok(Random(mixed | 1))
     }
 
     fn pixels(&mut self, width: u32, height: u32) -> Vec<u8> {
