@@ -21,6 +21,9 @@ use crate::workspace;
 /// Seconds that something may take on a machine that stands still for a while.
 const PATIENCE: u64 = 60;
 
+/// A pointer's picture: width, height, hot spot, and pixels as 0xAARRGGBB.
+pub type Pointer = (u16, u16, (u16, u16), Vec<u32>);
+
 /// An X server. It ends with the value, and who is connected to it loses it then.
 pub struct XServer {
     number: u32,
@@ -34,11 +37,16 @@ pub struct XServer {
 impl XServer {
     /// Starts one with a screen of that size, as in `1280x1024`.
     pub fn start(size: &str) -> Result<Self> {
+        Self::start_with(&format!("{size}x24"), &[])
+    }
+
+    /// Starts one with a screen of that size and depth, as in `1280x1024x16`, and more words.
+    pub fn start_with(screen: &str, words: &[&str]) -> Result<Self> {
         let dir = workspace::scratch("x-")?;
         let mut command = run::inside(bed::window()?, "Xvfb");
         // Its abstract socket is what keeps two servers from taking one number.
         command.args(["-displayfd", "1", "-ac", "-nolisten", "tcp", "-noreset"]);
-        command.args(["-screen", "0", &format!("{size}x24")]);
+        command.args(["-screen", "0", screen]).args(words);
         let mut process = Process::spawn(command, "Xvfb", &dir.path().join("log"))?;
         let number = wait_until(PATIENCE, "the X server", || {
             if !process.is_running() {
@@ -166,8 +174,8 @@ impl XServer {
         Picture::from_xrgb(width.into(), height.into(), &image.data)
     }
 
-    /// The pointer's picture: its width, height, hot spot, and pixels as 0xAARRGGBB.
-    pub fn pointer(&self) -> Result<(u16, u16, (u16, u16), Vec<u32>)> {
+    /// The pointer's picture.
+    pub fn pointer(&self) -> Result<Pointer> {
         let image = self.connection.xfixes_get_cursor_image()?.reply()?;
         Ok((image.width, image.height, (image.xhot, image.yhot), image.cursor_image))
     }

@@ -310,6 +310,27 @@ fn without_a_display_server_there_is_one_line_and_no_window() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_x_server_that_cannot_read_our_memory_gets_the_pixels_and_one_of_few_colours_no_window() -> Result<()> {
+    let mut server = XServer::start_with("1600x1200x24", &["-extension", "MIT-SHM"])?;
+    server.manage()?;
+    let mut stage = Stage::new(&setting(&server))?;
+    let window = server.window("stage")?;
+    // More bytes than a message has.
+    stage.show(0, 1500, 1100)?;
+    server.hand(&format!("windowsize --sync {window} 1500 1100"))?;
+    let mut picture = stage.show(0, 1500, 1100)?;
+    shows(&server, window, &picture)?;
+    stage.fill(0, Rect::new(1400, 1000, 100, 100), [3, 2, 1])?;
+    picture.fill((1400, 1000), (100, 100), [3, 2, 1]);
+    shows(&server, window, &picture)?;
+
+    let server = XServer::start_with("800x600x16", &[])?;
+    let mut stage = Stage::new(&setting(&server))?;
+    until_logged(&stage, "The X server has no screen of 24 bits a pixel: there is no window, all else goes on")?;
+    stage.viewer().context("The viewer ended").map(drop)
+}
+
 /// A VNC client that takes control and does nothing with it.
 fn take_control(port: u16) -> Result<TcpStream> {
     let mut client = TcpStream::connect(("127.0.0.1", port))?;

@@ -1,6 +1,7 @@
 //! A device without a guest: shows a moving pattern through the seam, to try a viewer by hand.
 //!
-//! `cargo run -p beamsplit-viewer --example pattern -- --web 8080 --vnc 5900 [--size 1920x1080] [--frames 30] [--still] [--touch]`
+//! `cargo run -p beamsplit-viewer --example pattern -- --web 8080 --vnc 5900 [--window] [--size 1920x1080] [--frames 30] [--still]
+//! [--touch]`
 //!
 //! It keeps the listening sockets, runs the viewer as a child process and starts it again when it is killed, as a supervisor does.
 //! Prints what people do, and once in ten seconds what passed.
@@ -44,6 +45,9 @@ struct Pattern {
     /// The file with the tokens
     #[arg(long)]
     tokens: Option<String>,
+    /// Open a window: fullscreen[=MONITOR] for all of a monitor
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "plain")]
+    window: Option<String>,
 }
 
 #[derive(Parser)]
@@ -98,6 +102,7 @@ fn device(pattern: Pattern) {
     words.extend(web.iter().flat_map(|socket| lend("--web-fd", socket)));
     words.extend(vnc.iter().flat_map(|socket| lend("--vnc-fd", socket)));
     words.extend(pattern.touch.then(|| lend("--touch-fd", &fingers)).into_iter().flatten());
+    words.extend(pattern.window.iter().map(|spec| format!("--window={spec}")));
     words.extend(pattern.tokens.iter().flat_map(|file| ["--tokens".to_owned(), file.clone()]));
     let mut child = start(&words);
     let mut device = DeviceEnd::new(ours, "pattern", 1).unwrap();

@@ -404,6 +404,7 @@ impl Seat {
 
     /// Wishes for another size of a head, in pixels. The last wish within a tenth of a second counts. Only who may control, and
     /// while nobody else does.
+    #[cfg_attr(not(feature = "window"), expect(dead_code, reason = "VNC clients want to be told what became of it"))]
     pub(crate) fn resize(&self, head: u8, width: u32, height: u32) -> Outcome {
         let outcome = self.may_resize();
         if outcome == Outcome::Passed {

@@ -40,11 +40,9 @@ pub(super) fn rest() -> Option<Rest> {
 /// Has Xlib call us when it loses its server. Where there is no Xlib there is nothing to lose.
 pub(super) fn watch_xlib() {
     if let Ok(xlib) = Xlib::open() {
-        // SAFETY: the library is loaded, the function has the type that it declares, and it does not unwind. It replaces the
-        // one that ends the process; nobody else in this process sets one.
+        // SAFETY: the library is loaded and is never unloaded, the function has the type that it declares, and it does not unwind.
+        // It replaces the one that ends the process; nobody else in this process sets one.
         unsafe { (xlib.XSetIOErrorHandler)(Some(server_is_gone)) };
-        // The library stays loaded: the function is called from it.
-        std::mem::forget(xlib);
     }
 }
 
