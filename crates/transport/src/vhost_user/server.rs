@@ -138,7 +138,7 @@ impl ControlThread<'_> {
             Ok(()) => return Ok(Woken::Stop),
             Err(End::Serve(error)) => return Err(error),
             Err(End::Refusal(Refusal::Gone(gone))) => return Err(gone.into()),
-            Err(End::Channel(ChannelError::HungUp)) => tracing::info!("Front-end of {} hung up", self.name),
+            Err(End::Channel(ChannelError::HungUp)) => guest_log!(info, "Front-end of {} hung up", self.name),
             Err(why) => guest_log!(warn, "Front-end of {} is disconnected: {why}", self.name),
         }
         Ok(Woken::Readable)
@@ -149,7 +149,7 @@ impl ControlThread<'_> {
         let mut channel = Channel::new(socket)?;
         let (link, stop) = (self.link.clone(), self.stop);
         let mut control = Control::new(self.identity, link.clone(), self.on_gpu_socket);
-        tracing::info!("Front-end of {} connected", self.name);
+        guest_log!(info, "Front-end of {} connected", self.name);
         while wait(channel.as_fd(), stop, &link, None)? != Woken::Stop {
             if let Some(message) = channel.receive()?
                 && let Some(reply) = control.handle(message)?
