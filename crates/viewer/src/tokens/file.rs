@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::inotify;
+use rustix::fs::{Mode, OFlags, inotify};
 
 use super::{Secret, Tokens};
 use crate::floor::Right;
@@ -73,7 +73,10 @@ impl TokensFile {
     pub fn open(path: &Path) -> Result<Self, TokensError> {
         let failed = |source: io::Error| TokensError::Read { path: path.to_owned(), source };
         let watch = watch(path).map_err(|errno| failed(errno.into()))?;
-        let file = File::open(path).map_err(failed)?;
+        // A pipe is refused below; to open it must not wait for somebody who writes.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        let file = File::from(file);
         let mut file = Self { path: path.to_owned(), file, watch, tokens: None };
         file.tokens = Some(file.read()?);
         Ok(file)
@@ -234,6 +237,9 @@ mod tests {
         assert!(matches!(TokensFile::open(&folder.path().join("absent")), Err(TokensError::Read { .. })));
         assert!(matches!(TokensFile::open(folder.path()), Err(TokensError::Kind(_))));
         assert!(matches!(TokensFile::open(Path::new("/dev/null")), Err(TokensError::Kind(_))));
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert!(matches!(TokensFile::open(&pipe), Err(TokensError::Kind(_))), "nobody writes to it");
     }
 
     #[test]
