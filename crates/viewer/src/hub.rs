@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 #[cfg(test)]
 use crate::floor::Inputs;
 use crate::floor::{Floor, FloorNews, InputCounts, Seat, Which};
+use crate::log::Lines;
 use crate::rfb::cursor::{self, CursorImage};
 use crate::rfb::encodings::{Abilities, CursorKind};
 use crate::rfb::message::SizeNews;
@@ -101,6 +102,8 @@ pub(crate) struct Hub {
     pub(crate) floor: Floor,
     /// Who is let in.
     pub(crate) door: Door,
+    /// What may be said of clients in the log.
+    pub(crate) lines: Lines,
 }
 
 impl Hub {
@@ -114,7 +117,7 @@ impl Hub {
             clients: BTreeMap::new(),
             next: 0,
         };
-        Self { state: Mutex::new(state), full: Notify::new(), wished: Notify::new(), floor, door }
+        Self { state: Mutex::new(state), full: Notify::new(), wished: Notify::new(), floor, door, lines: Lines::new() }
     }
 
     /// With no device behind it, no input, and open to everybody.

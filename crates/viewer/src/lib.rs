@@ -20,6 +20,7 @@ mod hub;
 mod keys;
 mod link;
 mod listen;
+mod log;
 mod rfb;
 mod screen;
 mod tiles;

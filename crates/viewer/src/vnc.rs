@@ -8,10 +8,11 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use crate::client::{self, Choice, Entry};
 use crate::hub::Hub;
+use crate::log::{Lines, client_log};
 use crate::wire;
 
 /// Connections of the process, whatever they are. Stops thousands at once: those above are closed as soon as they come.
@@ -30,6 +31,7 @@ const STUCK: u32 = 120_000;
 pub(crate) async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
+    lines: &Lines,
     mut start: impl FnMut(TcpStream, OwnedSemaphorePermit),
 ) -> io::Error {
     // Said once for each time that it gets full, not for each connection.
@@ -48,7 +50,7 @@ pub(crate) async fn accept(
                 Err(_) if full => {}
                 Err(_) => {
                     full = true;
-                    warn!("{MAX_CONNECTIONS} connections are open: more are refused");
+                    client_log!(lines, warn, "{MAX_CONNECTIONS} connections are open: more are refused");
                 }
             },
             Err(error) if is_passing(&error) => sleep(REST).await,
@@ -79,15 +81,15 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// Serves VNC on a listener for ever.
 pub(crate) async fn serve(listener: TcpListener, head: u8, hub: Arc<Hub>, room: Arc<Semaphore>) -> io::Error {
     let choice = Choice { head, drawn_cursor: false };
-    accept(&listener, &room, |stream, permit| {
+    accept(&listener, &room, &hub.lines, |stream, permit| {
         let hub = hub.clone();
         tokio::spawn(async move {
             let peer = stream.peer_addr().map_or_else(|_| "?".into(), |peer| peer.to_string());
-            info!(%peer, head, "VNC client");
+            client_log!(hub.lines, info, %peer, head, "VNC client");
             let (source, sink) = wire::tcp(stream);
-            match client::serve(hub, source, sink, choice, Entry::Door(format!("VNC client {peer}"))).await {
-                Ok(()) => info!(%peer, "VNC client left"),
-                Err(end) => info!(%peer, "VNC client sent away: {end}"),
+            match client::serve(hub.clone(), source, sink, choice, Entry::Door(format!("VNC client {peer}"))).await {
+                Ok(()) => client_log!(hub.lines, info, %peer, "VNC client left"),
+                Err(end) => client_log!(hub.lines, info, %peer, "VNC client sent away: {end}"),
             }
             drop(permit);
         });

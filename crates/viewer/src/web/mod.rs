@@ -28,11 +28,12 @@ use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::client::{self, Choice, Entry, HANDSHAKE};
 use crate::floor::InputCounts;
 use crate::hub::{HeadStatus, Hub};
+use crate::log::client_log;
 use crate::{vnc, wire};
 
 pub(crate) use novnc::NoVnc;
@@ -131,8 +132,8 @@ pub(crate) async fn serve(
     novnc: Arc<NoVnc>,
     room: Arc<Semaphore>,
 ) -> io::Error {
-    let router = router(Site { hub, novnc, tickets: Arc::default(), head });
-    vnc::accept(&listener, &room, |stream, permit| {
+    let router = router(Site { hub: hub.clone(), novnc, tickets: Arc::default(), head });
+    vnc::accept(&listener, &room, &hub.lines, |stream, permit| {
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let served = hyper::server::conn::http1::Builder::new()
@@ -196,9 +197,12 @@ async fn library(State(site): State<Site>, Path(path): Path<String>) -> Response
 
 async fn control(State(site): State<Site>, upgrade: WebSocketUpgrade) -> Response {
     upgrade.max_message_size(control::MAX_MESSAGE).max_frame_size(control::MAX_MESSAGE).write_buffer_size(0).on_upgrade(
-        async move |socket| match control::serve(site, socket).await {
-            Ok(()) => debug!("Page left"),
-            Err(end) => info!("Page sent away: {end}"),
+        async move |socket| {
+            let hub = site.hub.clone();
+            match control::serve(site, socket).await {
+                Ok(()) => debug!("Page left"),
+                Err(end) => client_log!(hub.lines, info, "Page sent away: {end}"),
+            }
         },
     )
 }
@@ -224,21 +228,24 @@ async fn screen(State(site): State<Site>, Query(asked): Query<Asked>, upgrade: W
         .max_frame_size(MAX_MESSAGE)
         .write_buffer_size(0)
         .on_upgrade(async move |socket| {
-            info!(head, "Browser");
+            let hub = site.hub;
+            client_log!(hub.lines, info, head, "Browser");
             let (source, sink) = wire::web(socket);
             let ended = match place {
-                None => client::serve(site.hub, source, sink, choice, Entry::Door("VNC in a browser".to_owned())).await,
+                None => {
+                    client::serve(hub.clone(), source, sink, choice, Entry::Door("VNC in a browser".to_owned())).await
+                }
                 Some(place) => {
                     let entry = Entry::Seated(place.seat.clone());
                     tokio::select! {
-                        ended = client::serve(site.hub, source, sink, choice, entry) => ended,
+                        ended = client::serve(hub.clone(), source, sink, choice, entry) => ended,
                         () = place.gone() => Ok(()),
                     }
                 }
             };
             match ended {
-                Ok(()) => info!("Browser left"),
-                Err(end) => info!("Browser sent away: {end}"),
+                Ok(()) => client_log!(hub.lines, info, "Browser left"),
+                Err(end) => client_log!(hub.lines, info, "Browser sent away: {end}"),
             }
         })
 }
