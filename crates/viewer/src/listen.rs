@@ -161,6 +161,9 @@ impl Listening {
 
 /// A descriptor that the process was started with. The kernel gives us a duplicate, so that no number has to be believed.
 pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(rustix::io::Errno::BADF.raw_os_error()));
+    }
     let this = pidfd_open(getpid(), PidfdFlags::empty())?;
     Ok(pidfd_getfd(this, fd, PidfdGetfdFlags::empty())?)
 }

@@ -24,6 +24,7 @@ mod wayland;
 mod x11;
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
@@ -32,6 +33,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use rustix::net::{AddressFamily, SocketType, getpeername, sockopt};
 use tokio::runtime::Handle;
 use tracing::{debug, info, warn};
 use winit::error::EventLoopError;
@@ -40,6 +42,7 @@ use winit::platform::wayland::EventLoopBuilderExtWayland;
 use winit::platform::x11::EventLoopBuilderExtX11;
 
 use crate::hub::Hub;
+use crate::listen::inherited;
 use crate::{RunError, WindowSpec};
 
 use app::{App, Display, News};
@@ -67,6 +70,8 @@ enum NoDisplay {
     Unnamed,
     #[error("The Wayland compositor at {path} does not answer: {source}")]
     Absent { path: PathBuf, source: std::io::Error },
+    #[error("WAYLAND_SOCKET is {0:?}, which is no connection to a compositor that was inherited: unset it")]
+    NotInherited(OsString),
     #[error(transparent)]
     X11(#[from] Unusable),
     #[error("The display server cannot be used: {0}")]
@@ -162,8 +167,8 @@ impl Window {
 fn kind() -> Result<Kind, NoDisplay> {
     let named = |name| env::var_os(name).filter(|value| !value.is_empty());
     let x11 = named("DISPLAY").map(|_| Kind::X11);
-    if named("WAYLAND_SOCKET").is_some() {
-        return Ok(Kind::Wayland);
+    if let Some(number) = named("WAYLAND_SOCKET") {
+        return if is_connection(&number) { Ok(Kind::Wayland) } else { Err(NoDisplay::NotInherited(number)) };
     }
     let Some(wayland) = named("WAYLAND_DISPLAY") else { return x11.ok_or(NoDisplay::Unnamed) };
     let path = PathBuf::from(named("XDG_RUNTIME_DIR").unwrap_or_default()).join(wayland);
@@ -173,6 +178,14 @@ fn kind() -> Result<Kind, NoDisplay> {
         (Err(_), Some(x11)) => Ok(x11),
         (Err(source), None) => Err(NoDisplay::Absent { path, source }),
     }
+}
+
+/// Whether a number names a descriptor by which a compositor can be spoken to. A library would take it for its own unseen.
+fn is_connection(number: &OsStr) -> bool {
+    let Some(Ok(fd)) = number.to_str().and_then(|number| number.parse().ok()).map(inherited) else { return false };
+    sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(&fd) == Ok(SocketType::STREAM)
+        && getpeername(&fd).is_ok()
 }
 
 /// Calls into libraries that panic when a display server behaves badly: what they say then is the error, not a report on the
@@ -197,6 +210,19 @@ fn contained<T>(act: impl FnOnce() -> T) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn only_a_connection_is_taken_for_a_compositor() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (frames, _device) = frames::pair().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let is = |fd: i32| is_connection(OsStr::new(&fd.to_string()));
+        assert!(is(ours.as_raw_fd()));
+        assert!(!is(frames.as_raw_fd()) && !is(listener.as_raw_fd()) && !is(60_000) && !is(-1));
+        assert!(!is_connection(OsStr::new("")) && !is_connection(OsStr::new("wayland-0")));
+    }
 
     #[test]
     fn a_panic_of_a_library_becomes_an_error_with_its_words() {
