@@ -35,7 +35,7 @@ use std::thread;
 
 use rustix::net::{AddressFamily, SocketType, getpeername, sockopt};
 use tokio::runtime::Handle;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use winit::error::EventLoopError;
 use winit::event_loop::EventLoop;
 use winit::platform::wayland::EventLoopBuilderExtWayland;
@@ -45,7 +45,7 @@ use crate::hub::Hub;
 use crate::listen::inherited;
 use crate::{RunError, WindowSpec};
 
-use app::{App, Display, News};
+use app::{App, Display, End, News};
 use desk::Desk;
 use lost::Rest;
 use x11::{Server, Unusable};
@@ -139,24 +139,22 @@ impl Window {
         lost::outlive(Rest { desk, thread });
         let shown = contained(move || {
             let shown = events.run_app(&mut app);
-            (shown, app.gone.take())
+            (shown, app.end)
         });
         // Else the other end of the windows was found first, and this thread is not here.
         let Some(Rest { desk, thread }) = lost::rest() else { return Ok(()) };
-        if !thread.is_finished() {
-            let why = match shown {
-                Ok((_, Some(gone))) => Some(gone.to_string()),
-                Ok((Err(error), None)) => {
-                    debug!("The display server's events ended: {error}");
-                    Some("The display server is gone".to_owned())
-                }
-                Ok((Ok(()), None)) => None,
-                Err(panic) => Some(format!("The display server is gone ({panic})")),
-            };
-            match why {
-                Some(why) => warn!("{why}: the windows are gone; the virtual machine and all others who look go on"),
-                None => info!("There is no window any more"),
+        let why = match shown {
+            // Whoever closed the windows knows it, and so does who ended the virtual machine.
+            Ok((_, Some(End::Closed | End::Served))) => None,
+            Ok((_, Some(End::Gone(gone)))) => Some(gone.to_string()),
+            Ok((ended, None)) => {
+                debug!("The display server's events ended: {ended:?}");
+                Some("The display server is gone".to_owned())
             }
+            Err(panic) => Some(format!("The display server is gone ({panic})")),
+        };
+        if let Some(why) = why {
+            warn!("{why}: the windows are gone; the virtual machine and all others who look go on");
         }
         desk.give_up();
         thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))

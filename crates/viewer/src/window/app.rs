@@ -46,13 +46,24 @@ pub(super) enum Display {
     Wayland(Context<OwnedDisplayHandle>),
 }
 
-/// Why the windows are gone.
+/// Why windows cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Gone {
     #[error(transparent)]
     Broken(#[from] Broken),
     #[error("The display server gave no window: {0}")]
     Refused(#[from] winit::error::OsError),
+}
+
+/// Why there are no windows any more.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The last one was closed.
+    Closed,
+    /// There is nothing to show.
+    Served,
+    /// They cannot be shown.
+    Gone(Gone),
 }
 
 /// All windows.
@@ -68,8 +79,8 @@ pub(super) struct App {
     heads: BTreeMap<u8, Option<WindowId>>,
     /// Who brings the news of a head.
     followers: BTreeMap<u8, AbortHandle>,
-    /// Why there are no windows any more.
-    pub(super) gone: Option<Gone>,
+    /// None while they are there, and when the display server did not say that it goes.
+    pub(super) end: Option<End>,
 }
 
 impl App {
@@ -82,7 +93,7 @@ impl App {
     ) -> Self {
         let floor = desk.hub().floor_news();
         let (panes, heads, followers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { spec, display, desk, proxy, runtime, floor, panes, heads, followers, gone: None }
+        Self { spec, display, desk, proxy, runtime, floor, panes, heads, followers, end: None }
     }
 
     /// Looks at a head from now on: brings news of it, once it is known what it shows.
@@ -215,7 +226,7 @@ impl App {
                 self.heads.insert(head, None);
                 info!("The window of head {head} was closed; the virtual machine goes on");
                 if self.panes.is_empty() {
-                    event_loop.exit();
+                    self.leave(event_loop, End::Closed);
                 }
             }
         }
@@ -268,9 +279,13 @@ impl App {
 
     fn check(&mut self, event_loop: &ActiveEventLoop, done: Result<(), Gone>) {
         if let Err(gone) = done {
-            self.gone = Some(gone);
-            event_loop.exit();
+            self.leave(event_loop, End::Gone(gone));
         }
+    }
+
+    fn leave(&mut self, event_loop: &ActiveEventLoop, end: End) {
+        self.end.get_or_insert(end);
+        event_loop.exit();
     }
 }
 
@@ -304,7 +319,7 @@ impl ApplicationHandler<News> for App {
                     pane.point(event_loop);
                 }
             }
-            News::Ended => event_loop.exit(),
+            News::Ended => self.leave(event_loop, End::Served),
         }
     }
 

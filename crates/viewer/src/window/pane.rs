@@ -31,6 +31,9 @@ const REST: Duration = Duration::from_millis(250);
 /// How long a notice is shown.
 const NOTICE: Duration = Duration::from_secs(4);
 
+/// Pixels that a size may lose or win on its way through a desktop whose pixels are one and a quarter of the monitor's.
+const ROUNDED: u32 = 2;
+
 /// A key that the system has no code for.
 const NO_CODE: u32 = 240;
 
@@ -239,8 +242,9 @@ impl Pane {
     pub(super) fn resized(&mut self, size: PhysicalSize<u32>) {
         let size = (size.width.max(1), size.height.max(1));
         self.picture.change_window(size.0, size.1);
-        self.rest = (size != self.own_size && size != self.picture.size()).then(|| Instant::now() + REST);
-        if size != self.own_size {
+        let is_own = is_near(size, self.own_size);
+        self.rest = (!is_own && size != self.picture.size()).then(|| Instant::now() + REST);
+        if !is_own {
             // From now on it is the person's.
             self.own_size = (0, 0);
         }
@@ -505,6 +509,11 @@ impl Pane {
         self.window.set_cursor_visible(cursor.is_some());
         self.shown = Some((pointer, cursor));
     }
+}
+
+/// True for a size that differs by no more than what a desktop rounds that counts in larger pixels.
+fn is_near((width, height): (u32, u32), other: (u32, u32)) -> bool {
+    width.abs_diff(other.0) <= ROUNDED && height.abs_diff(other.1) <= ROUNDED
 }
 
 fn answer(key: PhysicalKey) -> Option<Answer> {
