@@ -150,6 +150,17 @@ pub fn sleeps(process: u32) -> Result<u64> {
     Ok(sleeps)
 }
 
+/// Whether all threads of a process wait for something: one that only waits for its turn on a busy machine does not.
+pub fn is_asleep(process: u32) -> Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+        if !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn command_line(process: u32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
     let words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());

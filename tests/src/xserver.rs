@@ -218,6 +218,23 @@ impl XServer {
         Ok(())
     }
 
+    /// Lays a window of nobody's over all others.
+    pub fn cover(&self) -> Result<Window> {
+        let connection = &self.connection;
+        let window = connection.generate_id()?;
+        let (width, height) = self.size(self.root)?;
+        let plain = CreateWindowAux::new().override_redirect(1);
+        let (class, same) = (WindowClass::INPUT_OUTPUT, x11rb::COPY_FROM_PARENT);
+        connection.create_window(0, window, self.root, 0, 0, width, height, 0, class, same, &plain)?.check()?;
+        connection.map_window(window)?.check()?;
+        Ok(window)
+    }
+
+    /// Takes it away.
+    pub fn uncover(&self, cover: Window) -> Result<()> {
+        Ok(self.connection.destroy_window(cover)?.check()?)
+    }
+
     /// Takes a picture for people to look at.
     pub fn keep(&self, name: &str) -> Result<()> {
         self.capture(None)?.save(&workspace::target().join("tmp").join(name))

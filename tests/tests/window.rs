@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result};
 use frames::{Cursor, Input, InputEvent, ModeRequest, Rect};
-use tests::process::{sleeps, wait_until};
+use tests::process::{is_asleep, sleeps, wait_until};
 use tests::stage::{Setting, Stage};
 use tests::xserver::XServer;
 use tests::{Picture, vnc};
@@ -45,7 +45,7 @@ fn rests(server: &XServer, stage: &mut Stage, window: u32) -> Result<()> {
     let mut before = 0;
     wait_until(PATIENCE, "the viewer to rest", || {
         let now = sleeps(viewer)?;
-        Ok((std::mem::replace(&mut before, now) == now).then_some(()))
+        Ok((std::mem::replace(&mut before, now) == now && is_asleep(viewer)?).then_some(()))
     })?;
     let frames = stage.frames(0);
     for _ in 0..20 {
@@ -115,18 +115,34 @@ fn a_window_shows_the_picture_to_the_byte_and_costs_nothing_when_idle_or_hidden(
     // Hidden: the head is not looked at. Shown again: the newest.
     stage.show(0, 1024, 768)?;
     server.minimize(window)?;
+    costs_nothing(&mut stage)?;
+    let newest = stage.show(0, 1024, 768)?;
+    server.hand(&format!("windowmap {window} windowactivate {window}"))?;
+    shows(&server, window, &newest)?;
+    // Covered: the same.
+    let cover = server.cover()?;
+    costs_nothing(&mut stage)?;
+    let newest = stage.show(0, 1024, 768)?;
+    server.uncover(cover)?;
+    shows(&server, window, &newest)
+}
+
+/// Nobody looks at the head, so pictures of it go nowhere.
+fn costs_nothing(stage: &mut Stage) -> Result<()> {
+    let viewer = stage.viewer().context("No viewer")?;
+    let mut before = (0, 0);
     wait_until(PATIENCE, "nobody to look", || {
         stage.fill(0, Rect::new(0, 0, 1024, 768), [0; 3])?;
-        Ok((!stage.frames(0).1).then_some(()))
+        let (frames, awaited) = stage.frames(0);
+        let now = (frames, sleeps(viewer)?);
+        Ok((std::mem::replace(&mut before, now) == now && !awaited && is_asleep(viewer)?).then_some(()))
     })?;
     let frames = stage.frames(0);
     for turn in 0..20 {
         stage.fill(0, Rect::new(turn, 0, 1, 1), [7; 3])?;
     }
     assert_eq!(stage.frames(0), frames, "Pictures for a window that nobody sees");
-    let newest = stage.show(0, 1024, 768)?;
-    server.hand(&format!("windowmap {window} windowactivate {window}"))?;
-    shows(&server, window, &newest)
+    Ok(())
 }
 
 #[test]
