@@ -74,12 +74,10 @@ enum NoDisplay {
     NotInherited(OsString),
     #[error(transparent)]
     X11(#[from] Unusable),
-    #[error("The display server cannot be used: {0}")]
-    Events(#[from] EventLoopError),
+    #[error("{kind} cannot be used: {said} (it takes {})", kind.libraries())]
+    Unusable { kind: Kind, said: String },
     #[error("The Wayland compositor takes no pixels: {0}")]
     Pixels(#[from] softbuffer::SoftBufferError),
-    #[error("The display server cannot be used: {0}")]
-    Panicked(String),
 }
 
 /// Which kind of display server there is.
@@ -89,15 +87,39 @@ enum Kind {
     Wayland,
 }
 
+impl Kind {
+    /// What is loaded for it, as long as nobody asks for a window nothing.
+    fn libraries(self) -> &'static str {
+        match self {
+            Kind::X11 => "libX11, libX11-xcb, libXcursor, libXi, libxkbcommon and libxkbcommon-x11",
+            Kind::Wayland => "libwayland-client and libxkbcommon",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::X11 => "The X server",
+            Kind::Wayland => "The Wayland compositor",
+        })
+    }
+}
+
 impl Window {
     /// Connects to the display server. None, with a line in the log: there is none, and the viewer does without.
     pub(crate) fn open(spec: WindowSpec) -> Option<Self> {
-        let opened = contained(|| Self::connect(spec)).unwrap_or_else(|panic| Err(NoDisplay::Panicked(panic)));
+        let opened = kind().and_then(|kind| {
+            let panicked = |said: String| {
+                let said = said.trim_end_matches('.').to_owned();
+                Err(NoDisplay::Unusable { kind, said })
+            };
+            contained(|| Self::connect(spec, kind)).unwrap_or_else(panicked)
+        });
         opened.map_err(|error| warn!("{error}: there is no window, all else goes on")).ok()
     }
 
-    fn connect(spec: WindowSpec) -> Result<Self, NoDisplay> {
-        let kind = kind()?;
+    fn connect(spec: WindowSpec, kind: Kind) -> Result<Self, NoDisplay> {
         let server = match kind {
             Kind::X11 => Some(Rc::new(Server::connect()?)),
             Kind::Wayland => None,
@@ -110,7 +132,7 @@ impl Window {
         if kind == Kind::X11 {
             lost::watch_xlib();
         }
-        let events = builder.build()?;
+        let events = builder.build().map_err(|error| NoDisplay::Unusable { kind, said: reason(&error) })?;
         let display = match server {
             Some(server) => Display::X11(server),
             None => Display::Wayland(softbuffer::Context::new(events.owned_display_handle())?),
@@ -161,6 +183,12 @@ impl Window {
     }
 }
 
+/// What an error of winit says, without the line of its source.
+fn reason(error: &EventLoopError) -> String {
+    let text = error.to_string();
+    text.rsplit(": ").next().unwrap_or(&text).to_owned()
+}
+
 /// Looks for a display server: Wayland first, for an X server may be there for its sake.
 fn kind() -> Result<Kind, NoDisplay> {
     let named = |name| env::var_os(name).filter(|value| !value.is_empty());
@@ -195,14 +223,15 @@ fn contained<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     let others = before.clone();
     panic::set_hook(Box::new(move |info| {
         if thread::current().id() == here {
-            *hears.lock().unwrap_or_else(PoisonError::into_inner) = info.to_string();
+            let words = info.payload_as_str().unwrap_or("a panic without words").replace('\n', " ");
+            *hears.lock().unwrap_or_else(PoisonError::into_inner) = words;
         } else {
             others(info);
         }
     }));
     let result = panic::catch_unwind(AssertUnwindSafe(act));
     panic::set_hook(Box::new(move |info| before(info)));
-    result.map_err(|_| said.lock().unwrap_or_else(PoisonError::into_inner).replace('\n', " "))
+    result.map_err(|_| std::mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
 #[cfg(test)]
@@ -225,7 +254,7 @@ mod tests {
     #[test]
     fn a_panic_of_a_library_becomes_an_error_with_its_words() {
         let panicked = contained(|| -> u32 { panic!("the server\nis mad") });
-        assert!(panicked.unwrap_err().contains("the server is mad"));
+        assert_eq!(panicked.unwrap_err(), "the server is mad");
         assert_eq!(contained(|| 5), Ok(5));
     }
 }
