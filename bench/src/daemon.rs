@@ -35,7 +35,7 @@ pub struct Program {
 impl Program {
     /// The command line up to `--socket-path`. A program that lies in another distribution's root is run by that root's own
     /// loader with that root's libraries, which needs no rights.
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let Some((root, loader)) = foreign_loader(&self.path) else { return Command::new(&self.path) };
         let folders = ["usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "usr/lib64", "usr/lib", "lib"];
         let folders: Vec<_> = folders.iter().map(|folder| root.join(folder)).filter(|path| path.is_dir()).collect();
@@ -47,7 +47,7 @@ impl Program {
 }
 
 /// The root above `path`, if it is not this system's own, and its loader.
-fn foreign_loader(path: &Path) -> Option<(PathBuf, PathBuf)> {
+pub(crate) fn foreign_loader(path: &Path) -> Option<(PathBuf, PathBuf)> {
     let loaders = ["lib64/ld-linux-x86-64.so.2", "lib/ld-linux-aarch64.so.1"];
     let roots = path.ancestors().skip(1).filter(|root| root.parent().is_some() && root.join("usr").is_dir());
     roots.flat_map(|root| loaders.map(|loader| (root.to_path_buf(), root.join(loader)))).find(|(_, path)| path.exists())

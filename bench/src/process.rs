@@ -38,12 +38,24 @@ fn threads(pid: Pid) -> Result<Vec<Pid>> {
     Ok(entries.flatten().filter_map(number).collect())
 }
 
+/// The process that started it.
+pub fn parent(pid: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Pid::from_raw(i32::try_from(field(&status, "PPid")?).ok()?)
+}
+
 /// Nanoseconds that all threads of the process were on a processor.
 pub fn cpu_time(pid: Pid) -> Result<u64> {
-    let mut sum = 0;
+    Ok(schedule(pid)?.0)
+}
+
+/// Nanoseconds that all threads of the process were on a processor, and those that they waited for one.
+pub fn schedule(pid: Pid) -> Result<(u64, u64)> {
+    let mut sum = (0, 0);
     for thread in threads(pid)? {
         let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat")).unwrap_or_default();
-        sum += text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        let mut words = text.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
+        sum = (sum.0 + words.next().unwrap_or(0), sum.1 + words.next().unwrap_or(0));
     }
     Ok(sum)
 }

@@ -6,7 +6,7 @@ use crate::results::{Line, Outcome, Report};
 
 /// Who is meant by the names that peers go by.
 const KNOWN: &[(&str, &str)] = &[
-    ("qemu", "QEMU's own `vhost-user-gpu`"),
+    ("qemu", "QEMU's own `vhost-user-gpu`, and for the console QEMU itself with its VNC server, all in one process"),
     ("null", "`vhost-device-gpu` built with its null back-end, which has no pixels: the floor of a round trip"),
 ];
 
@@ -51,6 +51,12 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
             write!(text, " {} |", line.ratios.get(peer).map_or(String::from("-"), |ratio| number(*ratio)))?;
         }
         writeln!(text)?;
+    }
+    for line in &report.lines {
+        for (name, outcome) in line.outcomes.iter().filter(|(_, outcome)| !outcome.also.is_empty()) {
+            let also: Vec<_> = outcome.also.iter().map(|(what, value)| format!("{} {what}", number(*value))).collect();
+            writeln!(text, "\n{}, {name}: {}.", line.name, also.join("; "))?;
+        }
     }
     if !report.limits.is_empty() {
         writeln!(text, "\n| limit of this machine | frames/s |\n|---|---:|")?;

@@ -46,7 +46,8 @@ pub fn sample(budget: Duration, per_call: u32, mut operation: impl FnMut() -> Re
     Ok(summary(&mut nanoseconds, elapsed, per_call))
 }
 
-fn summary(nanoseconds: &mut [u32], elapsed: Duration, per_call: u32) -> Timing {
+/// What is said of the times of some calls, each of so many operations.
+pub(crate) fn summary(nanoseconds: &mut [u32], elapsed: Duration, per_call: u32) -> Timing {
     nanoseconds.sort_unstable();
     let calls = nanoseconds.len();
     let at = |share: f64| f64::from(nanoseconds[((calls - 1) as f64 * share) as usize]) / 1000.0 / f64::from(per_call);

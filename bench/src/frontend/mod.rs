@@ -16,6 +16,7 @@
 
 pub mod command;
 mod error;
+pub mod evdev;
 mod memory;
 pub mod message;
 mod options;
@@ -25,6 +26,7 @@ pub mod vmm_display;
 
 pub use command::{Command, Reply};
 pub use error::{Error, Result};
+pub use evdev::{EventRoom, InputDriver, InputEvent};
 pub use memory::{Memory, Region, USER_OFFSET};
 pub use message::{Channel, Message};
 pub use options::{Kind, Options, feature};

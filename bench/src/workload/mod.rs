@@ -1,5 +1,8 @@
 //! What is measured: one function for each workload, and the table of them.
 
+mod board;
+mod console;
+mod desktop;
 mod frames;
 mod lifetime;
 mod resources;
@@ -12,18 +15,23 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
+use crate::console::{self as consoles, Console};
 use crate::daemon::{Daemon, Program};
 use crate::error::{Error, Result};
 use crate::frontend::vmm_display::Settings;
-use crate::frontend::{self, Buffer, Channel, Command, FrontEnd, Kind, Options, Reply, Shown, Wait};
+use crate::frontend::{self, Buffer, Channel, Command, FrontEnd, Kind, Memory, Options, Queue, Reply, Shown, Wait};
 use crate::process;
 use crate::timing::Timing;
 use crate::viewer;
 
+use board::QemuBoard;
+pub use console::BAD_MOVES;
 pub use frames::{FRAME, SIZE};
 
 /// The daemon that has viewers of its own.
 const BEAMSPLIT: &str = "beamsplit";
+/// The daemon beside which lies a VMM with a VNC server.
+const QEMU: &str = "qemu";
 /// The longest that a daemon lives here.
 const LIFE: Duration = Duration::from_secs(120);
 
@@ -43,6 +51,8 @@ pub enum Screen {
     Vmm,
     /// A viewer that maps the daemon's frames. Only Beamsplit has one.
     Viewer,
+    /// The viewer that people use, with an input device beside the GPU. Only Beamsplit has one.
+    Console,
 }
 
 /// How long and how large.
@@ -69,6 +79,8 @@ pub struct Finding {
     pub kicks: Option<f64>,
     /// Interrupts that the daemon sent for each batch of commands.
     pub interrupts: Option<f64>,
+    /// What else was counted, each in its own words.
+    pub also: Vec<(&'static str, f64)>,
 }
 
 impl Finding {
@@ -96,6 +108,8 @@ pub struct Workload {
     /// Runs in so many rounds at most: some take long and hardly vary.
     pub rounds: usize,
     run: fn(&mut Rig, &Budget) -> Result<Finding>,
+    /// The same with QEMU's own VNC server, for workloads of the console.
+    qemu: Option<fn(&mut QemuBoard, &Budget) -> Result<Finding>>,
 }
 
 const USUAL: Workload = Workload {
@@ -107,6 +121,7 @@ const USUAL: Workload = Workload {
     screen: Screen::Vmm,
     rounds: usize::MAX,
     run: |_, _| Ok(Finding::default()),
+    qemu: None,
 };
 
 /// All workloads, in the order of the table.
@@ -259,6 +274,108 @@ pub const ALL: &[Workload] = &[
         run: lifetime::rss_peak,
         ..USUAL
     },
+    Workload {
+        name: "key",
+        what: "A key of a VNC client until the guest's driver has it",
+        unit: "us",
+        more_is_better: false,
+        screen: Screen::Console,
+        run: console::key,
+        ..USUAL
+    },
+    Workload {
+        name: "key_two_cores",
+        what: "The same, the viewer on a core of its own",
+        unit: "us",
+        more_is_better: false,
+        cores: Cores::Two,
+        screen: Screen::Console,
+        run: console::key,
+        qemu: Some(console::key_of_qemu),
+        ..USUAL
+    },
+    Workload {
+        name: "key_page",
+        what: "A key of a page until the guest's driver has it",
+        unit: "us",
+        more_is_better: false,
+        screen: Screen::Console,
+        run: console::key_page,
+        ..USUAL
+    },
+    Workload {
+        name: "key_text",
+        what: "A key of a VNC client that prefers ZRLE while text scrolls before it, the viewer on a core of its own",
+        unit: "us",
+        more_is_better: false,
+        cores: Cores::Two,
+        screen: Screen::Console,
+        run: desktop::key_text,
+        ..USUAL
+    },
+    Workload {
+        name: "pointer",
+        what: "Moves that arrive of 1000 a second of a VNC client",
+        unit: "moves/s",
+        screen: Screen::Console,
+        run: console::pointer,
+        ..USUAL
+    },
+    Workload {
+        name: "text_raw",
+        what: "1000x700 of scrolling text, 30 frames a second, until a VNC client has them raw",
+        unit: "frames/s",
+        cores: Cores::Two,
+        screen: Screen::Console,
+        rounds: 3,
+        run: desktop::text_raw,
+        qemu: Some(desktop::text_raw),
+        ..USUAL
+    },
+    Workload {
+        name: "text_zrle",
+        what: "The same for a client that prefers ZRLE",
+        unit: "frames/s",
+        cores: Cores::Two,
+        screen: Screen::Console,
+        rounds: 3,
+        run: desktop::text_zrle,
+        qemu: Some(desktop::text_zrle),
+        ..USUAL
+    },
+    Workload {
+        name: "film_raw",
+        what: "1080p, every pixel new, 30 frames a second, until a VNC client has them raw",
+        unit: "frames/s",
+        cores: Cores::Two,
+        screen: Screen::Console,
+        rounds: 3,
+        run: desktop::film_raw,
+        qemu: Some(desktop::film_raw),
+        ..USUAL
+    },
+    Workload {
+        name: "film_zrle",
+        what: "The same for a client that prefers ZRLE",
+        unit: "frames/s",
+        cores: Cores::Two,
+        screen: Screen::Console,
+        rounds: 3,
+        run: desktop::film_zrle,
+        qemu: Some(desktop::film_zrle),
+        ..USUAL
+    },
+    Workload {
+        name: "idle_console",
+        what: "Context switches of an idle device and viewer in 10 s, a VNC client and a page connected",
+        unit: "switches",
+        more_is_better: false,
+        screen: Screen::Console,
+        rounds: 1,
+        run: console::idle,
+        qemu: Some(console::idle_qemu),
+        ..USUAL
+    },
 ];
 
 /// A daemon, and the guest that works it.
@@ -273,14 +390,19 @@ pub struct Rig {
     program: Program,
     folder: PathBuf,
     cores: Vec<usize>,
+    console: Option<Console>,
 }
 
 impl Workload {
     /// Starts a daemon, runs the workload, ends the daemon.
     pub fn run(&self, program: &Program, folder: &Path, cores: &[usize], budget: &Budget) -> Result<Finding> {
+        if let (Screen::Console, QEMU, Some(run)) = (self.screen, program.name.as_str(), self.qemu) {
+            return run(&mut QemuBoard::start(program, folder, cores)?, budget);
+        }
         let mut rig = match self.screen {
             Screen::Vmm => Rig::start(program, folder, cores, self.cores)?,
             Screen::Viewer => Rig::start_with_viewer(program, folder, cores)?,
+            Screen::Console => Rig::start_with_console(program, folder, cores, self.cores)?,
         };
         (self.run)(&mut rig, budget)
     }
@@ -308,6 +430,26 @@ impl Rig {
         Ok(rig)
     }
 
+    /// As [`Rig::start`], with the console; of two cores the viewer has one to itself. Only Beamsplit can have one.
+    fn start_with_console(program: &Program, folder: &Path, cores: &[usize], place: Cores) -> Result<Self> {
+        if program.name != BEAMSPLIT {
+            return Err(Error::NotDone("-".into()));
+        }
+        let mut rig = Self::connect(&consoles::prepare(program, folder), folder, cores, Kind::Generic)?;
+        let console = Console::find(rig.pid, folder)?;
+        if place == Cores::Two
+            && let Some(&there) = cores.last()
+        {
+            process::pin_process(console.viewer, there)?;
+        }
+        rig.console = Some(console);
+        Ok(rig)
+    }
+
+    fn console(&self) -> Result<&Console> {
+        self.console.as_ref().ok_or_else(|| Error::NotDone("It has no console".into()))
+    }
+
     fn connect(program: &Program, folder: &Path, cores: &[usize], kind: Kind) -> Result<Self> {
         let here = cores.first().ok_or_else(|| Error::NotDone("No core may be used".into()))?;
         process::pin(*here)?;
@@ -323,7 +465,7 @@ impl Rig {
             display.spawn()?;
         }
         let (program, folder, cores) = (program.clone(), folder.to_path_buf(), cores.to_vec());
-        Ok(Self { guest, shown, _daemon: daemon, pid, batches: 0, program, folder, cores })
+        Ok(Self { guest, shown, _daemon: daemon, pid, batches: 0, program, folder, cores, console: None })
     }
 
     /// Runs what is timed, and adds the daemon's time on the processor.
@@ -337,7 +479,7 @@ impl Rig {
         // The warm-up is in the processor's time but not in the count: scale by the elapsed time.
         let spent = (process::cpu_time(self.pid)? - before) as f64 / 1000.0 / start.elapsed().as_secs_f64();
         let cpu_us = Some(spent / timing.rate);
-        Ok(Finding { timing: Some(timing), value: None, cpu_us, kicks, interrupts })
+        Ok(Finding { timing: Some(timing), cpu_us, kicks, interrupts, ..Finding::default() })
     }
 
     /// Kicks and interrupts of both queues.
@@ -358,16 +500,7 @@ impl Rig {
     /// Writes a chain for a command: the request, then room for the answer.
     fn chain(&mut self, queue: usize, command: &Command, room: u32) -> Result<Prepared> {
         let memory = self.guest.memory().clone();
-        let bytes = command.as_bytes();
-        let request = memory.allocate(bytes.len() as u64, 64)?;
-        memory.write(request, bytes)?;
-        let mut buffers = vec![Buffer::Readable(request, bytes.len() as u32)];
-        let answer = memory.allocate(u64::from(room), 64)?;
-        if room > 0 {
-            buffers.push(Buffer::Writable(answer, room));
-        }
-        let head = self.guest.queue(queue)?.prepare(&buffers)?;
-        Ok(Prepared { head, request, answer })
+        prepare(self.guest.queue(queue)?, &memory, command, room)
     }
 
     /// Offers chains that were written before, and waits until all are given back.
@@ -387,10 +520,22 @@ impl Rig {
 
     /// The type word of a chain's answer.
     fn answer(&self, chain: &Prepared) -> Result<u32> {
-        let mut word = [0; 4];
-        self.guest.memory().read(chain.answer, &mut word)?;
-        Ok(u32::from_le_bytes(word))
+        chain.kind(self.guest.memory())
     }
+}
+
+/// Writes a chain for a command: the request, then room for the answer.
+fn prepare(queue: &mut Queue, memory: &Memory, command: &Command, room: u32) -> Result<Prepared> {
+    let bytes = command.as_bytes();
+    let request = memory.allocate(bytes.len() as u64, 64)?;
+    memory.write(request, bytes)?;
+    let mut buffers = vec![Buffer::Readable(request, bytes.len() as u32)];
+    let answer = memory.allocate(u64::from(room), 64)?;
+    if room > 0 {
+        buffers.push(Buffer::Writable(answer, room));
+    }
+    let head = queue.prepare(&buffers)?;
+    Ok(Prepared { head, request, answer })
 }
 
 /// A chain that lies in the ring's table and can be offered again and again.
@@ -399,6 +544,15 @@ struct Prepared {
     head: u16,
     request: u64,
     answer: u64,
+}
+
+impl Prepared {
+    /// The type word of the answer.
+    fn kind(&self, memory: &Memory) -> Result<u32> {
+        let mut word = [0; 4];
+        memory.read(self.answer, &mut word)?;
+        Ok(u32::from_le_bytes(word))
+    }
 }
 
 fn connect(stream: UnixStream, kind: Kind) -> Result<(FrontEnd, Option<frontend::VmmDisplay>)> {
