@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
-use crate::process::{Process, descendants, wait_until};
+use crate::process::{self, Process, descendants, wait_until};
 use crate::progress::say;
 use crate::{Picture, bed, workspace};
 
@@ -197,7 +197,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if process::fails() {
             say(format_args!("Device {}'s log:\n    {}", self.id(), self.process.log_tail().replace('\n', "\n    ")));
         }
     }

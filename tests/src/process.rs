@@ -1,5 +1,6 @@
 //! Programs that die with the value that stands for them, and logs that cannot fill a disk.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -167,6 +168,15 @@ fn command_line(process: u32) -> Vec<String> {
     words.filter(|word| !word.is_empty()).collect()
 }
 
+thread_local! {
+    static WAITED_IN_VAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread's test fails, as far as can be known before its end: logs are worth a look then.
+pub fn fails() -> bool {
+    std::thread::panicking() || WAITED_IN_VAIN.get()
+}
+
 /// Asks again until there is an answer, at most for some seconds.
 pub fn wait_until<T>(seconds: u64, what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
@@ -176,6 +186,7 @@ pub fn wait_until<T>(seconds: u64, what: &str, mut ask: impl FnMut() -> Result<O
             return Ok(answer);
         }
         if Instant::now() > deadline {
+            WAITED_IN_VAIN.set(true);
             bail!("Waited {seconds} s in vain for {what}");
         }
         std::thread::sleep(pause);

@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::picture::Picture;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::progress::say;
 use crate::{bed, workspace};
 
@@ -306,7 +306,7 @@ fn hear_wishes(device: &Arc<Mutex<DeviceEnd>>) -> Result<Receiver<ModeRequest>> 
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if thread::panicking() {
+        if process::fails() {
             say(format_args!("The viewer's log:\n    {}", self.log().unwrap_or_default().replace('\n', "\n    ")));
         }
     }

@@ -20,7 +20,7 @@ pub use qmp::Qmp;
 
 use crate::device::Device;
 use crate::picture::Picture;
-use crate::process::{Process, wait_until};
+use crate::process::{self, Process, wait_until};
 use crate::progress::say;
 use crate::workspace;
 
@@ -366,7 +366,7 @@ impl fmt::Display for Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if process::fails() {
             say(&*self);
         }
     }
