@@ -183,6 +183,8 @@ pub fn wait_until<T>(seconds: u64, what: &str, mut ask: impl FnMut() -> Result<O
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(answer) = ask()? {
+            // Who goes on waiting for other things did without that one.
+            WAITED_IN_VAIN.set(false);
             return Ok(answer);
         }
         if Instant::now() > deadline {
