@@ -231,6 +231,7 @@ impl Listener {
                 if let ClientMessage::Pointer { buttons, x, y } = message
                     && hand.moves_only(buttons, x, y)
                 {
+                    pace.step_of_move().await;
                     continue;
                 }
                 match message {

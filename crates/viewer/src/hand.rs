@@ -23,9 +23,13 @@ const WHEEL: [(u16, i16, i16); 4] = [(3, 120, 0), (4, -120, 0), (5, 0, -120), (6
 const MESSAGES: u32 = 100;
 const WINDOW: Duration = Duration::from_millis(10);
 
+/// Moves of the pointer that count as one message: most of them are only looked at, for the last one in a row counts.
+const MOVES: u32 = 32;
+
 /// How fast a client is heard.
 pub(crate) struct Pace {
     since: Instant,
+    /// In moves.
     heard: u32,
 }
 
@@ -36,8 +40,17 @@ impl Pace {
 
     /// After each message: waits when there were too many.
     pub(crate) async fn step(&mut self) {
-        self.heard += 1;
-        if self.heard < MESSAGES {
+        self.count(MOVES).await;
+    }
+
+    /// After each move of the pointer that others may take the place of.
+    pub(crate) async fn step_of_move(&mut self) {
+        self.count(1).await;
+    }
+
+    async fn count(&mut self, moves: u32) {
+        self.heard += moves;
+        if self.heard < MESSAGES * MOVES {
             return;
         }
         yield_now().await;
@@ -140,5 +153,30 @@ impl Drop for Hand<'_> {
     /// The seat may outlive this connection; what was pressed through it must not.
     fn drop(&mut self) {
         self.let_go();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Windows of time that it takes to hear so many.
+    async fn windows(messages: u32, moves: u32) -> u32 {
+        let (start, mut pace) = (Instant::now(), Pace::new());
+        for _ in 0..messages {
+            pace.step().await;
+        }
+        for _ in 0..moves {
+            pace.step_of_move().await;
+        }
+        start.elapsed().div_duration_f64(WINDOW).round() as u32
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_messages_or_of_moves_is_heard_at_a_pace() {
+        assert_eq!(windows(MESSAGES - 1, MOVES - 1).await, 0);
+        assert_eq!(windows(10 * MESSAGES, 0).await, 10);
+        assert_eq!(windows(0, 10 * MESSAGES * MOVES).await, 10);
+        assert_eq!(windows(MESSAGES / 2, MESSAGES / 2 * MOVES).await, 1);
     }
 }
