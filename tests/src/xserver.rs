@@ -107,7 +107,23 @@ impl XServer {
         self.spawn("openbox", &["--sm-disable"])?;
         let atom = self.atom("_NET_SUPPORTING_WM_CHECK")?;
         let manages = || Ok((!self.property(self.root, atom, AtomEnum::WINDOW)?.is_empty()).then_some(()));
-        wait_until(PATIENCE, "the window manager", manages)
+        wait_until(PATIENCE, "the window manager", manages)?;
+        // It says so before it looks for its fonts, and what asks to be seen meanwhile it may forget.
+        let probe = self.create(CreateWindowAux::new(), (1, 1))?;
+        wait_until(PATIENCE, "the window manager to show a window", || {
+            self.connection.map_window(probe)?.check()?;
+            Ok(self.is_visible(probe)?.then_some(()))
+        })?;
+        Ok(self.connection.destroy_window(probe)?.check()?)
+    }
+
+    fn create(&self, attributes: CreateWindowAux, (width, height): (u16, u16)) -> Result<Window> {
+        let window = self.connection.generate_id()?;
+        let (class, same) = (WindowClass::INPUT_OUTPUT, x11rb::COPY_FROM_PARENT);
+        self.connection
+            .create_window(0, window, self.root, 0, 0, width, height, 0, class, same, &attributes)?
+            .check()?;
+        Ok(window)
     }
 
     /// Does with keyboard and pointer what xdotool does.
@@ -220,13 +236,8 @@ impl XServer {
 
     /// Lays a window of nobody's over all others.
     pub fn cover(&self) -> Result<Window> {
-        let connection = &self.connection;
-        let window = connection.generate_id()?;
-        let (width, height) = self.size(self.root)?;
-        let plain = CreateWindowAux::new().override_redirect(1);
-        let (class, same) = (WindowClass::INPUT_OUTPUT, x11rb::COPY_FROM_PARENT);
-        connection.create_window(0, window, self.root, 0, 0, width, height, 0, class, same, &plain)?.check()?;
-        connection.map_window(window)?.check()?;
+        let window = self.create(CreateWindowAux::new().override_redirect(1), self.size(self.root)?)?;
+        self.connection.map_window(window)?.check()?;
         Ok(window)
     }
 
