@@ -197,6 +197,39 @@ impl<I: Interrupt> Engine<I> {
         }
     }
 
+    /// The driver reset the device: every ring is gone at once, and nothing that is parked is given back into it. The device
+    /// stops; whose guest it is does not change.
+    pub fn halt(&mut self) {
+        self.catch_up();
+        for slot in &mut self.slots {
+            *slot = Slot { incarnation: slot.incarnation + 1, ..Slot::default() };
+        }
+        self.give_up_parked();
+        self.stopped.clear();
+        if std::mem::take(&mut self.started) {
+            // A device that cannot even stop is dealt with when it is called next.
+            guarded(&mut *self.device, |device| device.stop());
+        }
+    }
+
+    /// The driver reset one queue: its ring is gone at once, the others run on.
+    pub fn drop_ring(&mut self, queue: u16) {
+        let Some(slot) = self.slots.get_mut(usize::from(queue)) else { return };
+        *slot = Slot { incarnation: slot.incarnation + 1, ..Slot::default() };
+        self.stopped.retain(|stopped| stopped.queue != queue);
+    }
+
+    /// What is parked is completed into rings that are gone.
+    fn give_up_parked(&mut self) {
+        if self.parked.is_empty() {
+            return;
+        }
+        let Self { device, outbox, .. } = self;
+        guarded(&mut **device, |device| device.abandon(outbox));
+        self.deliver();
+        self.forget_parked();
+    }
+
     /// The driver kicked the queue: [`run`](Self::run) will look at its ring.
     pub fn kick(&mut self, queue: u16) {
         if let Some(slot) = self.slots.get_mut(usize::from(queue)) {

@@ -11,8 +11,11 @@ mod fake;
 pub mod interrupt;
 pub mod loopback;
 pub mod ring;
+pub mod serve;
 pub mod sigbus;
+pub mod vfio_user;
 pub mod vhost_user;
+pub mod worker;
 
 pub use engine::Engine;
 pub use interrupt::Interrupt;

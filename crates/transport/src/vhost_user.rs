@@ -3,34 +3,20 @@
 //! Two threads: *control* (the caller's) reads messages, never touches the device and answers at once; *gpu* waits on the
 //! kicks, executes and signals. A front-end's mistake ends its connection, never the process.
 
-mod change;
 pub mod channel;
 mod control;
 mod eventfd;
-mod gpu;
 pub mod memory;
 pub mod message;
 pub mod replay;
 mod server;
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
+pub use crate::serve::{Endpoint, ServeError};
 use device::{Incidents, VirtioDevice};
-use thiserror::Error;
-
-pub use change::Gone;
 pub use server::Server;
-
-/// Where front-ends come from.
-#[derive(Debug)]
-pub enum Endpoint {
-    /// One after the other, until told to stop.
-    Listener(UnixListener),
-    /// The one at the other end, until it hangs up.
-    Connection(UnixStream),
-}
 
 /// What a server can be told besides its device.
 pub struct Options {
@@ -52,22 +38,6 @@ impl Default for Options {
     fn default() -> Self {
         Self { on_gpu_socket: Box::new(drop), shared_memory: Vec::new(), stats: None, name: "gpu".into(), stop: None }
     }
-}
-
-/// Why a server had to stop.
-#[derive(Debug, Error)]
-pub enum ServeError {
-    /// What it needs could not be opened, or waited for.
-    #[error("Cannot {doing}")]
-    System {
-        /// What failed.
-        doing: &'static str,
-        /// The system's word.
-        source: std::io::Error,
-    },
-    /// The gpu thread ended unexpectedly.
-    #[error(transparent)]
-    Gone(#[from] Gone),
 }
 
 /// Serves front-ends: [`Server::prepare`] and [`Server::run`] in one.

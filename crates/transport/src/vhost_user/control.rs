@@ -8,12 +8,13 @@ use std::sync::Arc;
 use device::ConfigSpace;
 use thiserror::Error;
 
-use super::change::{Change, Gone, Worker};
 use super::channel::Message;
+use super::eventfd::Wire;
 use super::memory::{MAX_REGIONS, MapError, SharedMemory};
 use super::message::{MessageError, Request, RingAddresses, reply};
 use crate::feature;
 use crate::ring::{Layout, MAX_SIZE};
+use crate::worker::{Change, Gone, Worker};
 
 /// VHOST_USER_F_PROTOCOL_FEATURES.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -88,7 +89,7 @@ struct RingSettings {
     layout: Option<Option<Layout>>,
 }
 
-impl<'a, W: Worker> Control<'a, W> {
+impl<'a, W: Worker<Wire>> Control<'a, W> {
     /// A connection on which nothing was said.
     pub fn new(identity: &'a Identity, worker: W, on_gpu_socket: &'a mut (dyn FnMut(OwnedFd) + Send)) -> Self {
         let rings = vec![RingSettings::default(); identity.queues];
@@ -166,11 +167,11 @@ impl<'a, W: Worker> Control<'a, W> {
             }
             Request::SetVringCall { queue } => {
                 self.ring(queue)?;
-                self.worker.change(Change::Call(queue as u16, fds.pop()))?;
+                self.worker.change(Change::Interrupt(Wire::Call(queue as u16, fds.pop())))?;
             }
             Request::SetVringErr { queue } => {
                 self.ring(queue)?;
-                self.worker.change(Change::Error(queue as u16, fds.pop()))?;
+                self.worker.change(Change::Interrupt(Wire::Error(queue as u16, fds.pop())))?;
             }
             Request::SetVringEnable { queue, enable } => {
                 self.ring(queue)?;
@@ -181,7 +182,7 @@ impl<'a, W: Worker> Control<'a, W> {
                 self.protocol_features = features & self.offered_protocol_features();
             }
             Request::GetQueueNum => return word(self.identity.queues as u64),
-            Request::SetBackendReqFd => self.worker.change(Change::Channel(fds.pop()))?,
+            Request::SetBackendReqFd => self.worker.change(Change::Interrupt(Wire::Channel(fds.pop())))?,
             Request::GetConfig { offset, size, flags } => {
                 let mut answer: Vec<u8> = [offset, size, flags].iter().flat_map(|word| word.to_ne_bytes()).collect();
                 let head = answer.len();
@@ -199,7 +200,7 @@ impl<'a, W: Worker> Control<'a, W> {
                     (self.on_gpu_socket)(socket);
                 }
                 // A front-end with a display of its own looks for changes by itself and refuses to be told.
-                self.worker.change(Change::Channel(None))?;
+                self.worker.change(Change::Interrupt(Wire::Channel(None)))?;
             }
             Request::GetShmemConfig => return Ok(Some(self.shmem_config())),
         }

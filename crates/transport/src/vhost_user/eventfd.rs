@@ -9,6 +9,7 @@ use rustix::net::{SendFlags, send};
 
 use super::message::{code, notice};
 use crate::interrupt::Interrupt;
+use crate::worker::Wired;
 
 /// Where a front-end wants to be told.
 #[derive(Debug, Default)]
@@ -24,20 +25,32 @@ impl Eventfds {
         let none = || std::iter::repeat_with(|| None).take(queues).collect();
         Self { calls: none(), errors: none(), channel: None }
     }
+}
 
+/// What a front-end says of where it wants to be told.
+#[derive(Debug)]
+pub enum Wire {
     /// SET_VRING_CALL.
-    pub fn set_call(&mut self, queue: u16, fd: Option<OwnedFd>) {
-        set(&mut self.calls, queue, fd);
-    }
-
+    Call(u16, Option<OwnedFd>),
     /// SET_VRING_ERR.
-    pub fn set_error(&mut self, queue: u16, fd: Option<OwnedFd>) {
-        set(&mut self.errors, queue, fd);
+    Error(u16, Option<OwnedFd>),
+    /// SET_BACKEND_REQ_FD, or a reason not to use it: a front-end that does not want to hear of its configuration.
+    Channel(Option<OwnedFd>),
+}
+
+impl Wired for Eventfds {
+    type Change = Wire;
+
+    fn change(&mut self, change: Wire) {
+        match change {
+            Wire::Call(queue, fd) => set(&mut self.calls, queue, fd),
+            Wire::Error(queue, fd) => set(&mut self.errors, queue, fd),
+            Wire::Channel(channel) => self.channel = channel,
+        }
     }
 
-    /// SET_BACKEND_REQ_FD, or nothing for a front-end that does not want to hear of its configuration.
-    pub fn set_channel(&mut self, channel: Option<OwnedFd>) {
-        self.channel = channel;
+    fn reset(&mut self) {
+        *self = Self::new(self.calls.len());
     }
 }
 

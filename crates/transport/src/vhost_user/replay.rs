@@ -7,12 +7,12 @@ use device::VirtioDevice;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
-use super::change::{Change, Gone, Worker, apply};
 use super::channel::Message;
 use super::control::{Control, Identity};
-use super::eventfd::Eventfds;
+use super::eventfd::{Eventfds, Wire};
 use super::message::{HEADER_BYTES, Header, code};
 use crate::engine::Engine;
+use crate::worker::{Change, Gone, Worker, apply};
 
 /// Length of the file that stands for guest memory.
 const MEMORY: usize = 1 << 20;
@@ -87,8 +87,8 @@ impl Inline {
     }
 }
 
-impl Worker for Inline {
-    fn change(&mut self, change: Change) -> Result<(), Gone> {
+impl Worker<Wire> for Inline {
+    fn change(&mut self, change: Change<Wire>) -> Result<(), Gone> {
         // What is left has to do with threads and epoll only.
         apply(&mut self.engine, change, self.now);
         self.serve();

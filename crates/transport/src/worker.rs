@@ -1,8 +1,11 @@
-//! The gpu thread: waits on kicks, on the device's own descriptors and on the control thread; pops, executes, signals.
+//! The gpu thread: waits on kicks, on the device's own descriptors and on a control thread; pops, executes, signals.
 //!
 //! No command changes threads. A kick costs one epoll_wait: its eventfd is watched for edges and never read.
 
+mod change;
+
 use std::collections::VecDeque;
+use std::fmt::Debug;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,10 +19,21 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
-use super::change::{Change, Gone, Worker, apply};
-use super::eventfd::Eventfds;
 use crate::engine::{Engine, coarse_clock};
+use crate::interrupt::Interrupt;
 use crate::sigbus;
+
+pub use change::{Change, Done, Gone, Worker, apply};
+
+/// A way to the driver that a control thread changes.
+pub trait Wired: Interrupt {
+    /// What there is to change.
+    type Change: Send + Debug;
+    /// Another way from now on.
+    fn change(&mut self, change: Self::Change);
+    /// The front-end is gone: nobody is told anything any more.
+    fn reset(&mut self);
+}
 
 /// Events that are taken in one wait.
 const EVENTS: usize = 16;
@@ -35,9 +49,9 @@ const DEVICE: u64 = u64::MAX - 1;
 
 /// The control thread's side.
 #[derive(Debug)]
-pub(super) struct Link {
+pub struct Link<C> {
     /// `None` once the gpu thread has ended.
-    changes: Mutex<Option<VecDeque<Change>>>,
+    changes: Mutex<Option<VecDeque<Change<C>>>>,
     /// Ends the batch that is being served, so that changes are seen after its current command.
     attention: Arc<AtomicBool>,
     wake: OwnedFd,
@@ -45,8 +59,8 @@ pub(super) struct Link {
     ended: OwnedFd,
 }
 
-impl Link {
-    fn changes(&self) -> MutexGuard<'_, Option<VecDeque<Change>>> {
+impl<C> Link<C> {
+    fn changes(&self) -> MutexGuard<'_, Option<VecDeque<Change<C>>>> {
         self.changes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -55,7 +69,7 @@ impl Link {
         &self.ended
     }
 
-    fn next(&self) -> Option<Change> {
+    fn next(&self) -> Option<Change<C>> {
         self.changes().as_mut()?.pop_front()
     }
 
@@ -65,11 +79,16 @@ impl Link {
     }
 
     /// Returns how many changes wait. One that nobody will carry out is dropped, and its sender with it.
-    fn push(&self, change: Change) -> usize {
+    fn push(&self, change: Change<C>) -> usize {
         let mut guard = self.changes();
         let Some(changes) = guard.as_mut() else { return 0 };
-        // Many reads of the configuration are one piece of news.
-        if !(matches!(change, Change::ConfigAccessed) && matches!(changes.back(), Some(Change::ConfigAccessed))) {
+        // Many accesses are one piece of news.
+        let same = match change {
+            Change::ConfigAccessed => matches!(changes.back(), Some(Change::ConfigAccessed)),
+            Change::Look => matches!(changes.back(), Some(Change::Look)),
+            _ => false,
+        };
+        if !same {
             changes.push_back(change);
         }
         let waiting = changes.len();
@@ -82,8 +101,8 @@ impl Link {
     }
 }
 
-impl Worker for Arc<Link> {
-    fn change(&mut self, change: Change) -> Result<(), Gone> {
+impl<C> Worker<C> for Arc<Link<C>> {
+    fn change(&mut self, change: Change<C>) -> Result<(), Gone> {
         if self.push(change) < BACKLOG { Ok(()) } else { self.settle() }
     }
 
@@ -107,10 +126,10 @@ enum Turn {
 }
 
 /// All that the gpu thread owns.
-pub(super) struct Gpu {
-    engine: Engine<Eventfds>,
+pub struct GpuThread<I: Wired> {
+    engine: Engine<I>,
     epoll: OwnedFd,
-    link: Arc<Link>,
+    link: Arc<Link<I::Change>>,
     kicks: Vec<Option<OwnedFd>>,
     stops: Vec<(u16, Sender<u16>)>,
     stats: Option<Arc<dyn Incidents>>,
@@ -118,11 +137,11 @@ pub(super) struct Gpu {
     faults: u64,
 }
 
-impl Gpu {
+impl<I: Wired> GpuThread<I> {
     /// Opens what the thread waits on.
-    pub fn new(device: Box<dyn VirtioDevice>, stats: Option<Arc<dyn Incidents>>) -> Result<Self, Errno> {
+    pub fn new(device: Box<dyn VirtioDevice>, interrupt: I, stats: Option<Arc<dyn Incidents>>) -> Result<Self, Errno> {
         let queues = device.queue_sizes().len();
-        let mut engine = Engine::new(device, Eventfds::new(queues), coarse_clock);
+        let mut engine = Engine::new(device, interrupt, coarse_clock);
         if let Some(stats) = &stats {
             engine.count_in(stats.clone());
         }
@@ -143,7 +162,7 @@ impl Gpu {
     }
 
     /// What the control thread holds.
-    pub fn link(&self) -> Arc<Link> {
+    pub fn link(&self) -> Arc<Link<I::Change>> {
         self.link.clone()
     }
 
@@ -281,9 +300,9 @@ fn whole_milliseconds(deadline: Instant) -> Timespec {
 }
 
 /// Tells the control thread that the gpu thread has ended, in whatever way.
-struct Ended(Arc<Link>);
+struct Ended<C>(Arc<Link<C>>);
 
-impl Drop for Ended {
+impl<C> Drop for Ended<C> {
     fn drop(&mut self) {
         // Whoever waits for an answer learns that none will come.
         *self.0.changes() = None;

@@ -1,0 +1,7 @@
+//! A PCI function over vfio-user: the VMM's accesses to registers on a Unix socket, the guest's rings in shared memory.
+
+pub mod function;
+
+pub use function::{
+    DmaPort, IrqAction, IrqData, IrqInfo, IrqSet, Mapping, PciFunction, Refusal, Refused, RegionInfo, Window,
+};
