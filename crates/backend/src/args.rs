@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde::Deserialize;
 
-use crate::values::{Bytes, Heads, InputSocket, RendererKind, SandboxMode, Sink, TransportKind};
+use crate::values::{
+    Bytes, Heads, InputSocket, ModelKind, RendererKind, RomSource, SandboxMode, Sink, Switch, TransportKind,
+};
 
 /// Wrong usage: the program was not told something it can do. Exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,23 @@ pub struct Options {
     /// How the VMM's words arrive.
     #[arg(long, value_enum)]
     pub transport: Option<TransportKind>,
+
+    /// Over vfio-user, which card the guest finds [default: vga].
+    #[arg(long, value_enum)]
+    pub model: Option<ModelKind>,
+
+    /// Over vfio-user, whether the functions have MSI-X interrupts. Without, they can be hot-unplugged from QEMU [default: on].
+    #[arg(long, value_enum)]
+    pub msix: Option<Switch>,
+
+    /// Over vfio-user, whether the model vga has an I/O port for kicks too [default: on].
+    #[arg(long, value_enum)]
+    pub pio: Option<Switch>,
+
+    /// Over vfio-user, the program by which SeaBIOS finds a boot display: a file, or `none` [default: the one of this host's
+    /// package seabios].
+    #[arg(long, value_name = "FILE")]
+    pub rom: Option<RomSource>,
 
     /// Who makes the pixels: `soft` draws in memory, `null` draws nothing (the floor of a benchmark).
     #[arg(long, value_enum)]
@@ -60,7 +79,8 @@ pub struct Options {
     pub memory: Option<Bytes>,
 
     /// Serve a keyboard and pointer to the VMM on this Unix socket, for those who see the screen by vnc, web or window;
-    /// with `,touch` a touch screen. One of each may be given.
+    /// with `,touch` a touch screen. One of each may be given. Over vfio-user there is a keyboard without being asked for,
+    /// on the path of --socket-path with `.input` behind it.
     #[arg(long, value_name = "PATH[,touch]")]
     pub input_socket: Vec<InputSocket>,
 
@@ -105,12 +125,6 @@ pub struct Options {
 
     // Words of the design that nothing answers to yet. They are known, so that the refusal can say so.
     #[arg(long, hide = true)]
-    model: Option<String>,
-    #[arg(long, hide = true)]
-    msix: Option<String>,
-    #[arg(long, hide = true)]
-    pio: Option<String>,
-    #[arg(long, hide = true)]
     capsets: Option<String>,
     #[arg(long, hide = true)]
     wayland: Option<String>,
@@ -142,6 +156,10 @@ impl Options {
             socket_path: if endpoint_given { self.socket_path } else { file.socket_path },
             fd: self.fd,
             transport: self.transport.or(file.transport),
+            model: self.model.or(file.model),
+            msix: self.msix.or(file.msix),
+            pio: self.pio.or(file.pio),
+            rom: self.rom.or(file.rom),
             renderer: self.renderer.or(file.renderer),
             display: if self.display.is_empty() { file.display } else { self.display },
             heads: self.heads.or(file.heads),
@@ -158,9 +176,6 @@ impl Options {
             config: self.config,
             render_node: self.render_node.or(file.render_node),
             virgl: self.virgl || file.virgl,
-            model: self.model.or(file.model),
-            msix: self.msix.or(file.msix),
-            pio: self.pio.or(file.pio),
             capsets: self.capsets.or(file.capsets),
             wayland: self.wayland.or(file.wayland),
             window: self.window.or(file.window),
@@ -172,9 +187,6 @@ impl Options {
     pub fn refuse_planned(&self) -> Result<(), Usage> {
         let planned = |what: &str, instead: &str| Err(Usage(format!("{what} is planned, not built yet: {instead}")));
         let words = [
-            ("--model", &self.model, "leave it out; the VMM's device decides the model"),
-            ("--msix", &self.msix, "leave it out; it belongs to --transport vfio-user"),
-            ("--pio", &self.pio, "leave it out; it belongs to --transport vfio-user"),
             ("--capsets", &self.capsets, "leave it out; the guest gets 2D"),
             ("--wayland", &self.wayland, "leave it out; the guest gets 2D"),
             ("--window", &self.window, "leave it out; it belongs to 3D"),
@@ -182,9 +194,6 @@ impl Options {
         ];
         if let Some((name, _, instead)) = words.iter().find(|(_, value, _)| value.is_some()) {
             return planned(name, instead);
-        }
-        if self.transport == Some(TransportKind::VfioUser) {
-            return planned("--transport vfio-user", "use --transport vhost-user");
         }
         if self.renderer == Some(RendererKind::Virgl) {
             return planned("--renderer virgl", "use --renderer soft");
@@ -238,6 +247,10 @@ mod tests {
             ("--fd three", "three"),
             ("--renderer opengl", "opengl"),
             ("--transport tcp", "tcp"),
+            ("--model cirrus", "cirrus"),
+            ("--msix yes", "yes"),
+            ("--pio 1", "'1'"),
+            ("--rom=", "Name the file"),
             ("--sandbox maybe", "maybe"),
             ("--heads 1280", "1280"),
             ("--heads 1280x800,,", "Head 2"),
@@ -265,17 +278,7 @@ mod tests {
 
     #[test]
     fn planned_words_are_refused_with_the_way_out() {
-        let cases = [
-            "--transport vfio-user",
-            "--renderer virgl",
-            "--model vga",
-            "--msix off",
-            "--pio on",
-            "--capsets venus",
-            "--wayland /run/wayland-0",
-            "--window 1G",
-            "--isolate off",
-        ];
+        let cases = ["--renderer virgl", "--capsets venus", "--wayland /run/wayland-0", "--window 1G", "--isolate off"];
         for line in cases {
             let message = options(line).refuse_planned().expect_err(line).to_string();
             assert!(message.contains(line.split(' ').next().unwrap()), "{line}: {message}");
@@ -295,7 +298,7 @@ mod tests {
     #[test]
     fn the_file_uses_the_words_of_the_command_line() {
         let said = options(
-            "--socket-path /a --display vnc=127.0.0.1:5900 --display none --heads 640x480@75 --memory 64M --input-socket /in --input-socket /in2,touch --tokens /tokens",
+            "--socket-path /a --display vnc=127.0.0.1:5900 --display none --heads 640x480@75 --memory 64M --input-socket /in --input-socket /in2,touch --tokens /tokens --transport vfio-user --model bochs --msix off --pio off --rom /rom",
         );
         let file = Options::from_toml(
             r#"
@@ -305,6 +308,11 @@ mod tests {
             memory = "64M"
             input-socket = ["/in", "/in2,touch"]
             tokens = "/tokens"
+            transport = "vfio-user"
+            model = "bochs"
+            msix = "off"
+            pio = "off"
+            rom = "/rom"
             "#,
         );
         assert_eq!(file.unwrap(), said);

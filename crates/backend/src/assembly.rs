@@ -42,6 +42,9 @@ pub struct Parts {
 /// A device that is ready to be served: nothing was read from a guest yet and no thread started.
 pub fn server(config: &Config, parts: Parts) -> Result<Server> {
     let Parts { vmm, stop, stats, inbox, viewer, desktop } = parts;
+    if config.card.is_some() {
+        bail!("--transport vfio-user is not ready yet");
+    }
     let mut memory = config.memory;
     let mut displays: Vec<Box<dyn Display>> = Vec::new();
     let mut side_sockets = None;

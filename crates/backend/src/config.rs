@@ -6,10 +6,12 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use device::InputKind;
 use protocol::edid::{Edid, Mode};
 use tracing_subscriber::filter::Targets;
 
 use crate::args::{Options, Usage};
+use crate::card::Card;
 use crate::values::{
     Bytes, HeadSize, Heads, InputSocket, Listen, RendererKind, SandboxMode, Sink, Window, refresh_rate,
 };
@@ -18,6 +20,11 @@ use crate::values::{
 const MAX_FILE: u64 = 64 << 10;
 /// The least memory that shows a console.
 const MIN_MEMORY: u64 = 16 << 20;
+/// What a VMM that draws nothing itself means for the picture.
+const NO_WINDOW: &str = "Over vfio-user the VMM's own window shows nothing of this screen: see it by --display vnc, web, \
+                         window or capture";
+/// What the path of a keyboard ends with that nobody asked for, behind the GPU's.
+const INPUT: &str = ".input";
 /// The longest name: it is shown in titles and in every line of statistics.
 const MAX_NAME: usize = 64;
 
@@ -62,6 +69,8 @@ impl Sinks {
 pub struct Config {
     /// Where the VMM is.
     pub endpoint: Endpoint,
+    /// The PCI function that it is served over vfio-user; over vhost-user none.
+    pub card: Option<Card>,
     /// Who makes the pixels.
     pub renderer: RendererKind,
     /// Who shows them.
@@ -70,7 +79,7 @@ pub struct Config {
     pub heads: Vec<Mode>,
     /// The first head's identity, when the user has one.
     pub edid: Option<Edid>,
-    /// The cap on what the guest makes us allocate.
+    /// The cap on what the guest makes us allocate, what the boot display takes included.
     pub memory: u64,
     /// The input devices, at most one of each kind.
     pub inputs: Vec<InputSocket>,
@@ -111,7 +120,7 @@ impl Config {
         if options.render_node.is_some() {
             notices.push("--render-node: unused until 3D is built".to_owned());
         }
-        let endpoint = match (options.socket_path, options.fd) {
+        let endpoint = match (options.socket_path.clone(), options.fd) {
             (_, Some(fd)) => Endpoint::Inherited(fd),
             (Some(path), None) => Endpoint::Listen(path),
             (None, None) => {
@@ -121,8 +130,12 @@ impl Config {
             }
         };
         let edid = options.edid.as_deref().map(read_edid).transpose()?;
-        let sinks = sinks(options.display)?;
-        let heads = heads(options.heads, options.refresh, edid.as_ref())?;
+        let heads = heads(options.heads.clone(), options.refresh, edid.as_ref())?;
+        let card = Card::judge(&options, &heads)?;
+        let mut sinks = sinks(options.display)?;
+        if card.is_some() && std::mem::take(&mut sinks.vmm) {
+            notices.push(NO_WINDOW.to_owned());
+        }
         if let Some(place) = sinks.vnc.iter().chain(&sinks.web).find(|place| usize::from(place.head) >= heads.len()) {
             return usage(format!("--display {place} shows a head that --heads does not have"));
         }
@@ -132,12 +145,13 @@ impl Config {
         let written = options.input_socket.iter().map(|input| &input.path).chain(&options.control_socket);
         let patterns = written.filter(|path| has_pid(path)).cloned().collect();
         Ok(Config {
-            inputs: inputs(options.input_socket, &sinks)?,
+            inputs: inputs(options.input_socket, &sinks, card.is_some().then_some(&endpoint))?,
             tokens: options.tokens,
             sinks,
             heads,
             edid,
-            memory: memory(options.memory)?,
+            memory: memory(options.memory, card.as_ref())?,
+            card,
             patterns,
             control_socket: options.control_socket.map(with_pid),
             name: name(options.name, &endpoint)?,
@@ -184,8 +198,9 @@ fn sinks(words: Vec<Sink>) -> Result<Sinks> {
     Ok(sinks)
 }
 
-/// Keyboards and screens to touch, for which there must be somebody.
-fn inputs(words: Vec<InputSocket>, sinks: &Sinks) -> Result<Vec<InputSocket>> {
+/// Keyboards and screens to touch, for which there must be somebody. `beside` a GPU that is served as a PCI function there is
+/// a keyboard without a word.
+fn inputs(words: Vec<InputSocket>, sinks: &Sinks, beside: Option<&Endpoint>) -> Result<Vec<InputSocket>> {
     let mut inputs: Vec<InputSocket> = Vec::new();
     for word in words {
         if !sinks.need_viewer() {
@@ -198,6 +213,15 @@ fn inputs(words: Vec<InputSocket>, sinks: &Sinks) -> Result<Vec<InputSocket>> {
             return usage(format!("--input-socket {word} is one too many: one keyboard and one touch screen"));
         }
         inputs.push(InputSocket { path: with_pid(word.path), ..word });
+    }
+    let asked = inputs.iter().any(|input| input.kind == InputKind::Console);
+    if let Some(Endpoint::Listen(path)) = beside
+        && sinks.need_viewer()
+        && !asked
+    {
+        let mut path = path.clone().into_os_string();
+        path.push(INPUT);
+        inputs.push(InputSocket { kind: InputKind::Console, path: path.into() });
     }
     Ok(inputs)
 }
@@ -228,10 +252,13 @@ fn heads(words: Option<Heads>, refresh: Option<u32>, edid: Option<&Edid>) -> Res
     })
 }
 
-fn memory(words: Option<Bytes>) -> Result<u64> {
+fn memory(words: Option<Bytes>, card: Option<&Card>) -> Result<u64> {
     let bytes = words.map_or(256 << 20, |bytes| bytes.0);
-    if bytes < MIN_MEMORY {
-        return usage(format!("--memory {bytes} holds no screen: give at least {}M", MIN_MEMORY >> 20));
+    let boot = card.map_or(0, Card::boot_memory);
+    let least = MIN_MEMORY + boot;
+    if bytes < least {
+        let takes = if boot == 0 { "" } else { " beside the boot display" };
+        return usage(format!("--memory {bytes} holds no screen{takes}: give at least {}M", least >> 20));
     }
     Ok(bytes)
 }
@@ -365,6 +392,12 @@ mod tests {
             ("--fd 3 --refresh 0", "Refresh 0"),
             ("--fd 3 --log a=b=c", "a=b=c"),
             ("--fd 3 --renderer virgl", "planned"),
+            ("--fd 3 --model vga", "--transport vfio-user"),
+            ("--fd 3 --transport vfio-user --model bochs --heads 640x480,640x480", "--heads"),
+            ("--fd 3 --transport vfio-user --memory 63M", "at least 64M"),
+            ("--fd 3 --transport vfio-user --model virtio --memory 1M", "at least 16M"),
+            ("--fd 3 --transport vfio-user --heads 3840x2160 --memory 100M", "at least 112M"),
+            ("--fd 3 --transport vfio-user --input-socket /in", "needs somebody who types"),
         ] {
             let error = judge(line).expect_err(line);
             assert!(error.is::<Usage>(), "{line}: {error}");
@@ -387,6 +420,35 @@ mod tests {
         let config = judge("--fd 3 --virgl --render-node /dev/dri/renderD128").unwrap();
         assert_eq!(config.notices.len(), 2);
         assert!(config.notices[0].contains("planned, not built yet"));
+    }
+
+    #[test]
+    fn over_vfio_user_the_vmm_shows_nothing_which_is_said() {
+        let sinks = |line: &str| {
+            let config = judge(&format!("--fd 3 --transport vfio-user {line}")).unwrap();
+            (config.sinks, config.notices.len())
+        };
+        assert_eq!(sinks(""), (Sinks::default(), 1));
+        assert_eq!(sinks("--display vmm"), (Sinks::default(), 1));
+        assert_eq!(sinks("--display none"), (Sinks::default(), 0));
+        let (both, said) = sinks("--display vmm --display web=0");
+        assert!(!both.vmm && both.web.len() == 1 && said == 1);
+    }
+
+    #[test]
+    fn over_vfio_user_who_sees_can_type() {
+        let inputs = |line: &str| {
+            let config = judge(&format!("--transport vfio-user {line}")).unwrap();
+            config.inputs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(inputs("--socket-path /run/vm.sock --display web=0"), ["/run/vm.sock.input"]);
+        assert_eq!(inputs("--socket-path /run/vm.sock --display web=0 --input-socket /in"), ["/in"]);
+        let both = inputs("--socket-path /run/vm.sock --display web=0 --input-socket /in,touch");
+        assert_eq!(both, ["/in,touch", "/run/vm.sock.input"]);
+        assert!(inputs("--socket-path /run/vm.sock --display none").is_empty());
+        // Where it would be is not known.
+        assert!(inputs("--fd 3 --display web=0").is_empty());
+        assert!(judge("--socket-path /run/vm.sock --display web=0").unwrap().inputs.is_empty());
     }
 
     #[test]
@@ -447,6 +509,7 @@ mod tests {
         // These are no defaults, as it says there.
         (options.control_socket, options.tokens) = (None, None);
         options.input_socket.clear();
+        (options.model, options.msix, options.pio, options.rom) = (None, None, None, None);
         options.fd = Some(3);
         let (said, silent) = (Config::judge(options, None).unwrap(), judge("--fd 3").unwrap());
         assert_eq!(format!("{said:?}"), format!("{silent:?}"));

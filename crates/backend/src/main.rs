@@ -6,6 +6,7 @@
 
 mod args;
 mod assembly;
+mod card;
 mod config;
 mod control;
 mod inherited;

@@ -20,9 +20,62 @@ const MAX_SIDE: u32 = 16_384;
 pub enum TransportKind {
     /// The rings of one virtio device, served over a Unix socket.
     VhostUser,
-    /// A whole PCI function, served over a Unix socket.
-    #[value(hide = true)]
+    /// A whole PCI display card, served over a Unix socket: boot screen, VGA registers, virtio-gpu.
     VfioUser,
+}
+
+/// Which card a guest finds over vfio-user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelKind {
+    /// virtio-gpu alone, for guests that have its driver: no boot display.
+    Virtio,
+    /// A boot display and virtio-gpu in one.
+    Vga,
+    /// A boot display alone, for any guest with a VBE, GOP or bochs driver.
+    Bochs,
+}
+
+impl fmt::Display for ModelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ModelKind::Virtio => "virtio",
+            ModelKind::Vga => "vga",
+            ModelKind::Bochs => "bochs",
+        })
+    }
+}
+
+/// Whether the guest finds something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Switch {
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
+/// Which program the guest's firmware finds on the card, for a boot screen under SeaBIOS.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum RomSource {
+    /// None.
+    None,
+    /// The one in this file.
+    File(PathBuf),
+}
+
+impl FromStr for RomSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("Name the file, or none".to_owned()),
+            "none" => Ok(RomSource::None),
+            file => Ok(RomSource::File(file.into())),
+        }
+    }
 }
 
 /// Who makes the pixels.
@@ -293,7 +346,7 @@ macro_rules! try_from_string {
         }
     )* };
 }
-try_from_string!(Heads, Bytes, Sink, InputSocket);
+try_from_string!(Heads, Bytes, Sink, InputSocket, RomSource);
 
 #[cfg(test)]
 mod tests {
