@@ -10,6 +10,7 @@ pub mod engine;
 mod fake;
 pub mod interrupt;
 pub mod loopback;
+pub mod mapped;
 pub mod ring;
 pub mod serve;
 pub mod sigbus;

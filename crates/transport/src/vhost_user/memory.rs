@@ -1,16 +1,13 @@
 //! Guest memory as a front-end shares it: files, mapped.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use device::{Memory, MemoryError, Region};
-use rustix::fs::{FileType, fstat};
 use thiserror::Error;
-use vm_memory::{FileOffset, MmapRegion};
 
 use super::message::RegionDescription;
-use crate::sigbus;
+use crate::mapped::{self, MapFailure, Mapped};
 
 /// Regions that a front-end may share, one ADD_MEM_REG for each: as many as QEMU ever has.
 pub const MAX_REGIONS: usize = 512;
@@ -108,33 +105,16 @@ impl SharedMemory {
 impl SharedRegion {
     fn map(description: RegionDescription, fd: OwnedFd) -> Result<Self, MapError> {
         let RegionDescription { guest, size, offset, .. } = description;
-        let refused = |why: &dyn std::fmt::Display| MapError::Map { guest, why: why.to_string() };
         if size == 0 {
             return Err(MemoryError::Length { start: guest, len: 0 }.into());
         }
-        let needed = offset.checked_add(size).ok_or(MapError::Huge(guest))?;
-        let stat = fstat(&fd).map_err(|error| refused(&error))?;
-        let has = u64::try_from(stat.st_size).unwrap_or(0);
-        // Devices have no length; whether they can be mapped the kernel says.
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && has < needed {
-            return Err(MapError::Short { guest, needed, has });
-        }
-        // A file of huge pages can be mapped at its own block size only.
-        let page = rustix::param::page_size() as u64;
-        let block = u64::try_from(stat.st_blksize)
-            .ok()
-            .filter(|size| size.is_power_of_two())
-            .map_or(page, |size| size.max(page));
-        let before = offset % block;
-        let len = before.checked_add(size).and_then(|len| len.checked_next_multiple_of(block));
-        let len = len.and_then(|len| usize::try_from(len).ok()).ok_or(MapError::Huge(guest))?;
-        let file = FileOffset::new(File::from(fd), offset - before);
-        let mapping = MmapRegion::from_file(file, len).map_err(|error| refused(&error))?;
-        let mapping = Arc::new(mapping);
-        if !sigbus::guard(&mapping, block as usize) {
-            return Err(MapError::TooMany);
-        }
-        let region = Region { start: guest, len: size, mapping, offset: before as usize, usable: true };
+        let Mapped { mapping, offset } = mapped::map(fd, offset, size).map_err(|why| match why {
+            MapFailure::Huge => MapError::Huge(guest),
+            MapFailure::Short { needed, has } => MapError::Short { guest, needed, has },
+            MapFailure::Refused(why) => MapError::Map { guest, why },
+            MapFailure::TooMany => MapError::TooMany,
+        })?;
+        let region = Region { start: guest, len: size, mapping, offset, usable: true };
         Ok(Self { description, region })
     }
 }
@@ -143,6 +123,7 @@ impl SharedRegion {
 mod tests {
     use super::*;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::fs::File;
     use std::io::Write;
 
     fn memfd(len: u64) -> OwnedFd {

@@ -1,0 +1,216 @@
+//! The guest's memory as a VMM lets the device have it: windows that come and go.
+//!
+//! A window with a file is mapped. One without can be asked for by messages only. Windows that cannot be written (ROMs, and
+//! RAM that firmware protected) and those that show our own BARs to ourselves never become guest memory, so they may
+//! come and go without anybody noticing.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use device::{Memory, Region, guest_log};
+use rustix::io::Errno;
+
+use super::{DmaPort, Refusal, Window};
+use crate::mapped::{Files, MapFailure, Mapped};
+
+/// Windows that a VMM may open: each costs us memory.
+pub const MAX_WINDOWS: usize = 65_535;
+
+/// What windows begin and end at.
+const PAGE: u64 = 4096;
+
+/// The windows of one function.
+#[derive(Debug)]
+pub struct DmaTable {
+    files: Files,
+    windows: BTreeMap<u64, Held>,
+    own_bars: Vec<(u64, u64)>,
+    port: Option<Arc<dyn DmaPort>>,
+    /// Whether the table that was taken last may be out of date.
+    changed: bool,
+    /// The table that was taken last.
+    taken: Arc<Memory>,
+}
+
+#[derive(Debug)]
+struct Held {
+    size: u64,
+    backing: Backing,
+}
+
+#[derive(Debug)]
+enum Backing {
+    /// Pages of a file that we mapped.
+    Near(Mapped),
+    /// What the device may not read and write both.
+    Restricted,
+    /// Only the VMM has it.
+    Far,
+}
+
+fn refusal(errno: Errno, why: &'static str) -> Refusal {
+    Refusal { errno, why }
+}
+
+impl DmaTable {
+    /// No window yet. Functions of one process share `files`.
+    pub fn new(files: Files) -> Self {
+        Self {
+            files,
+            windows: BTreeMap::new(),
+            own_bars: Vec::new(),
+            port: None,
+            changed: false,
+            taken: Arc::new(Memory::empty()),
+        }
+    }
+
+    /// A front-end is there, which can be asked for memory by `port`.
+    pub fn connected(&mut self, port: Arc<dyn DmaPort>) {
+        self.port = Some(port);
+        self.changed = true;
+    }
+
+    /// Opens a window on a file, or on memory that only the VMM has.
+    pub fn map(&mut self, window: Window, file: Option<OwnedFd>) -> Result<(), Refusal> {
+        let Window { iova, size, offset, readable, writable } = window;
+        let end = iova.checked_add(size).filter(|end| *end > iova);
+        let end = end.ok_or(refusal(Errno::INVAL, "A DMA window is empty or wraps around"))?;
+        if [iova, size, offset].iter().any(|number| number % PAGE != 0) {
+            return Err(refusal(Errno::INVAL, "A DMA window is not aligned"));
+        }
+        if !readable && !writable {
+            return Err(refusal(Errno::INVAL, "A DMA window can neither be read nor written"));
+        }
+        if self.windows.len() >= MAX_WINDOWS {
+            return Err(refusal(Errno::NOSPC, "There are too many DMA windows"));
+        }
+        // The last window that begins before the end of this one.
+        let before = self.windows.range(..end).next_back();
+        if before.is_some_and(|(start, held)| start + held.size > iova) {
+            return Err(refusal(Errno::EXIST, "A DMA window overlaps another"));
+        }
+        let backing = match file {
+            _ if !(readable && writable) => Backing::Restricted,
+            Some(file) => Backing::Near(self.files.map(file, offset, size).map_err(|why| {
+                guest_log!(warn, "Guest memory at {iova:#x} cannot be mapped: {why}");
+                match why {
+                    MapFailure::Huge | MapFailure::Short { .. } => {
+                        refusal(Errno::INVAL, "A DMA window is larger than its file")
+                    }
+                    MapFailure::Refused(_) => refusal(Errno::NOTSUP, "The file of a DMA window cannot be mapped"),
+                    MapFailure::TooMany => refusal(Errno::NOSPC, "There are too many DMA windows"),
+                }
+            })?),
+            None => Backing::Far,
+        };
+        self.windows.insert(iova, Held { size, backing });
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Closes the window of exactly this address and size, or all. In force once the table that is taken next is.
+    pub fn unmap(&mut self, range: Option<(u64, u64)>) -> Result<(), Refusal> {
+        match range {
+            None => self.windows.clear(),
+            Some((iova, size)) => {
+                if self.windows.get(&iova).is_none_or(|held| held.size != size) {
+                    return Err(refusal(Errno::NOENT, "There is no such DMA window"));
+                }
+                self.windows.remove(&iova);
+            }
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Where our own BARs are in the guest's memory now: address and length of each.
+    pub fn set_own_bars(&mut self, bars: &[(u64, u64)]) {
+        if self.own_bars != bars {
+            self.own_bars = bars.to_vec();
+            self.changed = true;
+        }
+    }
+
+    /// The table of guest memory when it differs from the one that was taken last.
+    pub fn take_table(&mut self) -> Option<Arc<Memory>> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        let regions = self.regions();
+        if same(&regions, self.taken.regions()) {
+            return None;
+        }
+        self.taken = match Memory::new(regions) {
+            Ok(memory) => Arc::new(memory),
+            // Windows do not overlap, so this does not happen.
+            Err(why) => {
+                guest_log!(error, "Guest memory cannot be used: {why}");
+                Arc::new(Memory::empty())
+            }
+        };
+        Some(self.taken.clone())
+    }
+
+    /// Nothing can be had from the VMM until [`resume`](Self::resume): the control thread is about to wait.
+    pub fn suspend(&mut self) {
+        if let Some(port) = &self.port {
+            port.suspend();
+        }
+    }
+
+    /// The control thread answers again.
+    pub fn resume(&mut self) {
+        if let Some(port) = &self.port {
+            port.resume();
+        }
+    }
+
+    /// Says it once when the guest's memory is not shared with us.
+    pub fn warn_if_private(&mut self) {}
+
+    /// The front-end is gone, and its memory with it. The device's own table is taken to be empty again.
+    pub fn clear(&mut self) {
+        self.windows.clear();
+        self.own_bars.clear();
+        self.port = None;
+        self.changed = false;
+        self.taken = Arc::new(Memory::empty());
+    }
+
+    /// What of the windows is guest memory, neighbours of one file as one region.
+    fn regions(&self) -> Vec<Region> {
+        let mut regions: Vec<Region> = Vec::new();
+        for (&start, Held { size, backing }) in &self.windows {
+            let (Backing::Near(Mapped { mapping, offset }), false) = (backing, self.is_own(start, *size)) else {
+                continue;
+            };
+            let region = Region { start, len: *size, mapping: mapping.clone(), offset: *offset, usable: true };
+            match regions.last_mut() {
+                Some(last) if continues(last, &region) => last.len += size,
+                _ => regions.push(region),
+            }
+        }
+        regions
+    }
+
+    fn is_own(&self, start: u64, size: u64) -> bool {
+        self.own_bars.iter().any(|&(bar, len)| start >= bar && start - bar < len && size <= len - (start - bar))
+    }
+}
+
+/// Whether `next` goes on where `last` ends, in the guest's memory and in ours.
+fn continues(last: &Region, next: &Region) -> bool {
+    last.start + last.len == next.start
+        && Arc::ptr_eq(&last.mapping, &next.mapping)
+        && usize::try_from(last.len).ok().and_then(|len| last.offset.checked_add(len)) == Some(next.offset)
+}
+
+fn same(these: &[Region], those: &[Region]) -> bool {
+    let one = |(this, that): (&Region, &Region)| {
+        (this.start, this.len, this.offset) == (that.start, that.len, that.offset)
+            && Arc::ptr_eq(&this.mapping, &that.mapping)
+    };
+    these.len() == those.len() && these.iter().zip(those).all(one)
+}
