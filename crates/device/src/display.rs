@@ -187,6 +187,12 @@ pub trait Display: Send {
     /// The front-end touched the configuration: what is known of its modes may be old.
     fn refresh_modes(&mut self) {}
 
+    /// Whether somebody waits for a head's pixels now. Where nobody does, what has to be looked for is not. When that changes,
+    /// [`poll_fd`](Self::poll_fd) or [`deadline`](Self::deadline) calls for a poll.
+    fn is_watched(&self, _scanout: ScanoutId) -> bool {
+        true
+    }
+
     /// Whether frames should be [`Pixels::Shared`] where they can be.
     fn wants_shared(&self) -> bool {
         false

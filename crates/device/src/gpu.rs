@@ -1,5 +1,6 @@
 //! The GPU: one match over the commands of virtio 1.3, section 5.7.6, and the tables they work on.
 
+mod boot;
 mod config;
 mod heads;
 mod order;
@@ -25,6 +26,7 @@ use crate::input::Desktop;
 use crate::memory::Memory;
 use crate::render::{Rendered, Renderer};
 use crate::stats::Stats;
+use crate::vga::Vga;
 use crate::virtio::Ticket;
 use heads::Heads;
 use order::Order;
@@ -84,6 +86,8 @@ pub struct Gpu {
     unseen: bool,
     /// Who is to know where the heads are.
     desktop: Option<Arc<Desktop>>,
+    /// The screen before a driver.
+    boot: Option<Vga>,
     // Kept between polls so that an idle one allocates nothing.
     rendered: Vec<Rendered>,
     events: Vec<DisplayEvent>,
@@ -110,6 +114,7 @@ impl Gpu {
             replies: Vec::new(),
             unseen: false,
             desktop: None,
+            boot: None,
             rendered: Vec::new(),
             events: Vec::new(),
         }

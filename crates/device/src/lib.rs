@@ -13,7 +13,9 @@ pub mod input;
 pub mod log;
 pub mod memory;
 pub mod render;
+pub mod shared;
 pub mod stats;
+pub mod vga;
 pub mod virtio;
 
 pub use backing::{Backing, Pages};
@@ -22,5 +24,7 @@ pub use gpu::{Capture, Execution, Gpu, GpuOptions};
 pub use input::{Desktop, Input, InputKind, InputOptions, InputSource, Leds, SourceEvent, TouchPhase};
 pub use memory::{Memory, MemoryError, Region};
 pub use render::{Progress, Rendered, Renderer, ResourceDesc, Transfer};
+pub use shared::SharedImage;
 pub use stats::{Incidents, InputStats, Stats};
+pub use vga::{Framebuffer, Vga, VgaOptions, VgaPort};
 pub use virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};

@@ -1,13 +1,9 @@
 //! Where an image's pixels are.
 
-use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use device::{Pixels, Shared};
+use device::{Pixels, SharedImage};
 use memmap2::{Advice, MmapMut};
 use protocol::ReplyError;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::VolatileSlice;
 
 /// From this size on an image is mapped on its own: zeroed by the kernel page by page when first touched, and given
 /// back to the kernel when it goes.
@@ -27,7 +23,7 @@ pub enum Storage {
     /// Large.
     Mapped(MmapMut),
     /// Moved to where another process can map it.
-    Shared(SharedMemory),
+    Shared(SharedImage),
 }
 
 impl Storage {
@@ -56,8 +52,8 @@ impl Storage {
     /// Moves the bytes, `len` of them, to where another process can map them. Whether that went well; if not, they
     /// are where they were.
     pub fn share(&mut self, len: u64) -> bool {
-        let Some(shared) = SharedMemory::new(len) else { return false };
-        let slice = shared.region.as_volatile_slice();
+        let Ok(shared) = SharedImage::new(len) else { return false };
+        let slice = shared.slice();
         match self {
             Storage::Unmade => {}
             Storage::Heap(bytes) => slice.copy_from(&bytes[..]),
@@ -79,10 +75,7 @@ impl Storage {
             Storage::Unmade => None,
             Storage::Heap(bytes) => Some(Pixels::Private(bytes)),
             Storage::Mapped(bytes) => Some(Pixels::Private(bytes)),
-            Storage::Shared(SharedMemory { id, region }) => {
-                let file = region.file_offset()?.file();
-                Some(Pixels::Shared(Shared { id: *id, file, slice: region.as_volatile_slice() }))
-            }
+            Storage::Shared(shared) => shared.pixels(),
         }
     }
 
@@ -94,7 +87,7 @@ impl Storage {
             Storage::Unmade => None,
             Storage::Heap(bytes) => Some(Target::Private(bytes.get_mut(range)?)),
             Storage::Mapped(bytes) => Some(Target::Private(bytes.get_mut(range)?)),
-            Storage::Shared(shared) => Some(Target::Shared(shared.region.get_slice(start, len).ok()?)),
+            Storage::Shared(shared) => Some(Target::Shared(shared.slice().subslice(start, len).ok()?)),
         }
     }
 
@@ -104,7 +97,7 @@ impl Storage {
             Storage::Unmade => {}
             Storage::Heap(bytes) => bytes.copy_from_slice(pixels),
             Storage::Mapped(bytes) => bytes.copy_from_slice(pixels),
-            Storage::Shared(shared) => shared.region.as_volatile_slice().copy_from(pixels),
+            Storage::Shared(shared) => shared.slice().copy_from(pixels),
         }
     }
 }
@@ -128,25 +121,5 @@ impl Target<'_> {
             Target::Shared(target) => bytes.copy_to_volatile_slice(target.subslice(at, bytes.len()).ok()?),
         }
         Some(())
-    }
-}
-
-/// A memfd and our mapping of it.
-#[derive(Debug)]
-pub struct SharedMemory {
-    id: u64,
-    region: MmapRegion,
-}
-
-impl SharedMemory {
-    /// New memory, all zero. Whoever gets the file can neither write it nor change its size.
-    fn new(len: u64) -> Option<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let fd = memfd_create("beamsplit-image", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).ok()?;
-        ftruncate(&fd, len).ok()?;
-        let region = MmapRegion::from_file(FileOffset::new(File::from(fd), 0), usize::try_from(len).ok()?).ok()?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
-        fcntl_add_seals(region.file_offset()?.file(), seals).ok()?;
-        Some(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), region })
     }
 }
