@@ -92,7 +92,7 @@ impl Rom {
         if structure[0x14] != 0 {
             return Err("it is not for a PC's BIOS");
         }
-        let (vendor, device) = super::pci::ids(model);
+        let (vendor, device) = model.ids();
         structure[4..6].copy_from_slice(&vendor.to_le_bytes());
         structure[6..8].copy_from_slice(&device.to_le_bytes());
         image[CHECKSUM] = image[CHECKSUM].wrapping_sub(sum(image));
