@@ -61,22 +61,38 @@ pub struct Watch<'a> {
 impl Watch<'_> {
     /// Waits for `fd`, for the word to stop, and for the gpu thread, whose end is an error.
     pub fn wait(&self, fd: BorrowedFd<'_>, limit: Option<Timespec>) -> Result<Woken, ServeError> {
-        self.wait_for(&[fd], limit)
+        self.wait_either(fd, None, limit).map(|(woken, _)| woken)
     }
 
-    /// As [`wait`](Self::wait), for one of `fds`, of which there may be at most two.
-    pub fn wait_for(&self, fds: &[BorrowedFd<'_>], limit: Option<Timespec>) -> Result<Woken, ServeError> {
+    /// As [`wait`](Self::wait), for one of two; says whether each is readable. Allocates nothing.
+    pub fn wait_either(
+        &self,
+        first: BorrowedFd<'_>,
+        second: Option<BorrowedFd<'_>>,
+        limit: Option<Timespec>,
+    ) -> Result<(Woken, [bool; 2]), ServeError> {
+        let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = [watched(self.ended.as_fd()), watched(self.stop.as_fd()), watched(first), watched(first)];
+        let count = match second {
+            Some(second) => {
+                fds[3] = watched(second);
+                4
+            }
+            None => 3,
+        };
         loop {
-            let mut polled = [PollFd::new(self.ended, PollFlags::IN), PollFd::new(self.stop, PollFlags::IN)].to_vec();
-            polled.extend(fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
-            match poll(&mut polled, limit.as_ref()) {
-                Ok(0) => return Ok(Woken::Timeout),
-                Ok(_) if !polled[0].revents().is_empty() => return Err(Gone.into()),
-                Ok(_) if !polled[1].revents().is_empty() => return Ok(Woken::Stop),
-                Ok(_) => return Ok(Woken::Readable),
-                Err(Errno::INTR) => {}
+            match poll(&mut fds[..count], limit.as_ref()) {
+                Ok(0) => return Ok((Woken::Timeout, [false; 2])),
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
                 Err(error) => return Err(system("wait for a front-end")(error)),
             }
+            let [ended, stopped, first, second] = std::array::from_fn(|index| !fds[index].revents().is_empty());
+            return match (ended, stopped) {
+                (true, _) => Err(Gone.into()),
+                (false, true) => Ok((Woken::Stop, [false; 2])),
+                (false, false) => Ok((Woken::Readable, [first, second])),
+            };
         }
     }
 }
