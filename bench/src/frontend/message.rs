@@ -139,19 +139,7 @@ impl Channel {
 
     /// Sends any bytes at all: half a header, a lying size, two messages at once.
     pub fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(Error::Order("A message carries at most 64 file descriptors here"));
-        }
-        let sent = rustix::net::sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
-            .doing("send a message")?;
-        let mut rest = &bytes[sent..];
-        while !rest.is_empty() {
-            let sent = rustix::net::send(&self.socket, rest, SendFlags::NOSIGNAL).doing("send a message")?;
-            rest = &rest[sent..];
-        }
-        Ok(())
+        send_some(&self.socket, bytes, fds)
     }
 
     /// Receives one message.
@@ -203,6 +191,23 @@ impl Channel {
         }
         Ok(())
     }
+}
+
+/// Sends all of it, the file descriptors with the first byte.
+pub(crate) fn send_some(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Error::Order("A message carries at most 64 file descriptors here"));
+    }
+    let sent = rustix::net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+        .doing("send a message")?;
+    let mut rest = &bytes[sent..];
+    while !rest.is_empty() {
+        let sent = rustix::net::send(&socket, rest, SendFlags::NOSIGNAL).doing("send a message")?;
+        rest = &rest[sent..];
+    }
+    Ok(())
 }
 
 /// Receives what is there, with its file descriptors; 0 when the other side hung up.

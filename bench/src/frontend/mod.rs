@@ -15,6 +15,7 @@
 //! ```
 
 pub mod command;
+mod driver;
 mod error;
 pub mod evdev;
 mod memory;
@@ -22,9 +23,11 @@ pub mod message;
 mod options;
 pub mod ring;
 mod session;
+pub mod vfio_user;
 pub mod vmm_display;
 
 pub use command::{Command, Reply};
+pub use driver::Driver;
 pub use error::{Error, Result};
 pub use evdev::{EventRoom, InputDriver, InputEvent};
 pub use memory::{Memory, Region, USER_OFFSET};
@@ -32,4 +35,5 @@ pub use message::{Channel, Message};
 pub use options::{Kind, Options, feature};
 pub use ring::{Abandon, Buffer, Descriptor, Layout, Queue, Signals, Used, Wait};
 pub use session::FrontEnd;
+pub use vfio_user::PciGuest;
 pub use vmm_display::{Canvas, Shown, VmmDisplay};

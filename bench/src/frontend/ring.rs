@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
+use super::command::Reply;
 use super::error::{Doing, Error, Result};
 use super::memory::Memory;
+use super::vfio_user::Doorbell;
 
 /// Another descriptor follows.
 pub const NEXT: u16 = 1;
@@ -107,6 +109,8 @@ pub struct Queue {
     memory: Arc<Memory>,
     layout: Layout,
     events: Events,
+    /// Where a kick goes instead of to the eventfd.
+    doorbell: Option<Doorbell>,
     event_idx: bool,
     wait: Wait,
     free: VecDeque<u16>,
@@ -162,6 +166,7 @@ impl Queue {
             memory,
             layout,
             events,
+            doorbell: None,
             event_idx: false,
             wait,
             free: (0..size).collect(),
@@ -201,6 +206,11 @@ impl Queue {
     /// Follows what was negotiated: with EVENT_IDX the two sides say which index shall wake them.
     pub fn set_event_idx(&mut self, on: bool) {
         self.event_idx = on;
+    }
+
+    /// Kicks go to a register from now on.
+    pub fn knock_at(&mut self, doorbell: Doorbell) {
+        self.doorbell = Some(doorbell);
     }
 
     /// Changes how long [`Queue::wait`] waits.
@@ -291,6 +301,9 @@ impl Queue {
     /// Kicks the device.
     pub fn kick(&mut self) -> Result<()> {
         self.signals.kicks += 1;
+        if let Some(doorbell) = &self.doorbell {
+            return doorbell.ring(self.index);
+        }
         rustix::io::write(&self.events.kick, &1u64.to_ne_bytes()).doing("kick the device")?;
         Ok(())
     }
@@ -335,6 +348,49 @@ impl Queue {
             self.wait_for_interrupt(deadline)?;
         }
         Ok(())
+    }
+
+    /// Sends any bytes in any number of readable and writable buffers, and waits for what the device makes of them.
+    pub fn exchange(&mut self, memory: &Memory, readable: &[&[u8]], writable: &[u32], indirect: bool) -> Result<Reply> {
+        let mark = memory.mark();
+        let reply = self.exchange_from(memory, readable, writable, indirect);
+        memory.release(mark);
+        reply
+    }
+
+    fn exchange_from(
+        &mut self,
+        memory: &Memory,
+        readable: &[&[u8]],
+        writable: &[u32],
+        indirect: bool,
+    ) -> Result<Reply> {
+        let mut buffers = Vec::with_capacity(readable.len() + writable.len());
+        for bytes in readable.iter().filter(|bytes| !bytes.is_empty()) {
+            let address = memory.allocate(bytes.len() as u64, 16)?;
+            memory.write(address, bytes)?;
+            buffers.push(Buffer::Readable(address, bytes.len() as u32));
+        }
+        let mut areas = Vec::with_capacity(writable.len());
+        for &length in writable.iter().filter(|&&length| length != 0) {
+            let address = memory.allocate(u64::from(length), 16)?;
+            memory.write(address, &vec![0; length as usize])?;
+            buffers.push(Buffer::Writable(address, length));
+            areas.push((address, length));
+        }
+        let head = if indirect { self.prepare_indirect(&buffers)? } else { self.prepare(&buffers)? };
+        self.offer(head)?;
+        self.publish()?;
+        let used = self.wait()?;
+        if used.id != u32::from(head) {
+            return Err(Error::Protocol(format!("chain {} given back instead of {head}", used.id)));
+        }
+        self.recycle(head);
+        let mut bytes = Vec::new();
+        for (address, length) in areas {
+            bytes.extend(memory.read_vec(address, length as usize)?);
+        }
+        Ok(Reply { used_length: used.length, bytes })
     }
 
     /// Gives the descriptors of a chain back to the ring.

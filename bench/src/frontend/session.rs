@@ -6,15 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::command::{Command, Reply};
+use super::driver::Driver;
 use super::error::{Doing, Error, Result};
 use super::memory::{Memory, USER_OFFSET};
 use super::message::{Channel, protocol_feature, request};
 use super::options::{Kind, Options, feature};
-use super::ring::{Buffer, Queue};
+use super::ring::Queue;
 use super::vmm_display::VmmDisplay;
-
-/// Room for the answer of an ordinary command; GET_EDID has the longest.
-const REPLY_CAPACITY: u32 = 2048;
 
 /// The VMM and the guest's driver in one.
 #[derive(Debug)]
@@ -228,7 +226,7 @@ impl FrontEnd {
 
     /// Sends a command on the control queue and waits for its answer.
     pub fn command(&mut self, command: &Command) -> Result<Reply> {
-        self.exchange(0, command.as_bytes(), REPLY_CAPACITY)
+        Driver::command(self, command)
     }
 
     /// Sends a command on the cursor queue, whose chains have no writable part, and waits until it is given back.
@@ -238,43 +236,14 @@ impl FrontEnd {
 
     /// Sends any bytes as one readable buffer, followed by one writable buffer of `capacity` bytes, on any queue.
     pub fn exchange(&mut self, queue: usize, readable: &[u8], capacity: u32) -> Result<Reply> {
-        let mark = self.memory.mark();
-        let reply = self.exchange_shaped(queue, &[readable], &[capacity]);
-        self.memory.release(mark);
-        reply
+        self.exchange_shaped(queue, &[readable], &[capacity])
     }
 
     /// Sends any bytes in any number of readable and writable buffers.
     pub fn exchange_shaped(&mut self, queue: usize, readable: &[&[u8]], writable: &[u32]) -> Result<Reply> {
         let memory = self.memory.clone();
-        let mut buffers = Vec::with_capacity(readable.len() + writable.len());
-        for bytes in readable.iter().filter(|bytes| !bytes.is_empty()) {
-            let address = memory.allocate(bytes.len() as u64, 16)?;
-            memory.write(address, bytes)?;
-            buffers.push(Buffer::Readable(address, bytes.len() as u32));
-        }
-        let mut areas = Vec::with_capacity(writable.len());
-        for &length in writable.iter().filter(|&&length| length != 0) {
-            let address = memory.allocate(u64::from(length), 16)?;
-            memory.write(address, &vec![0; length as usize])?;
-            buffers.push(Buffer::Writable(address, length));
-            areas.push((address, length));
-        }
         let indirect = self.options.indirect && self.acknowledged & feature::INDIRECT_DESC != 0;
-        let ring = self.queue(queue)?;
-        let head = if indirect { ring.prepare_indirect(&buffers)? } else { ring.prepare(&buffers)? };
-        ring.offer(head)?;
-        ring.publish()?;
-        let used = ring.wait()?;
-        if used.id != u32::from(head) {
-            return Err(Error::Protocol(format!("chain {} given back instead of {head}", used.id)));
-        }
-        ring.recycle(head);
-        let mut bytes = Vec::new();
-        for (address, length) in areas {
-            bytes.extend(memory.read_vec(address, length as usize)?);
-        }
-        Ok(Reply { used_length: used.length, bytes })
+        self.queue(queue)?.exchange(&memory, readable, writable, indirect)
     }
 
     /// A ring: 0 is the control queue, 1 the cursor queue.
@@ -326,5 +295,19 @@ impl FrontEnd {
             0 => Ok(()),
             code => Err(Error::Protocol(format!("request {request} was refused with {code}"))),
         }
+    }
+}
+
+impl Driver for FrontEnd {
+    fn memory(&self) -> &Arc<Memory> {
+        self.memory()
+    }
+
+    fn queue(&mut self, index: usize) -> Result<&mut Queue> {
+        self.queue(index)
+    }
+
+    fn exchange(&mut self, queue: usize, readable: &[u8], capacity: u32) -> Result<Reply> {
+        self.exchange(queue, readable, capacity)
     }
 }

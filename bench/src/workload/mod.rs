@@ -5,6 +5,7 @@ mod console;
 mod desktop;
 mod frames;
 mod lifetime;
+mod registers;
 mod resources;
 mod rings;
 
@@ -18,8 +19,11 @@ use rustix::process::Pid;
 use crate::console::{self as consoles, Console};
 use crate::daemon::{Daemon, Program};
 use crate::error::{Error, Result};
+use crate::frontend::vfio_user::{Registers, Wire};
 use crate::frontend::vmm_display::Settings;
-use crate::frontend::{self, Buffer, Channel, Command, FrontEnd, Kind, Memory, Options, Queue, Reply, Shown, Wait};
+use crate::frontend::{
+    self, Buffer, Channel, Command, Driver, FrontEnd, Kind, Memory, Options, PciGuest, Queue, Reply, Shown, Wait,
+};
 use crate::process;
 use crate::timing::Timing;
 use crate::viewer;
@@ -30,6 +34,8 @@ pub use frames::{FRAME, SIZE};
 
 /// The daemon that has viewers of its own.
 const BEAMSPLIT: &str = "beamsplit";
+/// What makes it a PCI card.
+const PCI: [&str; 4] = ["--transport", "vfio-user", "--model", "virtio"];
 /// The daemon beside which lies a VMM with a VNC server.
 const QEMU: &str = "qemu";
 /// The longest that a daemon lives here.
@@ -47,12 +53,25 @@ pub enum Cores {
 /// Which display the daemon shows its frames on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Screen {
+    /// On none.
+    None,
     /// The VMM's own, over the side socket.
     Vmm,
     /// A viewer that maps the daemon's frames. Only Beamsplit has one.
     Viewer,
     /// The viewer that people use, with an input device beside the GPU. Only Beamsplit has one.
     Console,
+}
+
+/// How the guest's words reach the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// vhost-user.
+    VhostUser,
+    /// vfio-user; a kick is awaited, as by a guest whose VMM has some of the function mapped. Only Beamsplit has it.
+    VfioUser,
+    /// The same, and kicks are posted.
+    VfioUserPosted,
 }
 
 /// How long and how large.
@@ -105,6 +124,8 @@ pub struct Workload {
     pub cores: Cores,
     /// Where it shows frames.
     pub screen: Screen,
+    /// How it talks.
+    pub transport: Transport,
     /// Runs in so many rounds at most: some take long and hardly vary.
     pub rounds: usize,
     run: fn(&mut Rig, &Budget) -> Result<Finding>,
@@ -119,6 +140,7 @@ const USUAL: Workload = Workload {
     more_is_better: true,
     cores: Cores::One,
     screen: Screen::Vmm,
+    transport: Transport::VhostUser,
     rounds: usize::MAX,
     run: |_, _| Ok(Finding::default()),
     qemu: None,
@@ -171,6 +193,54 @@ pub const ALL: &[Workload] = &[
         run: rings::cursor,
         ..USUAL
     },
+    Workload {
+        name: "register_read",
+        what: "A guest's load of a register over vfio-user",
+        unit: "us",
+        more_is_better: false,
+        screen: Screen::None,
+        transport: Transport::VfioUser,
+        run: registers::load,
+        ..USUAL
+    },
+    Workload {
+        name: "register_write",
+        what: "A guest's store to a register over vfio-user",
+        unit: "us",
+        more_is_better: false,
+        screen: Screen::None,
+        transport: Transport::VfioUser,
+        run: registers::store,
+        ..USUAL
+    },
+    Workload {
+        name: "register_posted",
+        what: "The same, posted: 64 stores and a load behind them, for each store",
+        unit: "us",
+        more_is_better: false,
+        screen: Screen::None,
+        transport: Transport::VfioUser,
+        run: registers::posted,
+        ..USUAL
+    },
+    Workload {
+        name: "ring_vfio",
+        what: "Ring round trip over vfio-user, from the kick to the interrupt",
+        unit: "commands/s",
+        screen: Screen::None,
+        transport: Transport::VfioUser,
+        run: rings::idle_flush,
+        ..USUAL
+    },
+    Workload {
+        name: "ring_vfio_posted",
+        what: "The same, the kick posted",
+        unit: "commands/s",
+        screen: Screen::None,
+        transport: Transport::VfioUserPosted,
+        run: rings::idle_flush,
+        ..USUAL
+    },
     Workload { name: "display_info", what: "GET_DISPLAY_INFO", unit: "commands/s", run: rings::display_info, ..USUAL },
     Workload { name: "edid", what: "GET_EDID", unit: "commands/s", run: rings::edid, ..USUAL },
     Workload {
@@ -215,6 +285,15 @@ pub const ALL: &[Workload] = &[
         what: "1080p transfer and flush until a viewer of ours touched each pixel",
         unit: "frames/s",
         screen: Screen::Viewer,
+        run: frames::full,
+        ..USUAL
+    },
+    Workload {
+        name: "frame_viewer_vfio",
+        what: "The same over vfio-user",
+        unit: "frames/s",
+        screen: Screen::Viewer,
+        transport: Transport::VfioUser,
         run: frames::full,
         ..USUAL
     },
@@ -381,7 +460,9 @@ pub const ALL: &[Workload] = &[
 /// A daemon, and the guest that works it.
 #[derive(Debug)]
 pub struct Rig {
-    guest: FrontEnd,
+    guest: Box<dyn Driver>,
+    /// Of a PCI function, the way to its registers.
+    function: Option<Function>,
     shown: Arc<Shown>,
     /// Ends with the rig.
     _daemon: Daemon,
@@ -399,9 +480,13 @@ impl Workload {
         if let (Screen::Console, QEMU, Some(run)) = (self.screen, program.name.as_str(), self.qemu) {
             return run(&mut QemuBoard::start(program, folder, cores)?, budget);
         }
+        if self.transport != Transport::VhostUser && program.name != BEAMSPLIT {
+            return Err(Error::NotDone("-".into()));
+        }
         let mut rig = match self.screen {
+            Screen::None => Rig::connect(&without_a_screen(program), folder, cores, Talk::Pci(self.transport))?,
             Screen::Vmm => Rig::start(program, folder, cores, self.cores)?,
-            Screen::Viewer => Rig::start_with_viewer(program, folder, cores)?,
+            Screen::Viewer => Rig::start_with_viewer(program, folder, cores, self.transport)?,
             Screen::Console => Rig::start_with_console(program, folder, cores, self.cores)?,
         };
         (self.run)(&mut rig, budget)
@@ -410,7 +495,7 @@ impl Workload {
 
 impl Rig {
     fn start(program: &Program, folder: &Path, cores: &[usize], place: Cores) -> Result<Self> {
-        let rig = Self::connect(program, folder, cores, Kind::Gpu)?;
+        let rig = Self::connect(program, folder, cores, Talk::Virtio(Kind::Gpu))?;
         if place == Cores::Two
             && let Some(&there) = cores.last()
         {
@@ -420,12 +505,19 @@ impl Rig {
     }
 
     /// As [`Rig::start`], with a viewer of ours as the display; only Beamsplit can have one.
-    fn start_with_viewer(program: &Program, folder: &Path, cores: &[usize]) -> Result<Self> {
+    fn start_with_viewer(program: &Program, folder: &Path, cores: &[usize], transport: Transport) -> Result<Self> {
         if program.name != BEAMSPLIT {
             return Err(Error::NotDone("-".into()));
         }
-        let (program, listener) = viewer::prepare(program, folder)?;
-        let mut rig = Self::connect(&program, folder, cores, Kind::Generic)?;
+        let (mut program, listener) = viewer::prepare(program, folder)?;
+        let talk = match transport {
+            Transport::VhostUser => Talk::Virtio(Kind::Generic),
+            other => {
+                program.arguments.extend(PCI.map(String::from));
+                Talk::Pci(other)
+            }
+        };
+        let mut rig = Self::connect(&program, folder, cores, talk)?;
         rig.shown = viewer::listen(&listener)?;
         Ok(rig)
     }
@@ -435,7 +527,8 @@ impl Rig {
         if program.name != BEAMSPLIT {
             return Err(Error::NotDone("-".into()));
         }
-        let mut rig = Self::connect(&consoles::prepare(program, folder), folder, cores, Kind::Generic)?;
+        let talk = Talk::Virtio(Kind::Generic);
+        let mut rig = Self::connect(&consoles::prepare(program, folder), folder, cores, talk)?;
         let console = Console::find(rig.pid, folder)?;
         if place == Cores::Two
             && let Some(&there) = cores.last()
@@ -450,22 +543,23 @@ impl Rig {
         self.console.as_ref().ok_or_else(|| Error::NotDone("It has no console".into()))
     }
 
-    fn connect(program: &Program, folder: &Path, cores: &[usize], kind: Kind) -> Result<Self> {
+    fn connect(program: &Program, folder: &Path, cores: &[usize], talk: Talk) -> Result<Self> {
         let here = cores.first().ok_or_else(|| Error::NotDone("No core may be used".into()))?;
         process::pin(*here)?;
         let mut daemon = Daemon::start(program, folder)?;
         let pid = daemon.pid()?;
         let stream = daemon.take_stream().ok_or_else(|| Error::NotDone("It does not listen".into()))?;
-        let (mut guest, display) = connect(stream, kind)?;
-        let abandons = [0, 1].map(|index| guest.queue(index).and_then(|queue| queue.abandoner()));
+        let mut ready = connect(stream, talk)?;
+        let abandons = [0, 1].map(|index| ready.guest.queue(index).and_then(|queue| queue.abandoner()));
         daemon.watch(abandons.into_iter().collect::<frontend::Result<_>>()?, LIFE)?;
-        let shown = display.as_ref().map(frontend::VmmDisplay::shown).unwrap_or_default();
-        if let Some(display) = display {
+        let shown = ready.display.as_ref().map(frontend::VmmDisplay::shown).unwrap_or_default();
+        if let Some(display) = ready.display {
             // Its thread ends when the daemon does.
             display.spawn()?;
         }
         let (program, folder, cores) = (program.clone(), folder.to_path_buf(), cores.to_vec());
-        Ok(Self { guest, shown, _daemon: daemon, pid, batches: 0, program, folder, cores, console: None })
+        let Ready { guest, function, .. } = ready;
+        Ok(Self { guest, function, shown, _daemon: daemon, pid, batches: 0, program, folder, cores, console: None })
     }
 
     /// Runs what is timed, and adds the daemon's time on the processor.
@@ -555,12 +649,53 @@ impl Prepared {
     }
 }
 
-fn connect(stream: UnixStream, kind: Kind) -> Result<(FrontEnd, Option<frontend::VmmDisplay>)> {
+/// How a daemon is talked to.
+#[derive(Clone, Copy)]
+enum Talk {
+    /// As that front-end of vhost-user.
+    Virtio(Kind),
+    /// Over vfio-user.
+    Pci(Transport),
+}
+
+/// A guest whose driver is up.
+struct Ready {
+    guest: Box<dyn Driver>,
+    function: Option<Function>,
+    display: Option<frontend::VmmDisplay>,
+}
+
+/// The registers of a PCI function, and the way to them.
+#[derive(Debug, Clone)]
+struct Function {
+    wire: Arc<Wire>,
+    registers: Registers,
+}
+
+fn connect(stream: UnixStream, talk: Talk) -> Result<Ready> {
+    let kind = match talk {
+        Talk::Virtio(kind) => kind,
+        Talk::Pci(_) => Kind::Generic,
+    };
     let mut options = Options { wait: Wait::Block, ..Options::new(kind) };
     options.display = Settings { heads: vec![(1920, 1080)], ..Settings::default() };
+    if let Talk::Pci(transport) = talk {
+        // The longest ring that the device has.
+        let mut guest = PciGuest::realize(stream, options)?;
+        guest.start(transport == Transport::VfioUserPosted)?;
+        let function = Some(Function { wire: guest.wire().clone(), registers: guest.registers() });
+        return Ok(Ready { guest: Box::new(guest), function, display: None });
+    }
     let channel = Channel::new(stream, options.patience)?;
     let mut guest = FrontEnd::over(channel, options)?;
     guest.negotiate()?;
     let display = guest.start()?;
-    Ok((guest, display))
+    Ok(Ready { guest: Box::new(guest), function: None, display })
+}
+
+/// Our daemon as a PCI card that nobody sees.
+fn without_a_screen(program: &Program) -> Program {
+    let words = ["--renderer", "soft", "--display", "none", "--heads", "1920x1080"];
+    let arguments = words.into_iter().chain(PCI).map(String::from).collect();
+    Program { arguments, ..program.clone() }
 }
