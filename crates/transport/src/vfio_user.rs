@@ -19,8 +19,30 @@ mod server;
 pub mod session;
 pub mod wire;
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use device::Incidents;
+
 pub use crate::serve::{Endpoint, ServeError};
 pub use function::{
     DmaPort, IrqAction, IrqData, IrqInfo, IrqSet, Mapping, PciFunction, Refusal, Refused, RegionInfo, Window,
 };
-pub use server::serve_function;
+pub use server::{Server, serve_function};
+
+/// What a server can be told besides its device.
+pub struct Options {
+    /// Where panics and vanished memory are counted.
+    pub stats: Option<Arc<dyn Incidents>>,
+    /// What the device's thread is called, at most 15 bytes, and its front-end in the log: a process may serve several
+    /// functions.
+    pub name: String,
+    /// Readable when it is time to stop.
+    pub stop: Option<OwnedFd>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { stats: None, name: "gpu".into(), stop: None }
+    }
+}

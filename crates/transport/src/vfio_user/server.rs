@@ -1,27 +1,84 @@
 //! The control thread: accepts front-ends, one after the other, and answers each until it goes.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use device::guest_log;
-use rustix::event::Timespec;
+use device::vga::VgaPort;
+use device::{VirtioDevice, guest_log};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use thiserror::Error;
 
+use super::card::{Card, Identity};
 use super::channel::{ChannelError, Receiver, Sender, split};
 use super::function::PciFunction;
+use super::irqs::Irqs;
+use super::pci::Shape;
 use super::port::Port;
+use super::rom::Rom;
 use super::session::{Foreign, Reaction, Session};
 use super::wire::{Kind, command};
-use super::{Endpoint, ServeError};
+use super::{Endpoint, Options, ServeError};
 use crate::serve::{self, Watch, Woken, system};
-use crate::worker::Gone;
+use crate::sigbus;
+use crate::worker::{Gone, GpuThread, Link};
 
 /// How long a front-end of a listener may take to say its first word: the next one waits for it.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Windows of memory that are taken before the function hears that it was a batch.
 const BATCH: usize = 1024;
+
+/// A server that is ready: nothing has been read from a front-end and no thread started.
+pub struct Server {
+    endpoint: Endpoint,
+    card: Card<Arc<Link<Infallible>>>,
+    gpu: GpuThread<Arc<Irqs>>,
+    name: String,
+    stop: OwnedFd,
+}
+
+impl Server {
+    /// Opens and installs all that is needed. Between this and [`run`](Self::run) the process can lock itself in. `boot` is
+    /// the way to the boot display that `device` has.
+    pub fn prepare(
+        endpoint: Endpoint,
+        device: Box<dyn VirtioDevice>,
+        shape: Shape,
+        boot: Option<VgaPort>,
+        rom: Option<Rom>,
+        options: Options,
+    ) -> Result<Self, ServeError> {
+        sigbus::install().map_err(system("install the SIGBUS guard"))?;
+        serve::ready(&endpoint)?;
+        let stop = match options.stop {
+            Some(stop) => stop,
+            None => eventfd(0, EventfdFlags::CLOEXEC).map_err(system("make an eventfd"))?,
+        };
+        let identity = Identity::of(&*device);
+        let irqs = Arc::new(Irqs::new(identity.queue_sizes.len()));
+        let gpu =
+            GpuThread::new(device, irqs.clone(), options.stats).map_err(system("wait on the device's descriptors"))?;
+        let card = Card::new(shape, identity, boot, rom, gpu.link(), irqs).map_err(system("make the PCI function"))?;
+        Ok(Self { endpoint, card, gpu, name: options.name, stop })
+    }
+
+    /// Serves front-ends: for a listener until told to stop, for a connection until it hangs up.
+    pub fn run(mut self) -> Result<(), ServeError> {
+        let link = self.gpu.link();
+        let gpu = self.gpu;
+        let builder = thread::Builder::new().name(self.name.clone());
+        let thread = builder.spawn(move || gpu.run()).map_err(system("start the device's thread"))?;
+        let watch = Watch { stop: &self.stop, ended: link.ended() };
+        let served = serve_function(self.endpoint, &mut self.card, watch, &self.name);
+        link.quit();
+        // That it panicked was seen as its end.
+        let _ = thread.join();
+        served
+    }
+}
 
 /// Serves front-ends with `function`: of a listener until `watch` says to stop, of a connection until it hangs up.
 pub fn serve_function<F: PciFunction>(
@@ -141,3 +198,4 @@ fn left(deadline: Instant) -> Timespec {
     let left = deadline.saturating_duration_since(Instant::now());
     Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
 }
+
