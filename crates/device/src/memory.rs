@@ -2,7 +2,12 @@
 //!
 //! A table never changes; a new one replaces it. Whoever reads guest memory holds the table for one command only, so
 //! taking memory away waits for one command at most.
+//!
+//! Some memory cannot be mapped: a VMM that does not share it can only be asked for its bytes. Such regions lie in a mirror
+//! of our own ([`Far`]), which is filled as it is looked at; who reads guest memory does not notice, who writes it has to
+//! say so ([`Memory::written`]).
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,11 +35,38 @@ impl Region {
     }
 }
 
+/// Guest memory that is not mapped: its bytes come and go by messages, which takes long and may fail.
+pub trait Far: Send + Sync + fmt::Debug {
+    /// Memory of our own in which the far regions of a table lie.
+    fn mirror(&self) -> &Arc<MmapRegion>;
+    /// Fills `target`, which is a part of the mirror, with what the guest has at `addr`. False: it could not be had.
+    fn fetch(&self, addr: u64, target: VolatileSlice<'_>) -> bool;
+    /// Writes `source`, which is a part of the mirror, to `addr`. False: it could not be done.
+    fn store(&self, addr: u64, source: VolatileSlice<'_>) -> bool;
+    /// How often a [`fetch`](Self::fetch) failed only because it came at a bad moment: it would not a little later.
+    fn interruptions(&self) -> u64;
+    /// Nobody has a slice of the mirror now.
+    fn rest(&self) -> Rest;
+}
+
+/// What became of bytes that were written at a bad moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// There are none.
+    Quiet,
+    /// They are in guest memory now: whoever was told of them before did not see them.
+    Delivered,
+    /// They still wait.
+    Waiting,
+}
+
 /// A table of regions that do not overlap, ordered by address.
 #[derive(Debug)]
 pub struct Memory {
     generation: u64,
     regions: Vec<Region>,
+    /// What the regions lie in that are not mapped.
+    far: Option<Arc<dyn Far>>,
 }
 
 /// Why regions do not make a table.
@@ -82,12 +114,17 @@ impl Memory {
                 return Err(MemoryError::Overlap(low.start, high.start));
             }
         }
-        Ok(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), regions })
+        Ok(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), regions, far: None })
+    }
+
+    /// A table of `regions`, of which those that lie in the mirror of `far` are far.
+    pub fn with_far(regions: Vec<Region>, far: Arc<dyn Far>) -> Result<Self, MemoryError> {
+        Ok(Self { far: Some(far), ..Self::new(regions)? })
     }
 
     /// A table without regions.
     pub fn empty() -> Self {
-        Self { generation: 0, regions: Vec::new() }
+        Self { generation: 0, regions: Vec::new(), far: None }
     }
 
     /// Differs from every other table's but the empty ones'.
@@ -100,10 +137,57 @@ impl Memory {
         &self.regions
     }
 
+    /// What the regions lie in that are not mapped; most tables have none.
+    pub fn far(&self) -> Option<&dyn Far> {
+        self.far.as_deref()
+    }
+
     /// `len` bytes at `addr`, when they lie inside one usable region.
     pub fn slice(&self, addr: u64, len: u64) -> Option<VolatileSlice<'_>> {
         let (place, room) = self.locate(addr, None)?;
         (len <= room).then(|| self.at(place, len)).flatten()
+    }
+
+    /// As [`slice`](Self::slice), for someone who writes all of it and then says so, or reads it after a
+    /// [`fetch`](Self::fetch): what far memory has there now is not asked for.
+    pub fn target(&self, addr: u64, len: u64) -> Option<VolatileSlice<'_>> {
+        let (place, room) = self.locate(addr, None)?;
+        (len <= room).then(|| self.piece(place, len)).flatten().map(|(slice, _)| slice)
+    }
+
+    /// Slices of `len` bytes at `addr` show what the guest has there now, as those of mapped memory always do.
+    pub fn fetch(&self, addr: u64, len: u64) -> bool {
+        self.far.is_none() || self.each_far(addr, len, |far, at, slice| far.fetch(at, slice)).is_some()
+    }
+
+    /// The guest sees what was written into slices of `len` bytes at `addr`, as it does at once in mapped memory.
+    pub fn written(&self, addr: u64, len: u64) -> bool {
+        self.far.is_none() || self.each_far(addr, len, |far, at, slice| far.store(at, slice)).is_some()
+    }
+
+    /// Nobody uses a slice of this table now.
+    pub fn rest(&self) -> Rest {
+        self.far.as_ref().map_or(Rest::Quiet, |far| far.rest())
+    }
+
+    /// Calls `each` for the far pieces of `len` bytes at `addr`. `None` when it says no, or when a byte is not in memory.
+    fn each_far(
+        &self,
+        mut addr: u64,
+        mut len: u64,
+        mut each: impl FnMut(&dyn Far, u64, VolatileSlice<'_>) -> bool,
+    ) -> Option<()> {
+        while len > 0 {
+            let (place, room) = self.locate(addr, None)?;
+            let part = len.min(room);
+            if let (slice, Some(far)) = self.piece(place, part)? {
+                each(far, addr, slice).then_some(())?;
+            }
+            // Only the last byte of the address space has no successor, and then nothing is left.
+            addr = addr.saturating_add(part);
+            len -= part;
+        }
+        Some(())
     }
 
     /// The region of `addr` and the bytes from there to the region's end. `hint` is a region to try first.
@@ -122,13 +206,26 @@ impl Memory {
 
     /// `len` bytes at a place of this table; `None` past the region's end.
     pub(crate) fn at(&self, place: Place, len: u64) -> Option<VolatileSlice<'_>> {
+        let (slice, far) = self.piece(place, len)?;
+        if let Some(far) = far {
+            let region = self.regions.get(place.region as usize)?;
+            far.fetch(region.start.checked_add(place.offset)?, slice).then_some(())?;
+        }
+        Some(slice)
+    }
+
+    /// As [`at`](Self::at), without asking for bytes that are far.
+    #[inline]
+    fn piece(&self, place: Place, len: u64) -> Option<(VolatileSlice<'_>, Option<&dyn Far>)> {
         let region = self.regions.get(place.region as usize)?;
         let end = place.offset.checked_add(len)?;
         if end > region.len {
             return None;
         }
         let offset = region.offset.checked_add(usize::try_from(place.offset).ok()?)?;
-        region.mapping.get_slice(offset, usize::try_from(len).ok()?).ok()
+        let slice = region.mapping.get_slice(offset, usize::try_from(len).ok()?).ok()?;
+        let far = self.far.as_deref().filter(|far| Arc::ptr_eq(far.mirror(), &region.mapping));
+        Some((slice, far))
     }
 }
 

@@ -117,7 +117,7 @@ impl Chain {
         let unmapped = ChainError::Unmapped { addr, len };
         if flags & WRITE != 0 {
             if len > 0 {
-                runs(memory, addr, len, |_| {}).ok_or(unmapped)?;
+                runs(memory, Memory::target, addr, len, |_| {}).ok_or(unmapped)?;
                 self.writable.push(Segment { addr, len });
                 self.room += u64::from(len);
             }
@@ -132,7 +132,7 @@ impl Chain {
             self.bytes.resize(end, 0);
         }
         let (bytes, filled) = (&mut self.bytes, &mut self.filled);
-        runs(memory, addr, len, |run| {
+        runs(memory, Memory::slice, addr, len, |run| {
             let part = run.len().min(end - *filled);
             *filled += run.copy_to(&mut bytes[*filled..*filled + part]);
         })
@@ -175,12 +175,12 @@ pub(crate) fn scatter(memory: &Memory, segments: &[Segment], mut reply: &[u8]) -
             break;
         }
         let len = segment.len.min(u32::try_from(reply.len()).unwrap_or(u32::MAX));
-        let copied = runs(memory, segment.addr, len, |run| {
+        let copied = runs(memory, Memory::target, segment.addr, len, |run| {
             let (head, tail) = reply.split_at(run.len().min(reply.len()));
             run.copy_from(head);
             reply = tail;
         });
-        if copied.is_none() {
+        if copied.is_none() || !memory.written(segment.addr, len.into()) {
             return 0;
         }
         written += len;
@@ -188,15 +188,25 @@ pub(crate) fn scatter(memory: &Memory, segments: &[Segment], mut reply: &[u8]) -
     written
 }
 
-/// Calls `each` for the pieces of guest memory that make up `len` bytes at `addr`. `None` when a byte is not in memory;
-/// then `each` may have been called for what comes before it.
-fn runs(memory: &Memory, addr: u64, len: u32, mut each: impl FnMut(VolatileSlice<'_>)) -> Option<()> {
+/// Calls `each` for the pieces of guest memory that make up `len` bytes at `addr`, as `look` finds them. `None` when a byte
+/// is not in memory; then `each` may have been called for what comes before it.
+fn runs<'m>(
+    memory: &'m Memory,
+    look: impl Fn(&'m Memory, u64, u64) -> Option<VolatileSlice<'m>>,
+    addr: u64,
+    len: u32,
+    mut each: impl FnMut(VolatileSlice<'m>),
+) -> Option<()> {
     if len == 0 {
         return Some(());
     }
-    if let Some(run) = memory.slice(addr, u64::from(len)) {
+    if let Some(run) = look(memory, addr, u64::from(len)) {
         each(run);
         return Some(());
+    }
+    if memory.far().is_some() && memory.target(addr, u64::from(len)).is_some() {
+        // It is far and cannot be had.
+        return None;
     }
     // It lies in two regions that touch, or not in memory.
     let end = addr.checked_add(u64::from(len))?;
@@ -206,7 +216,7 @@ fn runs(memory: &Memory, addr: u64, len: u32, mut each: impl FnMut(VolatileSlice
         let region = &memory.regions()[index];
         let region_end = region.start.checked_add(region.len)?;
         let part = end.min(region_end).checked_sub(at).filter(|part| *part > 0)?;
-        each(memory.slice(at, part)?);
+        each(look(memory, at, part)?);
         at += part;
     }
     Some(())

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use device::memory::Rest;
 use device::{Incidents, Memory, Outbox, Start, Ticket, VirtioDevice, guest_log};
 
 use crate::chain::{Segment, scatter};
@@ -258,7 +259,24 @@ impl<I: Interrupt> Engine<I> {
                 self.supply(queue as u16, now);
             }
         }
-        self.slots.iter().any(|slot| slot.serves() && slot.ready)
+        let waiting = self.rest();
+        waiting || self.slots.iter().any(|slot| slot.serves() && slot.ready)
+    }
+
+    /// No command runs. Returns whether the driver was told of what it cannot see yet.
+    fn rest(&mut self) -> bool {
+        match self.memory.rest() {
+            Rest::Quiet => false,
+            Rest::Waiting => true,
+            Rest::Delivered => {
+                for (queue, slot) in self.slots.iter().enumerate() {
+                    if slot.ring.is_some() {
+                        self.interrupt.queue(queue as u16);
+                    }
+                }
+                false
+            }
+        }
     }
 
     /// When [`run`](Self::run) is due although nobody kicked.
@@ -447,6 +465,11 @@ impl<I: Interrupt> Engine<I> {
 
     /// A ring that cannot be followed stops until it is set up again.
     fn break_ring(&mut self, queue: u16, why: RingError) {
+        if why == RingError::Away {
+            // It is looked at again.
+            self.slots[usize::from(queue)].ready = true;
+            return;
+        }
         if !std::mem::replace(&mut self.slots[usize::from(queue)].broken, true) {
             guest_log!(warn, "Queue {queue} stops: {why}");
             self.interrupt.broken(queue);

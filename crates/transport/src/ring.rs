@@ -45,6 +45,9 @@ pub enum RingError {
     /// A part that is not in guest memory.
     #[error("Part of a ring at {0:#x} is not in guest memory")]
     Unmapped(u64),
+    /// A part that cannot be had just now. The ring is as it was, and is looked at again.
+    #[error("A ring cannot be looked at now")]
+    Away,
     /// The driver's index is further ahead than the ring is long.
     #[error("Available index {available} is not within {size} of {next}")]
     Index {
@@ -117,8 +120,13 @@ impl Ring {
             news: false,
             told: None,
         };
-        let used = ring.open(memory)?.load(Part::Used, INDEX, Ordering::Relaxed)?;
-        ring.next_used = used;
+        let view = ring.open(memory)?;
+        ring.next_used =
+            match view.fetch(Part::Used, INDEX, 2).and_then(|()| view.load(Part::Used, INDEX, Ordering::Relaxed)) {
+                // All chains of a ring at rest were given back.
+                Err(RingError::Away) => base,
+                used => used?,
+            };
         Ok(ring)
     }
 
@@ -136,7 +144,8 @@ impl Ring {
     pub fn open<'a>(&'a mut self, memory: &'a Memory) -> Result<View<'a>, RingError> {
         let Layout { size, descriptors, available, used } = self.layout;
         let size = u64::from(size);
-        let part = |addr, len| memory.slice(addr, len).ok_or(RingError::Unmapped(addr));
+        // Of far memory, what is needed is fetched when it is.
+        let part = |addr, len| memory.target(addr, len).ok_or(RingError::Unmapped(addr));
         // The two bytes after the entries are the other side's event index.
         let event = if self.event_idx { 2 } else { 0 };
         Ok(View {
@@ -152,6 +161,7 @@ impl Ring {
 
 #[derive(Clone, Copy)]
 enum Part {
+    Descriptors,
     Available,
     Used,
 }
@@ -176,12 +186,18 @@ impl View<'_> {
 
     /// How many chains the driver has made available.
     pub fn pending(&self) -> Result<u16, RingError> {
+        self.fetch(Part::Available, INDEX, 2)?;
         // Acquire: the entries and descriptors that were written before the index are seen.
         let available = self.load(Part::Available, INDEX, Ordering::Acquire)?;
         let (next, size) = (self.ring.next_available, self.ring.layout.size);
         let pending = available.wrapping_sub(next);
         if pending > size {
             return Err(RingError::Index { available, next, size });
+        }
+        if pending > 0 && self.is_far() {
+            // After the index, as the driver wrote them before it.
+            self.fetch(Part::Available, ENTRIES, 2 * usize::from(size))?;
+            self.fetch(Part::Descriptors, 0, self.descriptors.len())?;
         }
         Ok(pending)
     }
@@ -194,8 +210,13 @@ impl View<'_> {
         if head >= size {
             return Err(RingError::Head { head, size });
         }
+        let before = self.interruptions();
+        let read = chain.read(self.memory, self.descriptors, head, self.ring.indirect);
+        if read.is_err() && self.interruptions() != before {
+            return Err(RingError::Away);
+        }
         self.ring.next_available = self.ring.next_available.wrapping_add(1);
-        Ok(match chain.read(self.memory, self.descriptors, head, self.ring.indirect) {
+        Ok(match read {
             Ok(()) => Popped::Chain { head },
             Err(why) => Popped::Bad { head, why },
         })
@@ -207,6 +228,7 @@ impl View<'_> {
         let entry = u64::from(head) | u64::from(len) << 32;
         let stored = self.used.get_ref::<u64>(ENTRIES + 8 * slot);
         stored.map_err(|_| RingError::Unmapped(self.ring.layout.used))?.store(entry.to_le());
+        self.written(ENTRIES + 8 * slot, 8)?;
         self.ring.next_used = self.ring.next_used.wrapping_add(1);
         self.ring.news = true;
         self.fenced = false;
@@ -250,24 +272,73 @@ impl View<'_> {
         }
         let new = self.ring.next_used;
         let told = self.ring.told.replace(new);
-        if !self.ring.event_idx {
-            return Ok(self.load(Part::Available, 0, Ordering::Relaxed)? & NO_INTERRUPT == 0);
+        let event = match self.ring.event_idx {
+            true => ENTRIES + 2 * usize::from(self.ring.layout.size),
+            false => 0,
+        };
+        match self.fetch(Part::Available, event, 2) {
+            // One interrupt too many harms nobody.
+            Err(RingError::Away) => return Ok(true),
+            fetched => fetched?,
         }
-        let event = ENTRIES + 2 * usize::from(self.ring.layout.size);
+        if !self.ring.event_idx {
+            return Ok(self.load(Part::Available, event, Ordering::Relaxed)? & NO_INTERRUPT == 0);
+        }
         let event = self.load(Part::Available, event, Ordering::Relaxed)?;
         Ok(told.is_none_or(|told| passes(event, told, new)))
     }
 
     fn load(&self, part: Part, offset: usize, order: Ordering) -> Result<u16, RingError> {
-        let (slice, addr) = match part {
-            Part::Available => (&self.available, self.ring.layout.available),
-            Part::Used => (&self.used, self.ring.layout.used),
-        };
+        let (slice, addr) = self.part(part);
         slice.load::<u16>(offset, order).map(u16::from_le).map_err(|_| RingError::Unmapped(addr))
     }
 
     fn store(&self, offset: usize, value: u16, order: Ordering) -> Result<(), RingError> {
-        self.used.store(value.to_le(), offset, order).map_err(|_| RingError::Unmapped(self.ring.layout.used))
+        let stored = self.used.store(value.to_le(), offset, order);
+        stored.map_err(|_| RingError::Unmapped(self.ring.layout.used))?;
+        self.written(offset, 2)
+    }
+
+    fn part(&self, part: Part) -> (&VolatileSlice<'_>, u64) {
+        match part {
+            Part::Descriptors => (&self.descriptors, self.ring.layout.descriptors),
+            Part::Available => (&self.available, self.ring.layout.available),
+            Part::Used => (&self.used, self.ring.layout.used),
+        }
+    }
+
+    fn is_far(&self) -> bool {
+        self.memory.far().is_some()
+    }
+
+    /// How often far memory could not be had although it is there.
+    fn interruptions(&self) -> u64 {
+        self.memory.far().map_or(0, |far| far.interruptions())
+    }
+
+    /// Has a part of the ring show what the driver wrote. Nothing to do where it is mapped.
+    #[inline]
+    fn fetch(&self, part: Part, offset: usize, len: usize) -> Result<(), RingError> {
+        if !self.is_far() {
+            return Ok(());
+        }
+        let (_, addr) = self.part(part);
+        let before = self.interruptions();
+        match self.memory.fetch(addr + offset as u64, len as u64) {
+            true => Ok(()),
+            false if self.interruptions() != before => Err(RingError::Away),
+            false => Err(RingError::Unmapped(addr)),
+        }
+    }
+
+    /// Shows the driver what we wrote into the used ring. Nothing to do where it is mapped.
+    #[inline]
+    fn written(&self, offset: usize, len: usize) -> Result<(), RingError> {
+        let addr = self.ring.layout.used;
+        match self.memory.written(addr + offset as u64, len as u64) {
+            true => Ok(()),
+            false => Err(RingError::Unmapped(addr)),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod capabilities;
 pub mod card;
 pub mod channel;
 pub mod dma;
+mod far;
 pub mod function;
 pub mod irqs;
 pub mod pci;

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use device::memory::Far;
 use device::{Memory, Region, guest_log};
 use rustix::io::Errno;
 
+use super::far::{Mirror, Remote};
 use super::{DmaPort, Refusal, Window};
 use crate::mapped::{Files, MapFailure, Mapped};
 
@@ -19,6 +21,10 @@ pub const MAX_WINDOWS: usize = 65_535;
 
 /// What windows begin and end at.
 const PAGE: u64 = 4096;
+/// A guest without so much memory in one piece that is shared with us, but with as much that is not, is a mistake.
+const LARGE: u64 = 1 << 20;
+/// Bytes that can be had by messages only. What is more is no guest's memory, but would take all our address space.
+const MAX_FAR: u64 = 1 << 44;
 
 /// The windows of one function.
 #[derive(Debug)]
@@ -26,7 +32,8 @@ pub struct DmaTable {
     files: Files,
     windows: BTreeMap<u64, Held>,
     own_bars: Vec<(u64, u64)>,
-    port: Option<Arc<dyn DmaPort>>,
+    remote: Option<Arc<Remote>>,
+    mirror: Option<Arc<Mirror>>,
     /// Whether the table that was taken last may be out of date.
     changed: bool,
     /// The table that was taken last.
@@ -60,7 +67,8 @@ impl DmaTable {
             files,
             windows: BTreeMap::new(),
             own_bars: Vec::new(),
-            port: None,
+            remote: None,
+            mirror: None,
             changed: false,
             taken: Arc::new(Memory::empty()),
         }
@@ -68,7 +76,8 @@ impl DmaTable {
 
     /// A front-end is there, which can be asked for memory by `port`.
     pub fn connected(&mut self, port: Arc<dyn DmaPort>) {
-        self.port = Some(port);
+        self.remote = Some(Arc::new(Remote::new(port)));
+        self.mirror = None;
         self.changed = true;
     }
 
@@ -138,11 +147,16 @@ impl DmaTable {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
+        self.renew_mirror();
         let regions = self.regions();
         if same(&regions, self.taken.regions()) {
             return None;
         }
-        self.taken = match Memory::new(regions) {
+        let made = match &self.mirror {
+            Some(mirror) => Memory::with_far(regions, mirror.clone()),
+            None => Memory::new(regions),
+        };
+        self.taken = match made {
             Ok(memory) => Arc::new(memory),
             // Windows do not overlap, so this does not happen.
             Err(why) => {
@@ -155,26 +169,35 @@ impl DmaTable {
 
     /// Nothing can be had from the VMM until [`resume`](Self::resume): the control thread is about to wait.
     pub fn suspend(&mut self) {
-        if let Some(port) = &self.port {
-            port.suspend();
+        if let Some(remote) = &self.remote {
+            remote.suspend();
         }
     }
 
     /// The control thread answers again.
     pub fn resume(&mut self) {
-        if let Some(port) = &self.port {
-            port.resume();
+        if let Some(remote) = &self.remote {
+            remote.resume();
         }
     }
 
     /// Says it once when the guest's memory is not shared with us.
-    pub fn warn_if_private(&mut self) {}
+    pub fn warn_if_private(&mut self) {
+        let large = |held: &&Held| held.size >= LARGE;
+        let shared = self.windows.values().filter(large).any(|held| matches!(held.backing, Backing::Near(_)));
+        if let (Some(remote), false) = (&self.remote, shared)
+            && self.far_windows().any(|(_, size)| size >= LARGE)
+        {
+            remote.warn();
+        }
+    }
 
     /// The front-end is gone, and its memory with it. The device's own table is taken to be empty again.
     pub fn clear(&mut self) {
         self.windows.clear();
         self.own_bars.clear();
-        self.port = None;
+        self.remote = None;
+        self.mirror = None;
         self.changed = false;
         self.taken = Arc::new(Memory::empty());
     }
@@ -182,17 +205,53 @@ impl DmaTable {
     /// What of the windows is guest memory, neighbours of one file as one region.
     fn regions(&self) -> Vec<Region> {
         let mut regions: Vec<Region> = Vec::new();
+        let mut far = 0;
         for (&start, Held { size, backing }) in &self.windows {
-            let (Backing::Near(Mapped { mapping, offset }), false) = (backing, self.is_own(start, *size)) else {
-                continue;
+            let (mapping, offset) = match (backing, &self.mirror) {
+                _ if self.is_own(start, *size) => continue,
+                (Backing::Near(Mapped { mapping, offset }), _) => (mapping, *offset),
+                // The mirror has the windows in the same order.
+                (Backing::Far, Some(mirror)) => {
+                    far += *size as usize;
+                    (mirror.mirror(), far - *size as usize)
+                }
+                _ => continue,
             };
-            let region = Region { start, len: *size, mapping: mapping.clone(), offset: *offset, usable: true };
+            let region = Region { start, len: *size, mapping: mapping.clone(), offset, usable: true };
             match regions.last_mut() {
                 Some(last) if continues(last, &region) => last.len += size,
                 _ => regions.push(region),
             }
         }
         regions
+    }
+
+    fn far_windows(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let far = self.windows.iter().filter(|(_, held)| matches!(held.backing, Backing::Far));
+        far.map(|(start, held)| (*start, held.size)).filter(|(start, size)| !self.is_own(*start, *size))
+    }
+
+    /// A mirror of the far windows as they are now; none when there are none, or when it cannot be had.
+    fn renew_mirror(&mut self) {
+        let windows: Vec<(u64, u64)> = self.far_windows().collect();
+        if self.mirror.as_ref().is_some_and(|mirror| mirror.windows() == windows) {
+            return;
+        }
+        let Some(remote) = self.remote.as_ref().filter(|_| !windows.is_empty()) else {
+            self.mirror = None;
+            return;
+        };
+        let made = match windows.iter().fold(0u64, |sum, (_, size)| sum.saturating_add(*size)) {
+            ..=MAX_FAR => Mirror::new(remote.clone(), windows),
+            _ => Err(std::io::ErrorKind::FileTooLarge.into()),
+        };
+        self.mirror = match made {
+            Ok(mirror) => Some(Arc::new(mirror)),
+            Err(why) => {
+                guest_log!(warn, "Guest memory that is not shared cannot be used: {why}");
+                None
+            }
+        };
     }
 
     fn is_own(&self, start: u64, size: u64) -> bool {
