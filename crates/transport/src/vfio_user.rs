@@ -10,6 +10,8 @@ mod capabilities;
 pub mod card;
 pub mod channel;
 pub mod dma;
+#[cfg(test)]
+mod dummy;
 mod far;
 pub mod function;
 pub mod irqs;
@@ -18,6 +20,7 @@ pub mod port;
 pub mod rom;
 mod server;
 pub mod session;
+pub mod virtio;
 pub mod wire;
 
 use std::os::fd::OwnedFd;

@@ -108,11 +108,14 @@ impl Irqs {
         &self.halts
     }
 
-    /// The driver reset the device: nothing is due, no vector is set, and the gpu thread is not heard until it carried out
-    /// `halts` halts.
-    pub fn reset_driver(&self, halts: u64) {
+    /// The gpu thread is not heard until it carried out so many halts: until then it speaks for a driver that is gone.
+    pub fn await_halts(&self, halts: u64) {
+        self.state().halts = halts;
+    }
+
+    /// The driver reset the device: nothing is due, and no vector is set.
+    pub fn reset_driver(&self) {
         let mut state = self.state();
-        state.halts = halts;
         state.isr = 0;
         state.needs_reset = false;
         state.message.missed = false;
