@@ -183,3 +183,6 @@ impl DmaPort for Port {
         self.state().suspended = false;
     }
 }
+
+#[cfg(test)]
+mod tests;

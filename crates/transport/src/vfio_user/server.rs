@@ -199,3 +199,5 @@ fn left(deadline: Instant) -> Timespec {
     Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
 }
 
+#[cfg(test)]
+mod tests;

@@ -284,3 +284,6 @@ impl<F: PciFunction> Session<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

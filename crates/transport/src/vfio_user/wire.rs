@@ -474,3 +474,6 @@ impl<'a> Words<'a> {
         (rest.is_empty() && writes.len() as u64 == count).then_some(Request::WriteMulti(Writes(writes)))
     }
 }
+
+#[cfg(test)]
+mod tests;
