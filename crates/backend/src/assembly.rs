@@ -5,11 +5,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use device::gpu::{Gpu, GpuOptions};
+use device::vga::{Vga, VgaPort};
 use device::{Desktop, Display, InputKind, InputOptions, InputStats, Renderer, Stats};
 use display::{Capture, GpuSocketSender, Many, NoDisplay, VhostUserGpu, Viewer, ViewerInput};
 use serde_json::{Map, json};
-use transport::vhost_user::{Endpoint, Options, Server};
+use transport::serve::{Endpoint, ServeError};
+use transport::vfio_user::pci::Shape;
+use transport::vfio_user::rom::Rom;
+use transport::{vfio_user, vhost_user};
 
+use crate::card::Card;
 use crate::config::Config;
 use crate::control::Sections;
 use crate::control::mailbox::Inbox;
@@ -23,10 +28,30 @@ use crate::vgpu::Vgpu;
 /// A part of `--memory`, one in so many bytes, is for pixels that a viewer cannot see where they are.
 const VIEWERS_SHARE: u64 = 4;
 
+/// A device and the way by which its VMM reaches it.
+pub enum Server {
+    /// The rings of a virtio device.
+    VhostUser(Box<vhost_user::Server>),
+    /// A PCI function.
+    VfioUser(Box<vfio_user::Server>),
+}
+
+impl Server {
+    /// Serves VMMs until told to stop, or one until it hangs up.
+    pub fn run(self) -> Result<(), ServeError> {
+        match self {
+            Server::VhostUser(server) => server.run(),
+            Server::VfioUser(server) => server.run(),
+        }
+    }
+}
+
 /// What a server is made of besides its config.
 pub struct Parts {
     /// Where the VMM is.
     pub vmm: Endpoint,
+    /// What firmware runs to draw, where there is a card for that.
+    pub rom: Option<Rom>,
     /// Readable when the device is to end.
     pub stop: OwnedFd,
     /// The counters.
@@ -41,11 +66,8 @@ pub struct Parts {
 
 /// A device that is ready to be served: nothing was read from a guest yet and no thread started.
 pub fn server(config: &Config, parts: Parts) -> Result<Server> {
-    let Parts { vmm, stop, stats, inbox, viewer, desktop } = parts;
-    if config.card.is_some() {
-        bail!("--transport vfio-user is not ready yet");
-    }
-    let mut memory = config.memory;
+    let Parts { vmm, rom, stop, stats, inbox, viewer, desktop } = parts;
+    let mut memory = config.memory - config.card.as_ref().map_or(0, Card::boot_memory);
     let mut displays: Vec<Box<dyn Display>> = Vec::new();
     let mut side_sockets = None;
     // The first display owns the modes, and the VMM insists on doing so.
@@ -65,30 +87,58 @@ pub fn server(config: &Config, parts: Parts) -> Result<Server> {
         displays.push(Box::new(viewer.context("Cannot prepare for viewers")?));
     }
     let options = GpuOptions { heads: config.heads.clone(), edid: config.edid.clone(), memory };
-    let mut gpu = Gpu::new(options, renderer(config.renderer)?, side_by_side(displays)?, stats.clone());
+    let gpu = Gpu::new(options, renderer(config.renderer)?, side_by_side(displays)?, stats.clone());
+    let (mut gpu, port) = with_boot(gpu, config.card.as_ref())?;
     gpu.lay_out_on(desktop);
-    let options = Options {
-        on_gpu_socket: on_gpu_socket(side_sockets),
-        stop: Some(stop),
-        stats: Some(stats),
-        ..Options::default()
+    let device = Box::new(Vgpu::new(gpu, inbox));
+    let server = match &config.card {
+        None => {
+            let on_gpu_socket = on_gpu_socket(side_sockets);
+            let options =
+                vhost_user::Options { on_gpu_socket, stop: Some(stop), stats: Some(stats), ..Default::default() };
+            vhost_user::Server::prepare(vmm, device, options).map(|server| Server::VhostUser(Box::new(server)))
+        }
+        Some(card) => {
+            let options = vfio_user::Options { stop: Some(stop), stats: Some(stats), ..Default::default() };
+            vfio_user::Server::prepare(vmm, device, card.shape(), port, rom, options)
+                .map(|server| Server::VfioUser(Box::new(server)))
+        }
     };
-    Server::prepare(vmm, Box::new(Vgpu::new(gpu, inbox)), options).context("Cannot serve the VMM")
+    server.context("Cannot serve the VMM")
 }
 
-/// An input device that is ready to be served: its viewers will send through `viewer`.
+/// The GPU with the display that its card has for firmware, and the way to that.
+fn with_boot(gpu: Gpu, card: Option<&Card>) -> Result<(Gpu, Option<VgaPort>)> {
+    let Some(options) = card.and_then(Card::boot_display) else { return Ok((gpu, None)) };
+    let (vga, port) = Vga::new(options).context("Cannot make a framebuffer")?;
+    Ok((gpu.with_boot(vga), Some(port)))
+}
+
+/// An input device that is ready to be served, as a PCI function if it has the shape of one: its viewers will send through
+/// `viewer`.
 pub fn input_server(
     options: InputOptions,
     vmm: Endpoint,
+    shape: Option<Shape>,
     viewer: OwnedFd,
     desktop: Arc<Desktop>,
     stats: Arc<InputStats>,
 ) -> Result<Server> {
     let name = word_for(options.kind).to_owned();
     let source = ViewerInput::new(viewer).context("Cannot prepare for what viewers type")?;
-    let device = device::Input::new(options, Box::new(source), desktop, stats.clone());
-    let options = Options { stats: Some(stats), name, ..Options::default() };
-    Server::prepare(vmm, Box::new(device), options).context("Cannot serve the VMM's input device")
+    let device = Box::new(device::Input::new(options, Box::new(source), desktop, stats.clone()));
+    let server = match shape {
+        None => {
+            let options = vhost_user::Options { stats: Some(stats), name, ..Default::default() };
+            vhost_user::Server::prepare(vmm, device, options).map(|server| Server::VhostUser(Box::new(server)))
+        }
+        Some(shape) => {
+            let options = vfio_user::Options { stats: Some(stats), name, ..Default::default() };
+            vfio_user::Server::prepare(vmm, device, shape, None, None, options)
+                .map(|server| Server::VfioUser(Box::new(server)))
+        }
+    };
+    server.context("Cannot serve the VMM's input device")
 }
 
 fn side_by_side(mut displays: Vec<Box<dyn Display>>) -> Result<Box<dyn Display>> {

@@ -1,6 +1,10 @@
 //! Which PCI functions a VMM is served over vfio-user: what the words about them mean together.
 
+use anyhow::{Context, Result};
+use device::vga::VgaOptions;
 use protocol::edid::Mode;
+use transport::vfio_user::pci::{Model, Shape};
+use transport::vfio_user::rom::Rom;
 
 use crate::args::{Options, Usage};
 use crate::values::{ModelKind, RomSource, Switch, TransportKind};
@@ -68,9 +72,46 @@ impl Card {
         }))
     }
 
-    /// Whether it shows something before a driver of virtio-gpu is there.
-    pub fn boots(&self) -> bool {
-        self.framebuffer > 0
+    /// What the transport makes of it.
+    pub fn shape(&self) -> Shape {
+        Shape { model: self.transport_model(), msix: self.msix && self.model != ModelKind::Bochs, pio: self.pio }
+    }
+
+    /// What the transport makes of an input device beside it.
+    pub fn input_shape(&self) -> Shape {
+        Shape { model: Model::Input, msix: self.msix, pio: false }
+    }
+
+    /// The display that it has before a driver of virtio-gpu is there, if any.
+    pub fn boot_display(&self) -> Option<VgaOptions> {
+        let virtio = self.model != ModelKind::Bochs;
+        (self.framebuffer > 0).then_some(VgaOptions { framebuffer: self.framebuffer, virtio })
+    }
+
+    /// Reads the expansion ROM: a file that was named must be one; without the host's the guest is the poorer.
+    pub fn read_rom(&self) -> Result<Option<Rom>> {
+        match &self.rom {
+            _ if self.framebuffer == 0 => Ok(None),
+            Some(RomSource::None) => Ok(None),
+            Some(RomSource::File(path)) => {
+                Rom::load(path, self.transport_model()).map(Some).context("Cannot use --rom")
+            }
+            None => match Rom::find(self.transport_model()) {
+                Ok(rom) => Ok(Some(rom)),
+                Err(why) => {
+                    tracing::warn!("Under SeaBIOS the screen stays dark until Linux draws on it: {why}");
+                    Ok(None)
+                }
+            },
+        }
+    }
+
+    fn transport_model(&self) -> Model {
+        match self.model {
+            ModelKind::Virtio => Model::Virtio,
+            ModelKind::Vga => Model::Vga,
+            ModelKind::Bochs => Model::Bochs,
+        }
     }
 
     /// What its boot display may take of `--memory`.
@@ -115,11 +156,15 @@ mod tests {
         let vga = card("");
         assert_eq!((vga.model, vga.msix, vga.pio, vga.framebuffer), (ModelKind::Vga, true, true, 16 << 20));
         let virtio = card("--model virtio");
-        assert_eq!((virtio.msix, virtio.pio, virtio.boots()), (true, false, false));
-        assert_eq!(virtio.boot_memory(), 0);
+        assert_eq!((virtio.msix, virtio.pio, virtio.boot_memory()), (true, false, 0));
+        assert!(virtio.boot_display().is_none());
         let without = card("--msix off --pio off --rom none");
-        assert_eq!((without.msix, without.pio, without.rom), (false, false, Some(RomSource::None)));
-        assert!(!card("--model bochs").pio);
+        assert_eq!((without.msix, without.pio, &without.rom), (false, false, &Some(RomSource::None)));
+        let bochs = card("--model bochs");
+        assert_eq!(bochs.shape(), Shape { model: Model::Bochs, msix: false, pio: false });
+        assert_eq!(bochs.boot_display().map(|boot| boot.virtio), Some(false));
+        // What is beside a card follows it.
+        assert!(bochs.input_shape().msix && !without.input_shape().msix);
     }
 
     #[test]
@@ -137,6 +182,15 @@ mod tests {
         for words in ["--model bochs --msix off --pio off --rom none", "--model virtio --pio off --rom none"] {
             assert!(judge(&format!("--transport vfio-user {words}"), &[HEAD]).is_ok(), "{words}");
         }
+    }
+
+    #[test]
+    fn a_rom_that_was_named_must_be_one_and_is_not_looked_for_where_it_is_of_no_use() {
+        let rom = |line: &str| judge(&format!("--transport vfio-user {line}"), &[HEAD]).unwrap().unwrap().read_rom();
+        assert_eq!(rom("--rom none").unwrap(), None);
+        assert_eq!(rom("--model virtio").unwrap(), None);
+        let message = format!("{:#}", rom("--rom /dev/null").unwrap_err());
+        assert!(message.contains("--rom") && message.contains("/dev/null"), "{message}");
     }
 
     #[test]

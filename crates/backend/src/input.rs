@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use device::{Desktop, InputKind, InputOptions, InputStats};
-use transport::vhost_user::{Endpoint, Server};
+use transport::serve::Endpoint;
 
-use crate::assembly;
+use crate::assembly::{self, Server};
+use crate::card::Card;
 use crate::config::Config;
 
 /// What a kind of input device is called: in statistics, in the log, as a thread.
@@ -39,7 +40,8 @@ impl Input {
         };
         let options = InputOptions { name: name.to_owned(), serial: config.name.clone(), kind };
         let (vmm, stats) = (Endpoint::Listener(listener), Arc::new(InputStats::default()));
-        let server = assembly::input_server(options, vmm, viewer, desktop.clone(), stats.clone())?;
+        let shape = config.card.as_ref().map(Card::input_shape);
+        let server = assembly::input_server(options, vmm, shape, viewer, desktop.clone(), stats.clone())?;
         Ok(Self { kind, server, stats, viewers: Some(viewers) })
     }
 

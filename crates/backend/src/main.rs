@@ -30,6 +30,7 @@ use device::{Desktop, Stats};
 
 use args::{Options, Usage};
 use assembly::Parts;
+use card::Card;
 use config::Config;
 use control::mailbox::mailbox;
 use input::Input;
@@ -70,6 +71,7 @@ fn serve(config: Config) -> Result<()> {
     config.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
 
     preflight::check(&config)?;
+    let rom = config.card.as_ref().map(Card::read_rom).transpose()?.flatten();
     let program = config.sinks.need_viewer().then(launcher::find_program).transpose()?;
     sandbox::raise_file_limit();
     let stop = stop::on_signals().context("Cannot prepare for signals")?;
@@ -90,7 +92,7 @@ fn serve(config: Config) -> Result<()> {
         None => (None, None),
     };
     let inbox = control.is_some().then_some(inbox);
-    let server = assembly::server(&config, Parts { vmm, stop, stats: stats.clone(), inbox, viewer, desktop })?;
+    let server = assembly::server(&config, Parts { vmm, rom, stop, stats: stats.clone(), inbox, viewer, desktop })?;
 
     let missing = sandbox::lock_in(config.sandbox, &assembly::grants(&config)).context("Cannot lock in")?;
     missing.iter().for_each(|line| tracing::warn!("{line}"));

@@ -15,7 +15,7 @@ use rustix::fs::{Access, Mode, access};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use rustix::process::umask;
-use transport::vhost_user::Endpoint;
+use transport::serve::Endpoint;
 
 use crate::config::{Config, Endpoint as Place, PID};
 use crate::values::Listen;
