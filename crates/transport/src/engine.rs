@@ -202,22 +202,29 @@ impl<I: Interrupt> Engine<I> {
     /// stops; whose guest it is does not change.
     pub fn halt(&mut self) {
         self.catch_up();
-        for slot in &mut self.slots {
-            *slot = Slot { incarnation: slot.incarnation + 1, ..Slot::default() };
+        for queue in 0..self.slots.len() {
+            self.take_away(queue);
         }
         self.give_up_parked();
-        self.stopped.clear();
         if std::mem::take(&mut self.started) {
             // A device that cannot even stop is dealt with when it is called next.
             guarded(&mut *self.device, |device| device.stop());
         }
     }
 
-    /// The driver reset one queue: its ring is gone at once, the others run on.
+    /// The driver reset one queue: its ring is gone at once. The others run on, and so does the device, even if there are
+    /// none.
     pub fn drop_ring(&mut self, queue: u16) {
-        let Some(slot) = self.slots.get_mut(usize::from(queue)) else { return };
+        self.take_away(usize::from(queue));
+    }
+
+    /// What is parked for the ring is not given back into it. Who waits for it to stop waits no longer.
+    fn take_away(&mut self, queue: usize) {
+        let Some(slot) = self.slots.get_mut(queue) else { return };
+        if slot.stopping.is_some() {
+            self.stopped.push(Stopped { queue: queue as u16, base: slot.base() });
+        }
         *slot = Slot { incarnation: slot.incarnation + 1, ..Slot::default() };
-        self.stopped.retain(|stopped| stopped.queue != queue);
     }
 
     /// What is parked is completed into rings that are gone.
@@ -428,13 +435,15 @@ impl<I: Interrupt> Engine<I> {
     }
 
     fn finish_stops(&mut self) {
+        let mut stopped = false;
         for (queue, slot) in self.slots.iter_mut().enumerate() {
             if slot.stopping.is_some() && slot.parked == 0 {
                 let base = slot.stop();
                 self.stopped.push(Stopped { queue: queue as u16, base });
+                stopped = true;
             }
         }
-        if self.started && self.slots.iter().all(|slot| slot.started_at.is_none()) {
+        if stopped && self.started && self.slots.iter().all(|slot| slot.started_at.is_none()) {
             self.started = false;
             self.catch_up();
             // A device that cannot even stop is dealt with when it is called next.

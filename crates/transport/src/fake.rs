@@ -46,6 +46,8 @@ pub struct Seen {
     pub rude: bool,
     /// The next question for a deadline panics: nobody expects that.
     pub panic_outside: bool,
+    /// It panics instead of giving up what it promised.
+    pub panic_in_abandon: bool,
     next_ticket: u64,
 }
 
@@ -219,6 +221,10 @@ impl VirtioDevice for Fake {
     fn abandon(&mut self, out: &mut Outbox) {
         let mut seen = self.seen.lock();
         seen.calls.push("abandon".into());
+        if std::mem::take(&mut seen.panic_in_abandon) {
+            drop(seen);
+            panic!("as asked");
+        }
         let open = std::mem::take(&mut seen.open);
         out.completions.extend(open.into_iter().map(|(ticket, _)| Completion { ticket, reply: b"abandoned".to_vec() }));
     }

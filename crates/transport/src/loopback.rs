@@ -388,6 +388,21 @@ impl Loopback {
     /// The guest reboots: rings stop and start anew, the VMM stays.
     pub fn reboot(&mut self) {
         self.pause();
+        self.renew();
+    }
+
+    /// The driver resets the device. Its rings are gone until the next [`renew`](Self::renew).
+    pub fn halt(&mut self) {
+        self.engine.halt();
+    }
+
+    /// The driver resets one queue, and sets it up again later if at all.
+    pub fn drop_ring(&mut self, queue: u16) {
+        self.engine.drop_ring(queue);
+    }
+
+    /// The driver sets its rings up as new ones.
+    pub fn renew(&mut self) {
         self.renew_rings();
         self.resume();
     }
@@ -398,8 +413,7 @@ impl Loopback {
         self.engine.reset(self.now);
         self.engine.set_features(self.features);
         self.engine.set_memory(Arc::new(table(&memory)));
-        self.renew_rings();
-        self.resume();
+        self.renew();
     }
 
     /// The memory as the device has it now.
@@ -472,6 +486,11 @@ impl Loopback {
     #[cfg(test)]
     pub(crate) fn engine(&self) -> &Engine<Counted> {
         &self.engine
+    }
+
+    #[cfg(test)]
+    pub(crate) fn engine_mut(&mut self) -> &mut Engine<Counted> {
+        &mut self.engine
     }
 
     fn renew_rings(&mut self) {

@@ -1,5 +1,6 @@
 //! Parking, pausing, resetting, failing.
 
+mod reset;
 mod supply;
 
 use std::sync::Arc;
