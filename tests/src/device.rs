@@ -67,6 +67,13 @@ impl Device {
         Self::spawn_with(&[("input", "")], command, options)
     }
 
+    /// Starts a device that is a whole PCI function over vfio-user: virtio, vga or bochs.
+    pub fn spawn_vfio_user<S: AsRef<OsStr>>(model: &str, options: &[S]) -> Result<Self> {
+        let mut all: Vec<OsString> = ["--transport", "vfio-user", "--model", model].map(Into::into).to_vec();
+        all.extend(options.iter().map(|option| option.as_ref().to_owned()));
+        Self::spawn(&all)
+    }
+
     fn spawn_with<S: AsRef<OsStr>>(inputs: &[(&str, &str)], command: Command, options: &[S]) -> Result<Self> {
         let dir = workspace::scratch("device-")?;
         let mut all = Vec::new();
@@ -113,6 +120,11 @@ impl Device {
     /// Where a VMM connects its touch screen, if it was started with one.
     pub fn touch_socket(&self) -> PathBuf {
         self.dir.path().join("touch")
+    }
+
+    /// Where a VMM connects the second function over vfio-user, the keyboard and pointer, of a device with viewers.
+    pub fn input_function(&self) -> PathBuf {
+        self.dir.path().join("gpu.input")
     }
 
     /// Where `beamsplit stats` and `beamsplit screenshot` connect.

@@ -22,17 +22,21 @@
 pub mod bed;
 pub mod browser;
 pub mod device;
+pub mod disk;
 pub mod guest;
 pub mod libvirt;
 pub mod picture;
 pub mod process;
 pub mod progress;
 pub mod stage;
+pub mod token;
 pub mod vnc;
 pub mod workspace;
 pub mod xserver;
 
 pub use device::Device;
-pub use guest::{Accel, Config, Gpu, Guest, Input, Watch};
+pub use disk::Disk;
+pub use guest::{Accel, Config, Firmware, Gpu, Guest, Input, Watch};
 pub use guest_agent::{Draw, Head, InputDevice, InputEvent};
 pub use picture::Picture;
+pub use token::Token;

@@ -80,6 +80,12 @@ impl Picture {
         (x < self.width).then(|| self.rgb.as_chunks::<3>().0.get(y * self.width + x).copied())?
     }
 
+    /// Some pixels of a row, if all of them are inside.
+    pub fn line(&self, x: usize, y: usize, width: usize) -> Option<&[[u8; 3]]> {
+        let start = y * self.width + x;
+        (x + width <= self.width).then(|| self.rgb.as_chunks::<3>().0.get(start..start + width))?
+    }
+
     /// How many different colours it has.
     pub fn colours(&self) -> usize {
         let mut pixels = self.rgb.as_chunks::<3>().0.to_vec();
@@ -178,11 +184,15 @@ impl Picture {
     #[track_caller]
     pub fn assert_same(&self, other: &Self) {
         let Some(difference) = self.difference(other) else { return };
-        let dir = crate::workspace::target().join("tmp");
+        panic!("Pictures differ: {difference}; see {} and {}", self.keep("expected"), other.keep("seen"));
+    }
+
+    /// Keeps it for people, under the name of the running test, and returns where.
+    pub fn keep(&self, what: &str) -> String {
         let name = std::thread::current().name().unwrap_or("test").replace("::", "-");
-        let paths = [dir.join(format!("{name}-expected.png")), dir.join(format!("{name}-seen.png"))];
-        let _ = self.save(&paths[0]).and_then(|()| other.save(&paths[1]));
-        panic!("Pictures differ: {difference}; see {} and {}", paths[0].display(), paths[1].display());
+        let path = crate::workspace::target().join(format!("tmp/{name}-{what}.png"));
+        let saved = self.save(&path);
+        saved.map_or_else(|error| format!("{error:#}"), |()| path.display().to_string())
     }
 }
 

@@ -29,12 +29,13 @@ fn vhost_user_gpu_pci_shows_pictures_after_the_driver_was_bound_again() -> Resul
 fn a_hot_unplugged_generic_device_is_plugged_again() -> Result<()> {
     let device = Device::spawn(&["--display", "none"])?;
     let mut guest = Guest::boot(Config::mini().arguments(["-device", "pcie-root-port,id=port0,chassis=1"]))?;
+    let gpu = Gpu::generic(&device);
     for _ in 0..2 {
-        guest.plug(&Gpu::generic(&device), "gpu0", "port0")?;
+        guest.plug(&gpu, "gpu0", "port0")?;
         guest.wait_for("test -e /dev/dri/card0")?;
         guest.assert_pictures_are_shown(&device)?;
         guest.draw(Draw::Release)?;
-        guest.unplug("gpu0")?;
+        guest.unplug(&gpu, "gpu0")?;
         guest.wait_for("test ! -e /dev/dri/card0")?;
     }
     Ok(())

@@ -51,6 +51,7 @@ pub fn make_bed() -> Result<()> {
     bed::vm()?;
     bed::kernel()?;
     bed::initramfs(&["gpu"])?;
+    bed::boot()?;
     bed::tools()?;
     bed::page()?;
     bed::window()?;

@@ -46,7 +46,9 @@ pub enum Request {
         /// The file.
         path: String,
     },
-    /// Lists the heads of the first DRM card.
+    /// Takes another DRM card, in the order of their nodes, for heads and drawing from now on; gives the one before back.
+    Card(u32),
+    /// Lists the heads of the DRM card.
     Heads,
     /// Something to be drawn by KMS.
     Draw(Draw),

@@ -87,6 +87,7 @@ fn answer(request: Request, input: &[u8], screens: &Screens, inputs: &Inputs) ->
             Ok((Reply::Done, Vec::new()))
         }
         Request::Get { path } => Ok((Reply::Done, fs::read(&path).with_context(|| format!("Cannot read {path}"))?)),
+        Request::Card(number) => screens.take(number).map(|()| (Reply::Done, Vec::new())),
         Request::Heads => Ok((Reply::Heads(screens.heads()?), Vec::new())),
         Request::Draw(draw) => screens.draw(draw),
         Request::InputDevices => Ok((Reply::InputDevices(Inputs::devices()?), Vec::new())),

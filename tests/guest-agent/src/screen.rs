@@ -1,4 +1,4 @@
-//! Drawing through KMS: dumb buffers, modes, flips, cursors, by real ioctls on the first card.
+//! Drawing through KMS: dumb buffers, modes, flips, cursors, by real ioctls on one card.
 //!
 //! Cursors go by the old ioctls, as Xorg's do; weston covers the planes.
 #![expect(deprecated)]
@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -25,6 +25,7 @@ const CURSOR: (u32, u32) = (64, 64);
 /// The card, as long as something is drawn.
 #[derive(Default)]
 pub struct Screens {
+    number: AtomicU32,
     card: Arc<Mutex<Option<Card>>>,
     animation: Mutex<Option<Animation>>,
 }
@@ -63,11 +64,22 @@ impl drm::Device for Card {}
 impl drm::control::Device for Card {}
 
 impl Screens {
+    /// Takes another card from now on.
+    pub fn take(&self, number: u32) -> Result<()> {
+        self.draw(Draw::Release)?;
+        self.number.store(number, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn open(&self) -> Result<Card> {
+        Card::open(self.number.load(Ordering::Relaxed))
+    }
+
     /// The heads of the card.
     pub fn heads(&self) -> Result<Vec<Head>> {
         match &*lock(&self.card) {
             Some(card) => card.heads(),
-            None => Card::open()?.heads(),
+            None => self.open()?.heads(),
         }
     }
 
@@ -85,7 +97,7 @@ impl Screens {
         let mut slot = lock(&self.card);
         let card = match &mut *slot {
             Some(card) => card,
-            empty => empty.insert(Card::open()?),
+            empty => empty.insert(self.open()?),
         };
         let drawn = card.draw(draw)?;
         Ok(match drawn {
@@ -104,7 +116,7 @@ impl Screens {
     /// Draws the moving picture on each head, with a line for those who look.
     pub fn animate(&self, hint: &str) -> Result<()> {
         *lock(&self.card) = None;
-        let mut card = Card::open()?;
+        let mut card = self.open()?;
         let heads = card.heads()?;
         let mut scenes = Vec::new();
         for (head, info) in (0..).zip(&heads) {
@@ -138,11 +150,11 @@ impl Screens {
 type Pixels = ((u32, u32), Vec<u8>);
 
 impl Card {
-    fn open() -> Result<Self> {
+    fn open(number: u32) -> Result<Self> {
         let mut nodes: Vec<_> = fs::read_dir("/dev/dri").context("No DRM device")?.flatten().collect();
         nodes.retain(|node| node.file_name().to_string_lossy().starts_with("card"));
         nodes.sort_by_key(fs::DirEntry::file_name);
-        let node = nodes.first().context("No DRM card")?.path();
+        let node = nodes.get(number as usize).with_context(|| format!("No DRM card {number}"))?.path();
         let file = OpenOptions::new().read(true).write(true).open(&node)?;
         let card = Card { file, shown: BTreeMap::new(), random: Random::new()? };
         // Opening made this process the master, unless somebody else is; then this says who refuses.

@@ -21,6 +21,7 @@ const VERSION: u64 = 2;
 /// What a guest may need beyond what the kernel has built in. The agent loads each group when it is asked to.
 const MODULES: &[(&str, &[&str])] = &[
     ("gpu", &["virtio-gpu"]),
+    ("bochs", &["bochs"]),
     ("disk", &["virtio_blk", "ext4", "overlay"]),
     ("input", &["evdev", "virtio_input", "psmouse"]),
     ("udmabuf", &["udmabuf", "vgem"]),

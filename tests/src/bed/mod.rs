@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`linux`] | kernel, busybox | every guest |
 //! | [`vm`] | QEMU, firmware | every guest, unless a demo takes the host's QEMU |
+//! | [`boot`] | GRUB, memtest86+ | guests that UEFI firmware starts |
 //! | [`vm_window`] | QEMU with a window | tests of that window |
 //! | [`tools`] | libvirt, a browser, VNC clients, edid-decode, QEMU's own GPU daemon | tests, bench |
 //! | [`page`] | noVNC | every device with a web page |
@@ -51,6 +52,13 @@ pub const LINUX: Layer = Layer {
 
 /// QEMU with its firmware.
 pub const VM: Layer = Layer { name: "vm", packages: &["qemu-system-x86", "seabios", "ovmf"], only: &[] };
+
+/// What UEFI firmware starts: a boot loader with its font, a program without an operating system.
+pub const BOOT: Layer = Layer {
+    name: "boot",
+    packages: &[],
+    only: &[("grub-efi-amd64-unsigned", &["grub-efi-amd64-unsigned", "grub-common"]), ("memtest86+", &["memtest86+"])],
+};
 
 /// What the web page is made of.
 pub const PAGE: Layer = Layer { name: "page", packages: &[], only: &[("novnc", &["novnc"])] };
@@ -174,6 +182,12 @@ pub fn linux() -> Result<&'static Tree> {
 pub fn vm() -> Result<&'static Tree> {
     static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
     once(&TREE, || tree::ensure(&VM))
+}
+
+/// The tree with boot loaders.
+pub fn boot() -> Result<&'static Tree> {
+    static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
+    once(&TREE, || tree::ensure(&BOOT))
 }
 
 /// The tree with a QEMU that has a window.

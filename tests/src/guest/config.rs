@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::bed;
@@ -26,6 +27,8 @@ pub enum Gpu {
     VhostUserVga(PathBuf),
     /// QEMU's generic vhost-user device on a back-end's socket.
     Generic(PathBuf),
+    /// QEMU's client of vfio-user: whatever function is served on the socket.
+    VfioUser(PathBuf),
 }
 
 impl Gpu {
@@ -44,10 +47,15 @@ impl Gpu {
         Gpu::Generic(device.socket())
     }
 
-    /// The `-device` value without its options and id.
+    /// The function that a device serves over vfio-user.
+    pub fn vfio_user(device: &Device) -> Self {
+        Gpu::VfioUser(device.socket())
+    }
+
+    /// The `-device` value without its options and id, of devices with a chardev.
     fn device(&self, id: &str) -> Option<String> {
         Some(match self {
-            Gpu::None => return None,
+            Gpu::None | Gpu::VfioUser(_) => return None,
             Gpu::Qemu => "virtio-gpu-pci".to_owned(),
             Gpu::VhostUserGpu(_) => format!("vhost-user-gpu-pci,chardev={id}-socket"),
             Gpu::VhostUserVga(_) => format!("vhost-user-vga,chardev={id}-socket"),
@@ -60,6 +68,9 @@ impl Gpu {
 
     /// The QMP commands, with their arguments, that plug this device into a port.
     pub fn hot_plug(&self, id: &str, port: &str) -> Result<Vec<(&'static str, Value)>> {
+        if let Gpu::VfioUser(path) = self {
+            return Ok(vec![("device_add", vfio_user(path, id, &format!("bus={port}")))]);
+        }
         let (Some(device), Some(socket)) = (self.device(id), self.socket()) else { bail!("{self} is not hot-plugged") };
         let address = json!({"type": "unix", "data": {"path": socket}});
         let backend = json!({"type": "socket", "data": {"addr": address, "server": false}});
@@ -71,6 +82,14 @@ impl Gpu {
         Ok(vec![("chardev-add", json!({"id": format!("{id}-socket"), "backend": backend})), ("device_add", arguments)])
     }
 
+    /// The QMP commands, with their arguments, that are left when the guest has let go of an unplugged device.
+    pub fn hot_unplug(&self, id: &str) -> Vec<(&'static str, Value)> {
+        match self {
+            Gpu::VfioUser(_) => Vec::new(),
+            _ => vec![("chardev-remove", json!({"id": format!("{id}-socket")}))],
+        }
+    }
+
     /// Whether QEMU itself shows this device's screen.
     pub(super) fn screen_in_qemu(&self) -> bool {
         matches!(self, Gpu::Qemu | Gpu::VhostUserGpu(_) | Gpu::VhostUserVga(_))
@@ -78,7 +97,7 @@ impl Gpu {
 
     fn socket(&self) -> Option<&Path> {
         match self {
-            Gpu::None | Gpu::Qemu => None,
+            Gpu::None | Gpu::Qemu | Gpu::VfioUser(_) => None,
             Gpu::VhostUserGpu(path) | Gpu::VhostUserVga(path) | Gpu::Generic(path) => Some(path),
         }
     }
@@ -92,8 +111,23 @@ impl fmt::Display for Gpu {
             Gpu::VhostUserGpu(_) => "vhost-user-gpu-pci",
             Gpu::VhostUserVga(_) => "vhost-user-vga",
             Gpu::Generic(_) => "vhost-user-test-device-pci",
+            Gpu::VfioUser(_) => "vfio-user-pci",
         })
     }
+}
+
+/// QEMU's client of vfio-user, as `-device` and `device_add` take it: its socket is a value in a value. Options are as in
+/// `addr=2.0,multifunction=on`.
+fn vfio_user(socket: &Path, id: &str, options: &str) -> Value {
+    let mut device = json!({"driver": "vfio-user-pci", "id": id, "socket": {"type": "unix", "path": socket}});
+    for (name, value) in options.split(',').filter_map(|word| word.split_once('=')) {
+        device[name] = match value {
+            "on" => json!(true),
+            "off" => json!(false),
+            _ => json!(value),
+        };
+    }
+    device
 }
 
 /// An input device on a back-end's socket.
@@ -103,25 +137,38 @@ pub enum Input {
     VhostUserInput(PathBuf),
     /// QEMU's generic vhost-user device, whose rings hold as many as the back-end likes.
     Generic(PathBuf),
+    /// QEMU's client of vfio-user, with options as in `addr=2.1`.
+    VfioUser(PathBuf, &'static str),
 }
 
 impl Input {
-    /// The `-device` value without its id.
+    /// The `-device` value.
     fn device(&self, id: &str) -> String {
         match self {
-            Input::VhostUserInput(_) => format!("vhost-user-input-pci,chardev={id}-socket"),
+            Input::VfioUser(path, options) => vfio_user(path, id, options).to_string(),
+            Input::VhostUserInput(_) => format!("vhost-user-input-pci,chardev={id}-socket,id={id}"),
             Input::Generic(_) => {
                 let words = "virtio-id=18,num_vqs=2,vq_size=64,config_size=136";
-                format!("vhost-user-test-device-pci,chardev={id}-socket,{words}")
+                format!("vhost-user-test-device-pci,chardev={id}-socket,id={id},{words}")
             }
         }
     }
 
-    fn socket(&self) -> &Path {
+    fn socket(&self) -> Option<&Path> {
         match self {
-            Input::VhostUserInput(path) | Input::Generic(path) => path,
+            Input::VhostUserInput(path) | Input::Generic(path) => Some(path),
+            Input::VfioUser(..) => None,
         }
     }
+}
+
+/// What runs before the guest's first program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// A BIOS.
+    SeaBios,
+    /// UEFI, with variables that are lost with the guest.
+    Ovmf,
 }
 
 /// Who runs the guest's instructions.
@@ -146,7 +193,10 @@ pub struct Config {
     inputs: Vec<Input>,
     pub(super) accel: Accel,
     machine: &'static str,
+    firmware: Option<Firmware>,
+    disk: Option<PathBuf>,
     memory: Vec<u32>,
+    private_memory: bool,
     modules: Vec<&'static str>,
     desktop: bool,
     qemu: Option<PathBuf>,
@@ -164,7 +214,10 @@ impl Config {
             inputs: Vec::new(),
             accel: Accel::Tcg,
             machine: "q35",
+            firmware: None,
+            disk: None,
             memory: vec![512],
+            private_memory: false,
             modules: vec!["gpu"],
             desktop: false,
             qemu: None,
@@ -210,6 +263,34 @@ impl Config {
         self
     }
 
+    /// Gives the guest memory that no back-end can map.
+    #[must_use]
+    pub fn private_memory(mut self) -> Self {
+        self.private_memory = true;
+        self
+    }
+
+    /// Chooses the machine: q35 or pc.
+    #[must_use]
+    pub fn machine(mut self, machine: &'static str) -> Self {
+        self.machine = machine;
+        self
+    }
+
+    /// Chooses the firmware and keeps what it says of itself. Without this it is a BIOS that nobody listens to.
+    #[must_use]
+    pub fn firmware(mut self, firmware: Firmware) -> Self {
+        self.firmware = Some(firmware);
+        self
+    }
+
+    /// Has the firmware start what is in a folder, which the guest sees as a FAT disk that is not written, and no kernel.
+    #[must_use]
+    pub fn disk(mut self, folder: &Path) -> Self {
+        self.disk = Some(folder.to_owned());
+        self
+    }
+
     /// Chooses who runs the guest's instructions.
     #[must_use]
     pub fn accel(mut self, accel: Accel) -> Self {
@@ -217,7 +298,7 @@ impl Config {
         self
     }
 
-    /// Chooses which groups of modules the agent loads: gpu, disk, input, udmabuf.
+    /// Chooses which groups of modules the agent loads: gpu, bochs, disk, input, udmabuf.
     #[must_use]
     pub fn modules(mut self, groups: &[&'static str]) -> Self {
         self.modules = groups.to_vec();
@@ -278,12 +359,8 @@ impl Config {
             Accel::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
         };
         self.add_memory(&mut qemu);
-        qemu.arg("-kernel");
-        match self.real_mode {
-            true => qemu.arg(bed::kernel::packed(bed::linux()?)?),
-            false => qemu.arg(bed::kernel()?),
-        };
-        qemu.arg("-initrd").arg(bed::initramfs(&self.carried())?).arg("-append").arg(self.append());
+        self.add_firmware(&mut qemu, dir)?;
+        self.add_system(&mut qemu)?;
         qemu.arg("-serial").arg(path_option("file:", &dir.join("console")));
         qemu.arg("-qmp").arg(path_option("unix:", &dir.join("qmp")).with(",server=on,wait=off"));
         qemu.args(["-device", "virtio-serial-pci"]).arg("-chardev");
@@ -298,22 +375,64 @@ impl Config {
             if let Some(socket) = gpu.socket() {
                 qemu.arg("-chardev").arg(path_option(&format!("socket,id={id}-socket,path="), socket));
             }
-            if let Some(device) = gpu.device(&id) {
+            if let Gpu::VfioUser(path) = gpu {
+                qemu.arg("-device").arg(vfio_user(path, &id, options).to_string());
+            } else if let Some(device) = gpu.device(&id) {
                 let comma = if options.is_empty() { "" } else { "," };
                 qemu.arg("-device").arg(format!("{device},id={id}{comma}{options}"));
             }
         }
         for (index, input) in self.inputs.iter().enumerate() {
             let id = format!("input{index}");
-            qemu.arg("-chardev").arg(path_option(&format!("socket,id={id}-socket,path="), input.socket()));
-            qemu.arg("-device").arg(format!("{},id={id}", input.device(&id)));
+            if let Some(socket) = input.socket() {
+                qemu.arg("-chardev").arg(path_option(&format!("socket,id={id}-socket,path="), socket));
+            }
+            qemu.arg("-device").arg(input.device(&id));
         }
         qemu.args(&self.arguments);
         Ok(qemu)
     }
 
-    /// Memory that a back-end can map.
+    /// Firmware, and its words as a file in `dir`.
+    fn add_firmware(&self, qemu: &mut Command, dir: &Path) -> Result<()> {
+        let Some(firmware) = self.firmware else { return Ok(()) };
+        qemu.arg("-debugcon").arg(path_option("file:", &dir.join("firmware")));
+        qemu.args(["-global", "isa-debugcon.iobase=0x402"]);
+        if firmware == Firmware::Ovmf {
+            let folder = bed::vm()?.file("usr/share/OVMF");
+            let variables = dir.join("variables");
+            fs::copy(folder.join("OVMF_VARS_4M.fd"), &variables).context("The bed has no OVMF")?;
+            let code = folder.join("OVMF_CODE_4M.fd");
+            qemu.arg("-drive").arg(path_option("if=pflash,format=raw,readonly=on,file=", &code));
+            qemu.arg("-drive").arg(path_option("if=pflash,format=raw,file=", &variables));
+        }
+        Ok(())
+    }
+
+    /// A kernel, or what the firmware starts.
+    fn add_system(&self, qemu: &mut Command) -> Result<()> {
+        if let Some(folder) = &self.disk {
+            let node = json!({"driver": "vvfat", "node-name": "files", "dir": folder, "read-only": true});
+            qemu.arg("-blockdev").arg(node.to_string());
+            qemu.args(["-device", "virtio-blk-pci,drive=files,bootindex=0"]);
+            return Ok(());
+        }
+        qemu.arg("-kernel");
+        match self.real_mode {
+            true => qemu.arg(bed::kernel::packed(bed::linux()?)?),
+            false => qemu.arg(bed::kernel()?),
+        };
+        qemu.arg("-initrd").arg(self.initramfs()?).arg("-append").arg(self.append());
+        Ok(())
+    }
+
+    /// Its memory: such as a back-end can map, unless it is private.
     fn add_memory(&self, qemu: &mut Command) {
+        if self.private_memory {
+            let total: u32 = self.memory.iter().sum();
+            qemu.arg("-m").arg(format!("{total}M")).args(["-machine", self.machine]);
+            return;
+        }
         let object = |index: usize, size: u32| format!("memory-backend-memfd,id=memory{index},size={size}M,share=on");
         let total: u32 = self.memory.iter().sum();
         qemu.arg("-m").arg(format!("{total}M"));
@@ -336,7 +455,13 @@ impl Config {
         self.modules.iter().copied().chain(missing).collect()
     }
 
-    fn append(&self) -> String {
+    /// The initramfs that the agent comes in, which a disk for the firmware may hold.
+    pub fn initramfs(&self) -> Result<PathBuf> {
+        bed::initramfs(&self.carried())
+    }
+
+    /// The kernel's command line.
+    pub fn append(&self) -> String {
         let root = if self.desktop { " beamsplit.root=/dev/vda" } else { "" };
         format!("{KERNEL_WORDS} beamsplit.modules={}{root}{}", self.modules.join(","), self.kernel_words)
     }
