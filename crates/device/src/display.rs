@@ -193,6 +193,10 @@ pub trait Display: Send {
         true
     }
 
+    /// With `true`, nobody knows whether a head's pixels are the newest, or some of its damage was not told yet: who asks what
+    /// it shows is not answered before this is called with `false`.
+    fn hold(&mut self, _scanout: ScanoutId, _held: bool) {}
+
     /// Whether frames should be [`Pixels::Shared`] where they can be.
     fn wants_shared(&self) -> bool {
         false

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::edid::Mode;
-use protocol::{Command, Header, Reply, ReplyError, ResourceId, feature};
+use protocol::{Command, Header, Reply, ReplyError, ResourceId};
 
 pub use config::GpuConfigSpace;
 pub use scanouts::Capture;
@@ -26,8 +26,8 @@ use crate::input::Desktop;
 use crate::memory::Memory;
 use crate::render::{Rendered, Renderer};
 use crate::stats::Stats;
-use crate::vga::Vga;
 use crate::virtio::Ticket;
+use boot::Boot;
 use heads::Heads;
 use order::Order;
 use resources::Resources;
@@ -87,7 +87,7 @@ pub struct Gpu {
     /// Who is to know where the heads are.
     desktop: Option<Arc<Desktop>>,
     /// The screen before a driver.
-    boot: Option<Vga>,
+    boot: Option<Boot>,
     // Kept between polls so that an idle one allocates nothing.
     rendered: Vec<Rendered>,
     events: Vec<DisplayEvent>,
@@ -216,7 +216,7 @@ impl Gpu {
 
     /// Drops all that the guest made. What it waits for is completed, not dropped.
     fn forget_guest(&mut self) {
-        for (scanout, _) in self.scanouts.clear() {
+        for scanout in self.scanouts.clear() {
             self.display.set_scanout(scanout, None);
         }
         self.hide_cursor();
@@ -230,9 +230,7 @@ impl Gpu {
     }
 
     fn get_edid(&mut self, scanout: protocol::ScanoutId) -> Reply {
-        if !self.has(feature::EDID) {
-            return Reply::Error(ReplyError::Unspec);
-        }
+        // Also to a driver that did not accept the feature: Windows' asks all the same.
         self.told.edid(scanout);
         match self.heads.edid(self.display.as_ref(), scanout) {
             Some(edid) => Reply::Edid(edid.to_vec()),

@@ -58,6 +58,12 @@ counters! { "GPU", Stats, Snapshot {
     bytes_shown,
     /// Bytes of pixels that this process copied on the way to a display, sockets' own copies not counted.
     bytes_copied,
+    /// Times that the framebuffer of the boot display was looked at.
+    boot_scans,
+    /// Rows of it that were read.
+    boot_rows,
+    /// Their bytes.
+    boot_bytes,
     /// Panics that were caught.
     panics,
     /// Times that the front-end's memory vanished under a read.

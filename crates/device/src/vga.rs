@@ -1,17 +1,20 @@
 //! The screen before a driver: a framebuffer, and registers as those of the bochs display adapter.
 //!
-//! Firmware sets a mode in registers and then only writes pixels. Nobody says what changed, so the device looks: see
-//! `scan`. Registers are read and written by a transport's control thread, looked at by the device's.
+//! Firmware sets a mode in registers and then only writes pixels. Nobody says what changed, so the device looks. Registers
+//! are read and written by a transport's control thread, and looked at by the device's.
 
 mod framebuffer;
 mod mode;
 mod registers;
+mod scan;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use framebuffer::Framebuffer;
+pub(crate) use mode::Mode;
 pub use registers::VgaRegisters;
+pub(crate) use scan::{Cost, Picture, Rows};
 
 use crate::virtio::ConfigSpace;
 
@@ -33,6 +36,11 @@ impl Default for VgaOptions {
 impl VgaOptions {
     const LEAST: u64 = 16 << 20;
     const MOST: u64 = 64 << 20;
+
+    /// Bytes that a boot display takes at most: the framebuffer, and what is shown of it, where a pixel of two bytes has four.
+    pub fn memory(&self) -> u64 {
+        self.framebuffer.saturating_mul(3)
+    }
 }
 
 /// A boot display, for [`crate::Gpu::with_boot`].

@@ -72,6 +72,14 @@ impl Display for Many {
         self.displays.iter_mut().take(1).for_each(|display| display.refresh_modes());
     }
 
+    fn is_watched(&self, scanout: ScanoutId) -> bool {
+        self.displays.iter().any(|display| display.is_watched(scanout))
+    }
+
+    fn hold(&mut self, scanout: ScanoutId, held: bool) {
+        self.displays.iter_mut().for_each(|display| display.hold(scanout, held));
+    }
+
     fn wants_shared(&self) -> bool {
         self.displays.iter().any(|display| display.wants_shared())
     }
@@ -106,6 +114,7 @@ impl Display for Many {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
     use device::{Head, Pixels};
@@ -121,6 +130,7 @@ mod tests {
         modes: Modes,
         wake: OwnedFd,
         deadline: Option<Instant>,
+        watched: Arc<AtomicBool>,
     }
 
     impl Noted {
@@ -154,6 +164,12 @@ mod tests {
         fn refresh_modes(&mut self) {
             self.note("refresh".to_owned());
         }
+        fn hold(&mut self, scanout: ScanoutId, held: bool) {
+            self.note(format!("hold {scanout} {held}"));
+        }
+        fn is_watched(&self, scanout: ScanoutId) -> bool {
+            scanout.0 == 0 && self.watched.load(Ordering::Relaxed)
+        }
         fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
             Some(self.wake.as_fd())
         }
@@ -171,6 +187,7 @@ mod tests {
     struct Two {
         many: Many,
         notes: [Arc<Mutex<Vec<String>>>; 2],
+        watched: [Arc<AtomicBool>; 2],
         wakes: [OwnedFd; 2],
         pixels: Vec<u8>,
     }
@@ -178,14 +195,16 @@ mod tests {
     impl Two {
         fn new(says: [Vec<DisplayEvent>; 2]) -> Self {
             let notes = [Arc::default(), Arc::default()];
+            let watched = [Arc::default(), Arc::default()];
             let wakes = [(); 2].map(|()| eventfd(0, EventfdFlags::NONBLOCK).unwrap());
             let modes = [Modes::Display(vec![Head::default()]), Modes::Pending];
-            let parts = says.into_iter().zip(&notes).zip(&wakes).zip(modes);
-            let displays = parts.map(|(((says, notes), wake), modes)| {
+            let parts = says.into_iter().zip(&notes).zip(&wakes).zip(modes).zip(&watched);
+            let displays = parts.map(|((((says, notes), wake), modes), watched)| {
                 let (notes, wake) = (Arc::clone(notes), wake.try_clone().unwrap());
-                Box::new(Noted { notes, says, modes, wake, deadline: Some(Instant::now()) }) as Box<dyn Display>
+                let (deadline, watched) = (Some(Instant::now()), Arc::clone(watched));
+                Box::new(Noted { notes, says, modes, wake, deadline, watched }) as Box<dyn Display>
             });
-            Self { many: Many::new(displays.collect()).unwrap(), notes, wakes, pixels: vec![0; 64] }
+            Self { many: Many::new(displays.collect()).unwrap(), notes, watched, wakes, pixels: vec![0; 64] }
         }
 
         fn frame(&self) -> Frame<'static> {
@@ -206,6 +225,15 @@ mod tests {
 
     fn ready(width: u32) -> DisplayEvent {
         DisplayEvent::Ready { scanout: ScanoutId(0), damage: Rect::of_size(width, 4) }
+    }
+
+    #[test]
+    fn a_head_is_watched_as_long_as_one_of_them_watches_it() {
+        let two = Two::new([vec![], vec![]]);
+        let watched = || [0, 1].map(|head| two.many.is_watched(ScanoutId(head)));
+        assert_eq!(watched(), [false; 2]);
+        two.watched[1].store(true, Ordering::Relaxed);
+        assert_eq!(watched(), [true, false]);
     }
 
     #[test]

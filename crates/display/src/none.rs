@@ -12,4 +12,8 @@ impl Display for NoDisplay {
     fn flush(&mut self, _scanout: ScanoutId, _frame: &Frame<'_>, _damage: Rect) {}
     fn cursor(&mut self, _cursor: &Cursor<'_>) {}
     fn move_cursor(&mut self, _scanout: ScanoutId, _x: u32, _y: u32) {}
+
+    fn is_watched(&self, _scanout: ScanoutId) -> bool {
+        false
+    }
 }

@@ -34,6 +34,8 @@ struct Head {
     unseen: Damage,
     /// The device was asked for pixels and has not brought any since.
     asked: bool,
+    /// The device does not know whether what it brought is the newest.
+    held: bool,
 }
 
 /// Shows heads to people, by a process of its own that may die and come back.
@@ -156,9 +158,9 @@ impl Viewer {
     }
 
     /// As long as pixels have to be fetched, a viewer that asks is not answered with those before.
-    fn hold(&mut self, scanout: ScanoutId) {
-        let unseen = self.heads.get(scanout.0 as usize).is_some_and(|head| !head.unseen.is_empty());
-        self.end.hold(scanout.0, unseen);
+    fn hold_back(&mut self, scanout: ScanoutId) {
+        let held = self.heads.get(scanout.0 as usize).is_some_and(|head| head.held || !head.unseen.is_empty());
+        self.end.hold(scanout.0, held);
     }
 
     fn fetched(&self, head: usize) -> u64 {
@@ -218,7 +220,7 @@ impl Display for Viewer {
                 self.end.blank(scanout.0);
             }
         }
-        self.hold(scanout);
+        self.hold_back(scanout);
         self.wait_for_room();
     }
 
@@ -232,7 +234,7 @@ impl Display for Viewer {
         } else {
             self.heads[scanout.0 as usize].unseen.add(rect);
             self.fetch(scanout, frame);
-            self.hold(scanout);
+            self.hold_back(scanout);
         }
         self.wait_for_room();
     }
@@ -243,7 +245,7 @@ impl Display for Viewer {
             Some(frame) => {
                 head.asked = false;
                 self.fetch(scanout, frame);
-                self.hold(scanout);
+                self.hold_back(scanout);
             }
             // The pages are gone: there is nothing to wait for.
             None => self.end.hold(scanout.0, false),
@@ -271,6 +273,18 @@ impl Display for Viewer {
     fn move_cursor(&mut self, scanout: ScanoutId, x: u32, y: u32) {
         // What is left of the first column is a wrapped number.
         self.end.move_cursor(scanout.0, x.cast_signed(), y.cast_signed());
+        self.wait_for_room();
+    }
+
+    fn is_watched(&self, scanout: ScanoutId) -> bool {
+        self.end.is_awaited(scanout.0)
+    }
+
+    fn hold(&mut self, scanout: ScanoutId, held: bool) {
+        if let Some(head) = self.heads.get_mut(scanout.0 as usize) {
+            head.held = held;
+        }
+        self.hold_back(scanout);
         self.wait_for_room();
     }
 

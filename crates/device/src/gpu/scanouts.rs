@@ -7,6 +7,7 @@ use protocol::{Format, Rect, ReplyError, ResourceId, ScanoutId};
 use serde::{Deserialize, Serialize};
 
 use super::Gpu;
+use super::boot::Boot;
 use super::resources::Resources;
 use crate::caps;
 use crate::display::{Cursor, Frame, Pixels};
@@ -80,17 +81,21 @@ impl Scanouts {
         self.shown.iter().filter(|(_, scanout)| what(scanout)).map(|(id, _)| *id).collect()
     }
 
-    /// Switches the heads off that show a resource, and names them.
+    /// Switches the heads off that show a resource. Returns those that a display knows to be on.
     pub fn remove(&mut self, resource: ResourceId) -> Vec<ScanoutId> {
         let gone = self.shown.extract_if(.., |_, scanout| scanout.resource == resource);
-        let gone: Vec<ScanoutId> = gone.map(|(id, _)| id).collect();
-        self.lit.retain(|id| !gone.contains(id));
-        gone
+        gone.map(|(id, _)| id).filter(|id| self.lit.remove(id)).collect()
     }
 
-    pub fn clear(&mut self) -> BTreeMap<ScanoutId, Scanout> {
-        self.lit.clear();
-        std::mem::take(&mut self.shown)
+    /// Switches all heads off. Returns those that a display knows to be on.
+    pub fn clear(&mut self) -> BTreeSet<ScanoutId> {
+        self.shown.clear();
+        self.darken()
+    }
+
+    /// The display is to know of no head that is on. Returns those that it knows of.
+    pub fn darken(&mut self) -> BTreeSet<ScanoutId> {
+        std::mem::take(&mut self.lit)
     }
 }
 
@@ -137,6 +142,20 @@ fn frame<'a>(
     }
     let Rect { width, height, .. } = scanout.rect;
     Ok(Some(Frame { format: scanout.format, width, height, stride: scanout.stride, offset: scanout.start(), pixels }))
+}
+
+impl Frame<'_> {
+    fn copy(&self) -> Result<Capture, ReplyError> {
+        let stride = self.width as usize * Format::BYTES_PER_PIXEL as usize;
+        let mut pixels = Vec::new();
+        pixels.try_reserve_exact(stride * self.height as usize).map_err(|_| ReplyError::OutOfMemory)?;
+        pixels.resize(stride * self.height as usize, 0);
+        let rect = self.rect();
+        for (row, target) in (0..self.height).zip(pixels.chunks_exact_mut(stride)) {
+            self.read_row(&rect, row, target);
+        }
+        Ok(Capture { format: self.format, width: self.width, height: self.height, pixels })
+    }
 }
 
 impl Gpu {
@@ -190,8 +209,8 @@ impl Gpu {
 
     fn switch_off(&mut self, memory: &Memory, id: ScanoutId) {
         self.catch_up_with(memory, id);
-        if self.scanouts.shown.remove(&id).is_some() {
-            self.scanouts.lit.remove(&id);
+        self.scanouts.shown.remove(&id);
+        if self.scanouts.lit.remove(&id) {
             self.display.set_scanout(id, None);
         }
     }
@@ -199,12 +218,16 @@ impl Gpu {
     fn show(&mut self, memory: &Memory, id: ScanoutId, scanout: Scanout) -> Result<(), ReplyError> {
         let shared = self.display.wants_shared();
         let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, &scanout, shared)?;
+        self.scanouts.shown.insert(id, scanout);
+        if self.boot.as_mut().is_some_and(Boot::gives_way) {
+            self.leave_boot(memory);
+            return Ok(());
+        }
         match &frame {
             Some(_) => self.scanouts.lit.insert(id),
             None => self.scanouts.lit.remove(&id),
         };
         self.display.set_scanout(id, frame.as_ref());
-        self.scanouts.shown.insert(id, scanout);
         Ok(())
     }
 
@@ -213,6 +236,9 @@ impl Gpu {
             && !rect.is_within(width, height)
         {
             return Err(ReplyError::InvalidParameter);
+        }
+        if !self.shows_driver() {
+            return Ok(());
         }
         let shared = self.display.wants_shared();
         for (id, scanout) in self.scanouts.shown.iter().filter(|(_, scanout)| scanout.resource == resource) {
@@ -232,6 +258,10 @@ impl Gpu {
 
     /// A display is ready for what it has not seen of a head. A frame that is not there is not shown.
     pub(super) fn supply(&mut self, memory: &Memory, id: ScanoutId, damage: Rect) {
+        if let Some(frame) = self.boot.as_ref().and_then(|boot| boot.frame(id)) {
+            let inside = frame.rect().intersection(&damage).unwrap_or_default();
+            return self.display.supply(id, Some(&frame), inside);
+        }
         let shared = self.display.wants_shared();
         let lit = self.scanouts.shown.get(&id).filter(|_| self.scanouts.lit.contains(&id));
         let frame = lit.and_then(|scanout| {
@@ -243,6 +273,9 @@ impl Gpu {
 
     /// A display that knows nothing is told everything.
     pub(super) fn show_all(&mut self, memory: &Memory) {
+        if !self.shows_driver() {
+            return self.show_boot();
+        }
         let shared = self.display.wants_shared();
         for (id, scanout) in &self.scanouts.shown {
             let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared);
@@ -297,12 +330,15 @@ impl Gpu {
         if let Some(pointer) = &mut self.scanouts.pointer {
             (pointer.scanout, pointer.x, pointer.y) = (scanout, x, y);
         }
-        self.display.move_cursor(scanout, x, y);
+        if self.shows_driver() {
+            self.display.move_cursor(scanout, x, y);
+        }
         Ok(())
     }
 
     fn show_pointer(&mut self) {
-        let Some(Pointer { scanout, x, y, hot_x, hot_y, image }) = &self.scanouts.pointer else { return };
+        let pointer = self.scanouts.pointer.as_ref().filter(|_| self.shows_driver());
+        let Some(Pointer { scanout, x, y, hot_x, hot_y, image }) = pointer else { return };
         let image = image.as_ref().filter(|image| !image.pixels.is_empty()).map(|image| Frame {
             format: image.format,
             width: image.width,
@@ -324,16 +360,7 @@ impl Gpu {
 
     fn copy_frame(&mut self, memory: &Memory, scanout: &Scanout) -> Result<Option<Capture>, ReplyError> {
         let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, false)?;
-        let Some(frame) = frame else { return Ok(None) };
-        let stride = frame.width as usize * Format::BYTES_PER_PIXEL as usize;
-        let mut pixels = Vec::new();
-        pixels.try_reserve_exact(stride * frame.height as usize).map_err(|_| ReplyError::OutOfMemory)?;
-        pixels.resize(stride * frame.height as usize, 0);
-        let rect = frame.rect();
-        for (row, target) in (0..frame.height).zip(pixels.chunks_exact_mut(stride)) {
-            frame.read_row(&rect, row, target);
-        }
-        Ok(Some(Capture { format: frame.format, width: frame.width, height: frame.height, pixels }))
+        frame.map(|frame| frame.copy()).transpose()
     }
 
     /// Before the pixels of a resource go, displays that put something off see them once more.
@@ -348,6 +375,7 @@ impl Gpu {
         for id in self.scanouts.showing(|_| true) {
             self.catch_up_with(memory, id);
         }
+        self.catch_up_with_boot();
     }
 
     fn catch_up_with(&mut self, memory: &Memory, id: ScanoutId) {
@@ -360,6 +388,10 @@ impl Gpu {
 
     /// A copy of what a head shows, without the pointer; nothing when it shows nothing.
     pub fn capture(&mut self, memory: &Memory, id: ScanoutId) -> Option<Capture> {
+        if !self.shows_driver() {
+            self.refresh_boot();
+            return self.boot.as_ref()?.frame(id)?.copy().ok();
+        }
         let scanout = *self.scanouts.shown.get(&id)?;
         self.copy_frame(memory, &scanout).ok().flatten()
     }

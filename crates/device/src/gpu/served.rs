@@ -36,10 +36,13 @@ impl VirtioDevice for Gpu {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE; 2]
+        if self.is_virtio() { &[QUEUE_SIZE; 2] } else { &[] }
     }
 
     fn features(&self) -> u64 {
+        if !self.is_virtio() {
+            return 0;
+        }
         feature::EDID | feature::RESOURCE_UUID | feature::RESOURCE_BLOB
     }
 
@@ -65,7 +68,11 @@ impl VirtioDevice for Gpu {
         }
     }
 
-    fn stop(&mut self) {}
+    fn stop(&mut self) {
+        if catch_unwind(AssertUnwindSafe(|| self.enter_boot())).is_err() {
+            self.stats.panics.add(1);
+        }
+    }
 
     fn reset(&mut self) {
         self.order.take_all();
@@ -79,6 +86,7 @@ impl VirtioDevice for Gpu {
         if catch_unwind(AssertUnwindSafe(|| {
             self.forget_guest();
             self.display.reset();
+            self.reset_boot();
         }))
         .is_err()
         {
@@ -135,7 +143,8 @@ impl VirtioDevice for Gpu {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.order.modes_deadline.into_iter().chain(self.display.deadline()).min()
+        let deadlines = [self.order.modes_deadline, self.display.deadline(), self.boot_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 }
 
@@ -192,6 +201,7 @@ impl Gpu {
             self.take_in(memory, event, out);
         }
         self.events = events;
+        self.poll_boot(memory, now);
 
         if self.order.is_idle() {
             return;
@@ -260,7 +270,11 @@ impl Gpu {
     }
 
     pub(super) fn lay_out(&self) {
-        if let Some(desktop) = &self.desktop {
+        let boot = self.lay_out_boot();
+        let Some(desktop) = &self.desktop else { return };
+        if let Some(rect) = boot {
+            desktop.set(&[Head { enabled: true, rect }]);
+        } else {
             let heads = self.heads.info(self.display.as_ref()).into_iter();
             desktop.set(&heads.map(|DisplayOne { rect, enabled }| Head { enabled, rect }).collect::<Vec<_>>());
         }
@@ -283,7 +297,10 @@ impl Gpu {
         for (ticket, header, _) in self.order.take_all() {
             self.replies.push((ticket, header, Reply::Error(ReplyError::Unspec)));
         }
-        let dropped = catch_unwind(AssertUnwindSafe(|| self.forget_guest()));
+        let dropped = catch_unwind(AssertUnwindSafe(|| {
+            self.forget_guest();
+            self.forget_boot();
+        }));
         dropped.is_err() || self.panics.len() >= PANICS
     }
 }

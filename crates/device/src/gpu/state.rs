@@ -96,7 +96,12 @@ impl Gpu {
         self.forget_guest();
         let restored = self.try_restore(state);
         match restored {
-            Ok(()) => self.unseen = true,
+            Ok(()) => {
+                self.unseen = true;
+                if !self.scanouts.shown.is_empty() {
+                    self.yield_boot();
+                }
+            }
             Err(_) => self.forget_guest(),
         }
         restored
