@@ -16,6 +16,9 @@ pub mod index {
     pub const BPP: usize = 3;
     /// Whether the mode is set, and how.
     pub const ENABLE: usize = 4;
+    /// Where the window of old programs begins: kept, and nothing else.
+    #[cfg(test)]
+    pub const BANK: usize = 5;
     /// Pixels of a row in memory.
     pub const VIRT_WIDTH: usize = 6;
     /// First column that is seen.
@@ -161,5 +164,130 @@ impl Mode {
     /// Bytes of the image that is shown.
     pub fn image_bytes(&self) -> u64 {
         u64::from(self.width) * u64::from(self.height) * u64::from(Format::BYTES_PER_PIXEL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MEMORY: u64 = 16 << 20;
+
+    /// X, Y, bits, virtual width, X offset, Y offset, enable.
+    fn dispi([x, y, bpp, virt_width, x_offset, y_offset, enable]: [u16; 7], big_endian: bool) -> Dispi {
+        let mut dispi = Dispi { big_endian, ..Dispi::new(MEMORY) };
+        for (register, value) in [
+            (index::X, x),
+            (index::Y, y),
+            (index::BPP, bpp),
+            (index::VIRT_WIDTH, virt_width),
+            (index::X_OFFSET, x_offset),
+            (index::Y_OFFSET, y_offset),
+            (index::ENABLE, enable),
+        ] {
+            dispi.write(register, value);
+        }
+        dispi
+    }
+
+    fn mode(values: [u16; 7]) -> Option<Mode> {
+        Mode::of(&dispi(values, false))
+    }
+
+    /// SeaBIOS switches on with 1, OVMF and Linux with 0x41; the virtual size may never have been written.
+    #[test]
+    fn modes_as_firmware_sets_them() {
+        let expected =
+            |width, height, stride| Mode { width, height, depth: Depth::Four(Format::B8G8R8X8), stride, offset: 0 };
+        assert_eq!(mode([1280, 800, 32, 0, 0, 0, 0x01]), Some(expected(1280, 800, 5120)));
+        assert_eq!(mode([640, 480, 32, 640, 0, 0, 0x41]), Some(expected(640, 480, 2560)));
+        assert_eq!(mode([640, 480, 32, 800, 0, 0, 0xe1]), Some(expected(640, 480, 3200)));
+    }
+
+    #[test]
+    fn what_cannot_be_shown_is_dark() {
+        let good = [1024, 768, 32, 1024, 0, 0, 0x41];
+        let with = |at: usize, value: u16| {
+            let mut values = good;
+            values[at] = value;
+            mode(values)
+        };
+        assert!(mode(good).is_some());
+        for (at, value) in [(0, 63), (0, 0), (0, 16385), (0, 65535), (1, 63), (1, 16385), (1, 65535)] {
+            assert_eq!(with(at, value), None, "size");
+        }
+        for bits in [0, 1, 4, 8, 15, 24, 33, 65535] {
+            assert_eq!(with(2, bits), None, "{bits} bits");
+        }
+        for enable in [0, 0x40, 0xfffe] {
+            assert_eq!(with(6, enable), None, "{enable:#x}");
+        }
+    }
+
+    /// CVE-2017-13672, CVE-2026-16271: the first row and the width of a row in memory may be anything.
+    #[test]
+    fn cve_2017_13672_the_last_pixel_is_in_the_framebuffer_or_there_is_none() {
+        // 16 MiB are 4096 rows of 1024 pixels.
+        for (virt_width, x_offset, y_offset, is_lit) in [
+            (1024, 0, 3328, true),
+            (1024, 1, 3328, false),
+            (1024, 0, 3329, false),
+            (1024, 0, 65535, false),
+            (1024, 65535, 0, true),
+            (2048, 1024, 1280, true),
+            (2048, 1025, 1280, false),
+            (5461, 0, 0, true),
+            (5467, 0, 0, true),
+            (5468, 0, 0, false),
+            (65535, 65535, 65535, false),
+        ] {
+            let mode = mode([1024, 768, 32, virt_width, x_offset, y_offset, 1]);
+            assert_eq!(mode.is_some(), is_lit, "{virt_width} {x_offset} {y_offset}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_bytes_is_that_of_the_pixels() {
+        let depth = |bpp, big_endian| {
+            Mode::of(&dispi([640, 480, bpp, 0, 0, 0, 1], big_endian)).map(|mode| (mode.depth, mode.depth.format()))
+        };
+        assert_eq!(depth(32, false), Some((Depth::Four(Format::B8G8R8X8), Format::B8G8R8X8)));
+        assert_eq!(depth(32, true), Some((Depth::Four(Format::X8R8G8B8), Format::X8R8G8B8)));
+        assert_eq!(depth(16, false), Some((Depth::Two { big_endian: false }, Format::B8G8R8X8)));
+        assert_eq!(depth(16, true), Some((Depth::Two { big_endian: true }, Format::B8G8R8X8)));
+    }
+
+    fn any_value() -> impl Strategy<Value = u16> {
+        prop_oneof![Just(0), Just(64), Just(u16::MAX), 0u16..2048, any::<u16>()]
+    }
+
+    fn any_values() -> impl Strategy<Value = [u16; 7]> {
+        let bits = prop_oneof![Just(16), Just(32), Just(24)];
+        let all = (any_value(), any_value(), bits, any_value(), any_value(), any_value(), 0u16..4);
+        all.prop_map(|(x, y, bpp, width, x_offset, y_offset, enable)| [x, y, bpp, width, x_offset, y_offset, enable])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// The same in numbers that cannot wrap.
+        #[test]
+        fn every_pixel_of_a_mode_lies_in_the_framebuffer(values in any_values(), big_endian: bool) {
+            let [x, y, bpp, virt_width, x_offset, y_offset, enable] = values.map(u128::from);
+            let bytes = bpp / 8;
+            let stride = virt_width.max(x) * bytes;
+            let offset = y_offset * stride + x_offset * bytes;
+            let end = offset + stride * y.saturating_sub(1) + x * bytes;
+            let sizes = 64..=16384;
+            let is_mode = enable & 1 == 1 && bpp != 24 && sizes.contains(&x) && sizes.contains(&y);
+            let mode = Mode::of(&dispi(values, big_endian));
+            prop_assert_eq!(mode.is_some(), is_mode && end <= u128::from(MEMORY));
+            if let Some(mode) = mode {
+                prop_assert_eq!([u128::from(mode.offset), u128::from(mode.stride), u128::from(mode.end())], [offset, stride, end]);
+                prop_assert!(mode.image_bytes() <= 2 * MEMORY);
+            }
+        }
     }
 }
