@@ -332,3 +332,6 @@ fn signal(fd: &OwnedFd) {
     // What cannot be told need not be: a full counter wakes the driver as well, and a closed pipe wakes nobody.
     let _ = rustix::io::write(fd.as_fd(), &1u64.to_ne_bytes());
 }
+
+#[cfg(test)]
+mod tests;

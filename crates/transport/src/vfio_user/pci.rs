@@ -192,8 +192,8 @@ impl PciConfig {
 
     /// Writes the bits that can be written.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
-        for (at, new) in (offset..).zip(data) {
-            let Some(at) = usize::try_from(at).ok().filter(|at| *at < LENGTH) else { return };
+        let first = usize::try_from(offset).unwrap_or(LENGTH).min(LENGTH);
+        for (at, new) in (first..LENGTH).zip(data) {
             let kept = self.bytes[at] & !self.mask[at] & !(new & self.clear[at]);
             self.bytes[at] = kept | (new & self.mask[at]);
         }
@@ -400,3 +400,6 @@ fn chain(table: &mut Vec<Field>, list: Vec<Capability>) {
         at = next;
     }
 }
+
+#[cfg(test)]
+mod tests;

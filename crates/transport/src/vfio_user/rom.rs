@@ -118,3 +118,6 @@ impl Rom {
 fn sum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
 }
+
+#[cfg(test)]
+mod tests;

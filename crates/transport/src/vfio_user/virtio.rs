@@ -229,9 +229,13 @@ impl Registers {
     pub fn set_master(&mut self, master: bool, deeds: &mut Vec<Deed>) {
         let ran = self.runs();
         self.master = master;
-        if ran && !master {
-            self.status &= !status::DRIVER_OK;
-            self.halt(deeds);
+        match (ran, self.runs()) {
+            (false, true) => self.run(deeds),
+            (true, false) => {
+                self.status &= !status::DRIVER_OK;
+                self.halt(deeds);
+            }
+            _ => {}
         }
     }
 
@@ -455,3 +459,6 @@ fn window_end(offset: u64) -> Option<u64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
