@@ -17,6 +17,7 @@ pub mod function;
 pub mod irqs;
 pub mod pci;
 pub mod port;
+pub mod replay;
 pub mod rom;
 mod server;
 pub mod session;
@@ -50,3 +51,6 @@ impl Default for Options {
         Self { stats: None, name: "gpu".into(), stop: None }
     }
 }
+
+#[cfg(test)]
+mod tests;

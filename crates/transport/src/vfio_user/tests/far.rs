@@ -1,0 +1,96 @@
+//! A guest whose memory is not shared, behind a VMM that answers as it should, or not.
+
+use super::guest::Guest;
+use super::served::Served;
+use super::vmm::{MEMORY, Manner};
+
+/// As QEMU has it without `share=on`: windows without files.
+fn far(served: &Served) -> Guest {
+    let mut guest = Guest::new(served);
+    guest.vmm.map(0, MEMORY, true, None).unwrap();
+    guest.realize();
+    guest.start();
+    guest
+}
+
+#[test]
+fn requests_go_all_the_way_without_shared_memory() {
+    let (served, _) = Served::fake();
+    let mut guest = far(&served);
+    for _ in 0..50 {
+        guest.check();
+    }
+    let long: Vec<u8> = (0..3000).map(|at| if at == 0 { b'e' } else { at as u8 }).collect();
+    assert_eq!(guest.request(0, &long, 4000), long);
+    assert!(guest.vmm.asked.borrow().iter().all(|(_, address, count)| *address + *count <= MEMORY));
+}
+
+#[test]
+fn vfio_user_answers_about_memory_that_are_wrong() {
+    let (served, _) = Served::fake();
+    for manner in [Manner::Refusing, Manner::Short, Manner::Long] {
+        let mut guest = far(&served);
+        guest.check();
+        guest.vmm.manner.set(manner);
+        guest.offer(0, b"echo", 16);
+        guest.publish(0);
+        // Registers are answered all the while; the ring is broken, or the chain is never given back.
+        let before = guest.vmm.asked.borrow().len();
+        assert!(guest.vmm.serve_until(|| guest.vmm.asked.borrow().len() > before));
+        guest.status();
+        guest.vmm.manner.set(Manner::Honest);
+        guest.vmm.reset();
+        guest.realize();
+        guest.start();
+        guest.check();
+    }
+}
+
+/// Windows of memory that was asked for go away: nobody waits for the answer any more.
+#[test]
+fn vfio_user_answers_about_memory_that_never_come() {
+    let (served, _) = Served::fake();
+    let mut guest = far(&served);
+    for round in 0..20 {
+        guest.check();
+        guest.vmm.manner.set(Manner::Silent);
+        let before = guest.vmm.asked.borrow().len();
+        guest.offer(0, b"echo", 16);
+        guest.publish(0);
+        assert!(guest.vmm.serve_until(|| guest.vmm.asked.borrow().len() > before));
+        match round % 3 {
+            0 => guest.vmm.unmap(0, MEMORY).unwrap(),
+            1 => guest.vmm.reset(),
+            _ => guest.vmm.write_word(7, 4, 2, 0),
+        }
+        guest.vmm.manner.set(Manner::Honest);
+        if round % 3 == 0 {
+            guest.vmm.map(0, MEMORY, true, None).unwrap();
+        }
+        guest.realize();
+        guest.start();
+    }
+    // .. and a VMM that goes while it is asked.
+    guest.vmm.manner.set(Manner::Silent);
+    guest.offer(0, b"echo", 16);
+    guest.publish(0);
+    drop(guest);
+    far(&served).check();
+}
+
+/// Answers under other numbers than those of the questions, and then the right one.
+#[test]
+fn vfio_user_answers_to_other_questions() {
+    let (served, _) = Served::fake();
+    let mut guest = far(&served);
+    guest.vmm.manner.set(Manner::Mistaken);
+    let before = guest.vmm.asked.borrow().len();
+    guest.offer(0, b"echo", 16);
+    guest.publish(0);
+    assert!(guest.vmm.serve_until(|| guest.vmm.asked.borrow().len() > before));
+    guest.vmm.manner.set(Manner::Honest);
+    guest.vmm.reset();
+    guest.realize();
+    guest.start();
+    guest.check();
+}
