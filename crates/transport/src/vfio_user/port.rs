@@ -183,6 +183,3 @@ impl DmaPort for Port {
         self.state().suspended = false;
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -88,6 +88,17 @@ pub fn serve_function<F: PciFunction>(
     name: &str,
 ) -> Result<(), ServeError> {
     let limit = matches!(endpoint, Endpoint::Listener(_)).then_some(SILENCE);
+    serve_with_limit(endpoint, function, watch, name, limit)
+}
+
+/// As [`serve_function`]; who says nothing for so long has to go.
+fn serve_with_limit<F: PciFunction>(
+    endpoint: Endpoint,
+    function: &mut F,
+    watch: Watch<'_>,
+    name: &str,
+    limit: Option<Duration>,
+) -> Result<(), ServeError> {
     let stop = watch.stop.try_clone().map_err(system("copy a descriptor"))?;
     let mut control = Control { function, watch, stop: Arc::new(stop), name, limit };
     serve::serve(endpoint, watch, name, |socket| control.connection(socket))
@@ -100,7 +111,7 @@ enum End {
     Channel(#[from] ChannelError),
     #[error(transparent)]
     Foreign(#[from] Foreign),
-    #[error("It said nothing for {} seconds", SILENCE.as_secs())]
+    #[error("It did not say its version in time")]
     Silent,
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -126,6 +137,8 @@ impl<F: PciFunction> Control<'_, F> {
         guest_log!(info, "Front-end of {} connected", self.name);
         let end = self.converse(receiver, &sender, &port);
         port.close();
+        // Who holds the port holds the socket.
+        sender.shut_down();
         self.function.hung_up()?;
         match end {
             Ok(()) => return Ok(Woken::Stop),
