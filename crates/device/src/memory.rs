@@ -47,6 +47,8 @@ pub trait Far: Send + Sync + fmt::Debug {
     fn interruptions(&self) -> u64;
     /// Nobody has a slice of the mirror now.
     fn rest(&self) -> Rest;
+    /// What still waits is not written any more: the guest uses its memory for something else.
+    fn forget(&self);
 }
 
 /// What became of bytes that were written at a bad moment.
@@ -168,6 +170,13 @@ impl Memory {
     /// Nobody uses a slice of this table now.
     pub fn rest(&self) -> Rest {
         self.far.as_ref().map_or(Rest::Quiet, |far| far.rest())
+    }
+
+    /// What was written at a bad moment and still waits is not written any more.
+    pub fn forget(&self) {
+        if let Some(far) = &self.far {
+            far.forget();
+        }
     }
 
     /// Calls `each` for the far pieces of `len` bytes at `addr`. `None` when it says no, or when a byte is not in memory.

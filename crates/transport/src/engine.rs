@@ -206,6 +206,7 @@ impl<I: Interrupt> Engine<I> {
             self.take_away(queue);
         }
         self.give_up_parked();
+        self.memory.forget();
         if std::mem::take(&mut self.started) {
             // A device that cannot even stop is dealt with when it is called next.
             guarded(&mut *self.device, |device| device.stop());
@@ -215,6 +216,8 @@ impl<I: Interrupt> Engine<I> {
     /// The driver reset one queue: its ring is gone at once. The others run on, and so does the device, even if there are
     /// none.
     pub fn drop_ring(&mut self, queue: u16) {
+        // Nothing that was given back already may come later: the driver uses the ring's memory for something else.
+        self.rest();
         self.take_away(usize::from(queue));
     }
 

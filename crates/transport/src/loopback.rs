@@ -13,6 +13,7 @@
 
 mod driver;
 mod echo;
+mod far;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,9 +30,14 @@ use crate::ring::Layout;
 
 pub use driver::{Descriptor, DriverQueue, INDIRECT, NEXT, Used, WRITE};
 pub use echo::Echo;
+use far::Elsewhere;
 
 /// Events that [`Loopback::request`] waits for before it believes that no reply will come.
 const PATIENCE: usize = 10_000;
+
+/// When this environment variable is set, no guest's memory is shared with its device: all that is tested with shared memory
+/// is tested again.
+pub const FAR: &str = "BEAMSPLIT_LOOPBACK_FAR";
 
 /// How the guest is built.
 #[derive(Clone, Debug)]
@@ -116,6 +122,8 @@ pub struct Loopback {
     end: u64,
     given_back: Vec<Vec<Used>>,
     bases: Vec<u16>,
+    /// Where the guest's memory is when the device has it by messages only.
+    elsewhere: Option<Elsewhere>,
 }
 
 impl Loopback {
@@ -126,13 +134,27 @@ impl Loopback {
 
     /// A guest of any shape. Panics when the shape is impossible: it comes from a test.
     pub fn with_shape(device: Box<dyn VirtioDevice>, shape: &Shape) -> Self {
+        Self::build(device, shape, std::env::var_os(FAR).is_some())
+    }
+
+    /// One whose memory is not shared with the device.
+    pub fn far(device: impl VirtioDevice + 'static) -> Self {
+        Self::build(Box::new(device), &Shape::default(), true)
+    }
+
+    fn build(device: Box<dyn VirtioDevice>, shape: &Shape, far: bool) -> Self {
         let sizes = device.queue_sizes().to_vec();
         let offered = device.features() | feature::TRANSPORT;
         let counts = Counts { interrupts: vec![0; sizes.len()], broken: vec![0; sizes.len()], ..Counts::default() };
         let mut engine = Engine::new(device, Counted(counts), || 0);
         let features = shape.features & offered;
         engine.set_features(features);
-        engine.set_memory(Arc::new(table(&shape.memory)));
+        let mut elsewhere = far.then(Elsewhere::new);
+        let memory = Arc::new(table(&shape.memory));
+        engine.set_memory(match &mut elsewhere {
+            Some(elsewhere) => elsewhere.set(memory),
+            None => memory,
+        });
         let (first, len) = shape.memory.first().copied().unwrap_or_default();
         let now = Instant::now();
         let mut guest = Self {
@@ -147,6 +169,7 @@ impl Loopback {
             end: first + len,
             given_back: vec![Vec::new(); sizes.len()],
             bases: vec![0; sizes.len()],
+            elsewhere,
         };
         for size in sizes {
             let size = shape.queue_size.unwrap_or(size);
@@ -214,7 +237,7 @@ impl Loopback {
             self.write(addr, &bytes);
             buffers = vec![Descriptor { addr, len: bytes.len() as u32, flags: INDIRECT, next: 0 }];
         }
-        let memory = self.engine.memory().clone();
+        let memory = self.memory().clone();
         let driver = self.queues.get_mut(usize::from(queue))?;
         let head = driver.chain(&memory, &buffers)?;
         driver.offer(&memory, head);
@@ -223,7 +246,7 @@ impl Loopback {
 
     /// Shows the device what was offered, and kicks it if it wants that.
     pub fn publish(&mut self, queue: u16) {
-        let memory = self.engine.memory().clone();
+        let memory = self.memory().clone();
         if self.queues[usize::from(queue)].publish(&memory) {
             self.kick(queue);
         } else {
@@ -412,18 +435,22 @@ impl Loopback {
         let memory: Vec<_> = self.memory().regions().iter().map(|region| (region.start, region.len)).collect();
         self.engine.reset(self.now);
         self.engine.set_features(self.features);
-        self.engine.set_memory(Arc::new(table(&memory)));
+        self.set_memory(table(&memory));
         self.renew();
     }
 
-    /// The memory as the device has it now.
+    /// The guest's memory, as far as the device has it now.
     pub fn memory(&self) -> &Arc<Memory> {
-        self.engine.memory()
+        self.elsewhere.as_ref().map_or(self.engine.memory(), |elsewhere| &elsewhere.memory)
     }
 
     /// Gives the device another table, at once.
     pub fn set_memory(&mut self, memory: Memory) {
-        self.engine.set_memory(Arc::new(memory));
+        let memory = Arc::new(memory);
+        self.engine.set_memory(match &mut self.elsewhere {
+            Some(elsewhere) => elsewhere.set(memory),
+            None => memory,
+        });
     }
 
     /// The same mappings under a new generation, without the regions that `keep` refuses.
@@ -483,6 +510,25 @@ impl Loopback {
         Layout { size, descriptors: part(16 * entries), available: part(6 + 2 * entries), used: part(6 + 8 * entries) }
     }
 
+    /// Whether the device has to do without answers, when its memory is far.
+    pub fn suspend(&mut self, suspended: bool) {
+        if let Some(elsewhere) = &mut self.elsewhere {
+            elsewhere.suspend(suspended);
+        }
+    }
+
+    /// Nothing of far memory can be had any more, although nobody said so.
+    pub fn lose_memory(&mut self) {
+        if let Some(elsewhere) = &mut self.elsewhere {
+            elsewhere.lose();
+        }
+    }
+
+    /// Messages that the device's memory took so far.
+    pub fn messages(&self) -> u64 {
+        self.elsewhere.as_ref().map_or(0, Elsewhere::asked)
+    }
+
     #[cfg(test)]
     pub(crate) fn engine(&self) -> &Engine<Counted> {
         &self.engine
@@ -494,10 +540,11 @@ impl Loopback {
     }
 
     fn renew_rings(&mut self) {
+        let memory = self.memory().clone();
         for (queue, driver) in self.queues.iter_mut().enumerate() {
             let Layout { size, available, used, .. } = driver.layout();
             for (addr, len) in [(available, 6 + 2 * u64::from(size)), (used, 6 + 8 * u64::from(size))] {
-                if let Some(slice) = self.engine.memory().slice(addr, len) {
+                if let Some(slice) = memory.slice(addr, len) {
                     slice.copy_from(&vec![0; len as usize]);
                 }
             }
@@ -508,7 +555,7 @@ impl Loopback {
     }
 
     fn collect(&mut self) {
-        let memory = self.engine.memory().clone();
+        let memory = self.memory().clone();
         for (driver, given_back) in self.queues.iter_mut().zip(&mut self.given_back) {
             while let Some(used) = driver.take(&memory) {
                 given_back.push(used);

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // It is all test, also where no function says so.
 
+mod boot;
 mod catch_up;
 mod chance;
 mod commands;
 mod conversation;
+mod far;
 mod hostile;
 mod machine;
 mod memory;

@@ -1,5 +1,6 @@
 //! Parking, pausing, resetting, failing.
 
+mod far;
 mod reset;
 mod supply;
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use device::guest_log;
 use device::memory::{Far, Rest};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::{FileOffset, MmapRegion, VolatileSlice};
 
 use super::DmaPort;
 
@@ -95,7 +95,7 @@ impl Remote {
     fn access(&self, ask: impl FnOnce(&dyn DmaPort) -> bool) -> Access {
         self.warn();
         let before = self.suspensions.load(Ordering::SeqCst);
-        if before % 2 == 0 {
+        if before.is_multiple_of(2) {
             if ask(&*self.port) {
                 return Access::Done;
             }
@@ -233,4 +233,13 @@ impl Far for Mirror {
             Access::Done | Access::Refused => Rest::Delivered,
         }
     }
+
+    fn forget(&self) {
+        let mut traffic = self.remote.traffic();
+        traffic.waiting.clear();
+        traffic.waiting_bytes = 0;
+    }
 }
+
+#[cfg(test)]
+mod tests;
