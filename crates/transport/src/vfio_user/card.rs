@@ -508,3 +508,6 @@ fn split_mut(offset: u64, data: &mut [u8]) -> (&mut [u8], &mut [u8]) {
 fn is_eventfd(fd: &OwnedFd) -> bool {
     fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Unknown)
 }
+
+#[cfg(test)]
+mod tests;

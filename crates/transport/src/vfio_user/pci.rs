@@ -220,11 +220,12 @@ impl PciConfig {
         self.bars.get(bar).map_or(0, |(_, size)| *size)
     }
 
-    /// Address and length of each BAR that is in the guest's memory now.
+    /// Address and length of each BAR that is in the guest's memory now. At 0 is none: that is RAM.
     pub fn bars_in_memory(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let on = self.command() & command::MEMORY != 0;
         let bars = self.bars.iter().enumerate().filter(move |(_, (kind, size))| on && *size != 0 && *kind != PORTS);
-        bars.map(|(bar, (_, size))| (u64::from(self.dword(BAR0 + 4 * bar) & !0xf), *size))
+        let places = bars.map(|(bar, (_, size))| (u64::from(self.dword(BAR0 + 4 * bar) & !0xf), *size));
+        places.filter(|(address, _)| *address != 0)
     }
 
     /// What the guest wants to reach through configuration space.

@@ -238,7 +238,7 @@ fn bars_are_in_memory_while_the_guest_has_them_there() {
     assert_eq!(config.bars_in_memory().count(), 0);
     config.write(4, &[2]);
     let bars: Vec<_> = config.bars_in_memory().collect();
-    assert_eq!(bars, [(0xfd00_0000, FRAMEBUFFER), (0xfebf_8000, 0x4000), (0, 0x2000)]);
+    assert_eq!(bars, [(0xfd00_0000, FRAMEBUFFER), (0xfebf_8000, 0x4000)], "BAR 4 has no place yet");
 }
 
 #[test]
