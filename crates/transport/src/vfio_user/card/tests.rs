@@ -113,14 +113,8 @@ impl Machine {
         }
         let irqs = Arc::new(Irqs::new(identity.queue_sizes.len()));
         let engine = Engine::new(Box::new(fake), irqs.clone(), || 0);
-        let thread = Thread {
-            engine,
-            kicks: [None, None],
-            late: false,
-            waiting: VecDeque::new(),
-            told: Vec::new(),
-            settled: 0,
-        };
+        let thread =
+            Thread { engine, kicks: [None, None], late: false, waiting: VecDeque::new(), told: Vec::new(), settled: 0 };
         let thread = Inline(Arc::new(Mutex::new(thread)));
         let boot = shape.model.has_boot_display().then(|| Vga::new(VgaOptions::default()).unwrap().1);
         let card = Card::new(shape, identity, boot, None, thread.clone(), irqs.clone()).unwrap();
@@ -380,7 +374,10 @@ fn the_functions_reset_is_in_force_when_it_returns() {
     machine.thread.lock().late = true;
     machine.write(region::BAR2, 0x3000, 2, 0);
     machine.card.reset().unwrap();
-    assert_eq!((machine.status(), machine.read(region::CONFIG, 4, 2), machine.read(region::CONFIG, 0x9a, 2)), (0, 0, 2));
+    assert_eq!(
+        (machine.status(), machine.read(region::CONFIG, 4, 2), machine.read(region::CONFIG, 0x9a, 2)),
+        (0, 0, 2)
+    );
     assert_eq!(machine.read(region::BAR2, 0x508, 2), 0, "the screen is dark");
     machine.offer(b"echo");
     machine.card.flush().unwrap();
@@ -454,7 +451,11 @@ fn a_front_end_that_is_gone_leaves_a_new_function() {
     for region in [region::BAR4, region::CONFIG] {
         let size = machine.card.region(region).size;
         for offset in (0..size).step_by(8) {
-            assert_eq!(machine.read(region, offset, 8), fresh.read(region, offset, 8), "{offset:#x} of region {region}");
+            assert_eq!(
+                machine.read(region, offset, 8),
+                fresh.read(region, offset, 8),
+                "{offset:#x} of region {region}"
+            );
         }
     }
     assert_eq!(machine.status(), 0);
