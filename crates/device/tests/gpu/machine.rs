@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use device::{Answer, Gpu, GpuOptions, Memory, Outbox, Region, Renderer, Start, Stats, Ticket, VirtioDevice};
+use device::{
+    Answer, Gpu, GpuOptions, Memory, Outbox, Region, Renderer, Start, Stats, Ticket, Vga, VgaOptions, VgaPort,
+    VirtioDevice,
+};
 use protocol::edid::Mode;
 use renderer::{Late, Mood, Soft};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
@@ -44,7 +47,17 @@ struct Sent {
 impl Machine {
     /// With any renderer.
     pub fn with(renderer: Box<dyn Renderer>, shared: bool) -> Self {
-        let (mut gpu, screen, stats) = gpu(renderer, shared);
+        Self::around(gpu(renderer, shared))
+    }
+
+    /// With images of our own and a boot display; without a virtio-gpu if so wished.
+    pub fn boot(virtio: bool) -> (Self, VgaPort) {
+        let (gpu, screen, stats) = gpu(Box::new(Soft::new()), false);
+        let (vga, port) = Vga::new(VgaOptions { virtio, ..VgaOptions::default() }).unwrap();
+        (Self::around((gpu.with_boot(vga), screen, stats)), port)
+    }
+
+    fn around((mut gpu, screen, stats): (Gpu, Screen, Arc<Stats>)) -> Self {
         gpu.start(FEATURES, Start::Fresh);
         let memory = Memory::new(PIECES.clone()).unwrap();
         let (open, sent) = Default::default();

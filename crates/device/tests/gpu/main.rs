@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // It is all test, also where no function says so.
 
+mod boot;
 mod catch_up;
 mod chance;
 mod commands;

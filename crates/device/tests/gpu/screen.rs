@@ -1,6 +1,6 @@
 //! A display that remembers what it was shown, and insists on what a display may rely on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -32,6 +32,8 @@ pub struct Pointer {
 pub struct Seen {
     pub heads: BTreeMap<u32, Picture>,
     pub pointer: Pointer,
+    /// How often a head was told what it shows.
+    pub sets: u64,
     pub flushes: u64,
     pub supplies: u64,
     pub resets: u64,
@@ -44,6 +46,10 @@ pub struct Seen {
     pub events: Vec<DisplayEvent>,
     /// Whether the next flush panics.
     pub panic: bool,
+    /// Whether nobody looks.
+    pub unwatched: bool,
+    /// The heads of which nothing is told to who asks.
+    pub held: BTreeSet<u32>,
 }
 
 /// The display. Clones are the same one.
@@ -87,6 +93,7 @@ fn read(frame: &Frame<'_>, rect: &Rect) -> Vec<Vec<u8>> {
 impl Display for Screen {
     fn set_scanout(&mut self, scanout: ScanoutId, frame: Option<&Frame<'_>>) {
         let mut seen = self.seen();
+        seen.sets += 1;
         seen.heads.remove(&scanout.0);
         if let Some(frame) = frame {
             check(frame);
@@ -150,6 +157,18 @@ impl Display for Screen {
         self.seen().modes.clone().unwrap_or(Modes::Device)
     }
 
+    fn is_watched(&self, _scanout: ScanoutId) -> bool {
+        !self.seen().unwatched
+    }
+
+    fn hold(&mut self, scanout: ScanoutId, held: bool) {
+        let mut seen = self.seen();
+        match held {
+            true => seen.held.insert(scanout.0),
+            false => seen.held.remove(&scanout.0),
+        };
+    }
+
     fn wants_shared(&self) -> bool {
         self.shared
     }
@@ -169,6 +188,7 @@ impl Display for Screen {
     fn reset(&mut self) {
         let mut seen = self.seen();
         seen.heads.clear();
+        seen.held.clear();
         seen.pointer = Pointer::default();
         seen.resets += 1;
     }

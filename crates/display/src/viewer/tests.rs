@@ -397,3 +397,48 @@ impl Viewer {
         self.adopted.len()
     }
 }
+
+/// A device that has to look for what changed does so while somebody waits, and only then.
+#[test]
+fn a_head_is_watched_while_a_viewer_waits_for_it() {
+    let mut seam = Seam::greeted();
+    let image = Image::new(1);
+    let watched = |seam: &Seam| [0, 1, 2].map(|head| seam.viewer.is_watched(ScanoutId(head)));
+    seam.set(Some(&image.frame()));
+    seam.ask();
+    assert_eq!(watched(&seam), [false; 3], "it was told at once");
+    seam.news();
+    seam.ask();
+    assert_eq!(watched(&seam), [true, false, false]);
+    seam.flush(&image.frame(), FULL);
+    assert_eq!(watched(&seam), [false; 3], "it was told and has not asked again");
+}
+
+#[test]
+fn while_a_head_is_held_who_asks_waits_and_is_told_of_all_of_it_at_once() {
+    let mut seam = Seam::greeted();
+    let image = Image::new(1);
+    seam.ask();
+    seam.viewer.hold(ScanoutId(0), true);
+    seam.set(Some(&image.frame()));
+    seam.client.ready(0, true, true).unwrap();
+    seam.poll();
+    assert!(seam.news().is_empty(), "also who wants to know what there is");
+    assert!(seam.viewer.is_watched(ScanoutId(0)));
+    seam.viewer.hold(ScanoutId(0), false);
+    assert_eq!(views(&seam.news()).len(), 1);
+    seam.ask();
+    seam.viewer.hold(ScanoutId(0), true);
+    let rects = [Rect::new(0, 0, 16, 1), Rect::new(32, 20, 16, 2)];
+    rects.iter().for_each(|rect| seam.flush(&image.frame(), *rect));
+    assert!(seam.news().is_empty());
+    seam.viewer.hold(ScanoutId(0), false);
+    let told = rects.map(|rect| frames::Rect::new(rect.x, rect.y, rect.width, rect.height));
+    assert_eq!(damage(&seam.news()), Some(&told[..]));
+    seam.viewer.hold(ScanoutId(0), true);
+    seam.viewer.reset();
+    seam.client.ready(0, true, false).unwrap();
+    seam.poll();
+    assert!(!seam.news().is_empty(), "nothing is held for the next guest");
+    seam.viewer.hold(ScanoutId(99), true);
+}
