@@ -21,6 +21,7 @@ pub mod screen;
 pub mod script;
 
 pub mod bytes;
+pub mod cards;
 pub mod input;
 pub mod rings;
 pub mod seeds;

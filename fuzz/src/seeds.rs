@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use protocol::edid::{Mode, Monitor};
 
 use crate::script::Request;
-use crate::{rings, steps};
+use crate::{cards, rings, steps};
 
 /// The conversations of the device's own tests.
 const CONVERSATIONS: [&str; 4] = [
@@ -243,4 +243,100 @@ pub fn vhost_user() -> Vec<(String, Vec<u8>)> {
         ("all_that_is_unknown", (0..64).flat_map(|request| message(request, 0, &[])).collect()),
     ];
     seeds.map(|(name, bytes)| (name.to_owned(), bytes)).into()
+}
+
+/// What VMMs, firmware and drivers say to a PCI function.
+const GUESTS: [(&str, &str); 6] = [
+    ("linux", include_str!("../../crates/transport/src/vfio_user/tests/conversations/linux.txt")),
+    ("intx", include_str!("../../crates/transport/src/vfio_user/tests/conversations/intx.txt")),
+    ("suspend", include_str!("../../crates/transport/src/vfio_user/tests/conversations/suspend.txt")),
+    ("bochs", include_str!("../../crates/transport/src/vfio_user/tests/conversations/bochs.txt")),
+    ("ovmf", include_str!("../../crates/transport/src/vfio_user/tests/conversations/ovmf.txt")),
+    ("windows", include_str!("../../crates/transport/src/vfio_user/tests/conversations/windows.txt")),
+];
+
+/// For `vfio_user`: the conversations of the transport's own tests, whole and cut short.
+pub fn vfio_user() -> Vec<(String, Vec<u8>)> {
+    let cut = |(name, text): (&str, &str)| {
+        let whole = cards::seed(text);
+        // From where the driver begins, without the firmware before it.
+        let driver: String = text
+            .split_once("2+1014/1 00")
+            .map(|(head, tail)| {
+                let shape = head.lines().find(|line| line.starts_with("shape")).unwrap_or("shape vga");
+                format!("{shape}\nversion\nmap 0 100000 rw file 0\ninfo\nwrite 7+4/2 0507\nwrite 2+1014/1 00{tail}")
+            })
+            .unwrap_or_default();
+        [(name.to_owned(), whole), (format!("{name}-driver"), cards::seed(&driver))]
+    };
+    GUESTS.into_iter().flat_map(cut).filter(|(_, bytes)| !bytes.is_empty()).collect()
+}
+
+/// For `vfio_wire`: each message of them.
+pub fn vfio_wire() -> Vec<(String, Vec<u8>)> {
+    let mut messages: Vec<Vec<u8>> = Vec::new();
+    for (_, text) in GUESTS {
+        for line in text.lines() {
+            let message = cards::seed(line);
+            // A byte says how many descriptors come with it.
+            if message.len() > 16 && messages.iter().all(|other| other[2..4] != message[3..5]) {
+                messages.push(message[1..].to_vec());
+            }
+        }
+    }
+    messages.into_iter().enumerate().map(|(at, message)| (format!("message-{at}"), message)).collect()
+}
+
+/// For `vfio_access`: a driver and a mode, for each kind of function.
+pub fn vfio_access() -> Vec<(String, Vec<u8>)> {
+    const WRITE: u8 = 4;
+    const READ: u8 = 10;
+    // One of the access kinds, its width and where.
+    let write = |kind: u8, width: u8, at: u8, data: &[u8]| [&[WRITE, kind | width << 4, at][..], data].concat();
+    let dispi = |register: u8, value: u16| write(4, 1, 2 * register, &value.to_le_bytes());
+    let common = |at: u8, width: u8, data: &[u8]| write(0, width, at, data);
+    let config = |at: u16, width: u8, data: &[u8]| [&[WRITE, 5 | width << 4][..], &at.to_le_bytes(), data].concat();
+    let mode = [dispi(4, 0), dispi(3, 32), dispi(1, 320), dispi(2, 200), dispi(4, 0x41), vec![0, 10]].concat();
+    let pixels = [&[WRITE, 7 | 0x80 | 3 << 4, 0, 0, 1, 15][..], &[0x5a; 128], &[0, 10]].concat();
+    let queue = |queue: u8| {
+        let at = |page: u16| u64::from(page).to_le_bytes();
+        [
+            common(0x16, 1, &[queue, 0]),
+            common(0x18, 1, &[16, 0]),
+            common(0x20, 3, &at(0x1000 * (1 + u16::from(queue)))),
+            common(0x28, 3, &at(0x1000 * (1 + u16::from(queue)) + 0x400)),
+            common(0x30, 3, &at(0x1000 * (1 + u16::from(queue)) + 0x800)),
+            common(0x1c, 1, &[1, 0]),
+        ]
+        .concat()
+    };
+    let driver = [
+        config(4, 1, &[7, 5]),
+        common(0x14, 0, &[0]),
+        common(0x14, 0, &[3]),
+        common(8, 2, &[1, 0, 0, 0]),
+        common(12, 2, &[1, 0, 0, 0]),
+        common(0x14, 0, &[11]),
+        queue(0),
+        queue(1),
+        common(0x14, 0, &[15]),
+        // A descriptor for a request, one for its reply, and the index.
+        [&[1, 0x40, 0, 40][..], &Request::parse("create_2d 1 bgrx 8x8").bytes].concat(),
+        vec![
+            1, 0, 1, 32, 0, 4, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0, 1, 0, 1, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 2, 0, 0,
+            0,
+        ],
+        vec![1, 0x40, 1, 6, 0, 0, 1, 0, 0, 0],
+        write(3, 1, 0, &[0, 0]),
+        vec![READ, 2, 0, 0],
+    ]
+    .concat();
+    let many = [&[3, 3][..], &[4, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0].repeat(3)].concat();
+    let lives = [("mode", [&mode[..], &pixels].concat()), ("driver", driver.clone()), ("many", many)];
+    let both = [&mode[..], &pixels, &driver, &mode, &[2, 0], &driver].concat();
+    let lives = lives.into_iter().chain([("both", both)]);
+    let shapes = [0u8, 1, 2, 3, 4, 12];
+    lives
+        .flat_map(|(name, life)| shapes.map(|shape| (format!("{name}-{shape}"), [&[shape], &life[..]].concat())))
+        .collect()
 }
