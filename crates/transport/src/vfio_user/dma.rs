@@ -273,3 +273,6 @@ fn same(these: &[Region], those: &[Region]) -> bool {
     };
     these.len() == those.len() && these.iter().zip(those).all(one)
 }
+
+#[cfg(test)]
+mod tests;

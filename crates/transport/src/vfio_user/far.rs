@@ -75,6 +75,11 @@ impl Remote {
         }
     }
 
+    #[cfg(test)]
+    pub fn has_warned(&self) -> bool {
+        self.warned.load(Ordering::Relaxed)
+    }
+
     /// Whoever waits gets nothing, and neither does who asks from now on.
     pub fn suspend(&self) {
         self.suspensions.fetch_or(1, Ordering::SeqCst);
