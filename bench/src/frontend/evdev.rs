@@ -1,13 +1,16 @@
 //! The driver of a virtio-input device (virtio 1.3, section 5.8.6): it keeps the event queue full of room and reads what comes.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::error::{Error, Result};
+use super::driver::Driver;
+use super::error::{Doing, Error, Result};
 use super::memory::Memory;
 use super::options::{Kind, Options};
 use super::ring::{Buffer, Queue, Signals};
 use super::session::FrontEnd;
+use super::vfio_user::PciGuest;
 
 /// Words of evdev.
 #[allow(missing_docs)]
@@ -94,15 +97,29 @@ impl EventRoom {
 /// The VMM and the guest's driver of an input device.
 #[derive(Debug)]
 pub struct InputDriver {
-    guest: FrontEnd,
+    guest: Box<dyn Driver>,
     room: EventRoom,
 }
 
 impl InputDriver {
     /// Connects, as QEMU's generic vhost-user device does, and gives the device room for 64 events.
     pub fn connect(path: &Path) -> Result<Self> {
-        let options = Options { queue_size: SIZE, memory: vec![(0, 1 << 20)], ..Options::new(Kind::Generic) };
-        let (mut guest, _) = FrontEnd::ready(path, options)?;
+        Self::over(Box::new(FrontEnd::ready(path, Self::options())?.0))
+    }
+
+    /// As [`connect`](Self::connect), where the device is a PCI function over vfio-user.
+    pub fn connect_pci(path: &Path) -> Result<Self> {
+        let socket = UnixStream::connect(path).doing("connect to the device's socket")?;
+        let mut guest = PciGuest::realize(socket, Self::options())?;
+        guest.start(false)?;
+        Self::over(Box::new(guest))
+    }
+
+    fn options() -> Options {
+        Options { queue_size: SIZE, memory: vec![(0, 1 << 20)], ..Options::new(Kind::Generic) }
+    }
+
+    fn over(mut guest: Box<dyn Driver>) -> Result<Self> {
         let memory = guest.memory().clone();
         let room = EventRoom::fill(&memory, guest.queue(EVENTS)?)?;
         Ok(Self { guest, room })

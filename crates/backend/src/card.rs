@@ -99,7 +99,8 @@ impl Card {
             None => match Rom::find(self.transport_model()) {
                 Ok(rom) => Ok(Some(rom)),
                 Err(why) => {
-                    tracing::warn!("Under SeaBIOS the screen stays dark until Linux draws on it: {why}");
+                    let why = anyhow::Error::new(why);
+                    tracing::warn!("Under SeaBIOS the screen stays dark until Linux draws on it: {why:#}");
                     Ok(None)
                 }
             },

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use bench::frontend::{Buffer, FrontEnd, Kind, Options, command};
+use bench::frontend::{Buffer, FrontEnd, InputDriver, InputEvent, Kind, Options, command};
 use frames::{Input, InputSession, TouchPhase};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -54,7 +54,11 @@ impl Bed {
         let (words_fifo, seen) = (fifo("words"), BufReader::new(fifo("seen")));
         let socket = |option: &str, name: &str| format!("--{option}={}", path(name).display());
         let options = [socket("input-socket", "input"), socket("input-socket", "touch") + ",touch"];
-        let mut all = vec!["--display=web=0", &options[0], &options[1]];
+        let mut all = vec!["--display=web=0", &options[1]];
+        // A card has a keyboard without a word.
+        if !words.contains(&"--transport=vfio-user") {
+            all.push(&options[0]);
+        }
         all.extend(words);
         let gpu = socket("socket-path", "gpu");
         if !words.iter().any(|word| word.starts_with("--fd")) {
@@ -260,4 +264,26 @@ fn a_device_with_a_passed_socket_ends_with_its_vmm_whatever_the_input_sockets_do
     assert_eq!(keyboard.frame(), [(EV_KEY, KEY_A, 1)]);
     drop(vmm);
     assert!(bed.device.process.wait().unwrap().success());
+}
+
+#[test]
+fn a_card_has_a_keyboard_beside_it_and_each_is_a_pci_function() {
+    let mut bed = Bed::new(&["--transport=vfio-user", "--sandbox=on"]);
+    let mut keyboard = InputDriver::connect_pci(&bed.path("gpu.input")).unwrap();
+    let mut screen = InputDriver::connect_pci(&bed.path("touch")).unwrap();
+    bed.act("down 30");
+    // The key, and what ends a frame.
+    keyboard.wait(2).unwrap();
+    let mut events = Vec::new();
+    keyboard.take(&mut events).unwrap();
+    assert_eq!(events[0], InputEvent { kind: EV_KEY, code: KEY_A, value: 1 });
+    assert!(events[1].ends_frame() && events.len() == 2, "{events:?}");
+    bed.act("touch 3");
+    screen.wait(2).unwrap();
+    // Another VM comes to the same keyboard.
+    drop(keyboard);
+    bed.act("up 30");
+    let mut keyboard = InputDriver::connect_pci(&bed.path("gpu.input")).unwrap();
+    bed.act("down 30");
+    keyboard.wait(2).unwrap();
 }

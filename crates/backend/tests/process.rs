@@ -40,6 +40,10 @@ fn wrong_words_end_with_code_2_and_one_line() {
         (&["--fd", "3", "--display", "web=0", "--input-socket", "/x", "--input-socket", "/y"], "one too many"),
         (&["--fd", "3", "--display", "window,maximised"], "fullscreen=MONITOR"),
         (&["--fd", "3", "--display", "window", "--tokens", "/x"], "--display vnc or web"),
+        (&["--fd", "3", "--model", "vga"], "--transport vfio-user"),
+        (&["--fd", "3", "--transport", "vfio-user", "--model", "cirrus"], "cirrus"),
+        (&["--fd", "3", "--transport", "vfio-user", "--model", "bochs", "--heads", "640x480,640x480"], "--heads"),
+        (&["--fd", "3", "--transport", "vfio-user", "--memory", "32M"], "at least 64M"),
     ] {
         let line = failure(&run(words), 2);
         assert!(line.contains(named), "{line}");
@@ -60,6 +64,8 @@ fn what_the_machine_refuses_ends_with_code_1_one_line_and_nothing_made() {
         (&["--display", "web=0", "--tokens", "/nonexistent.toml"], "/nonexistent.toml"),
         (&["--display", "web=0", "--input-socket", "/nonexistent/in"], "mkdir -p"),
         (&["--display", "web=0", "--input-socket", &control], "name two"),
+        (&["--transport", "vfio-user", "--display", "none", "--rom", "/nonexistent.bin"], "/nonexistent.bin"),
+        (&["--transport", "vfio-user", "--display", "none", "--rom", "/dev/null"], "no expansion ROM"),
     ] {
         let words = [&["--socket-path", socket.as_str(), "--control-socket", control.as_str()], words].concat();
         let line = failure(&run(&words), 1);

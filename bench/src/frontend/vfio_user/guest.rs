@@ -91,11 +91,22 @@ pub struct PciGuest {
 impl PciGuest {
     /// What a VMM says before its guest runs: the version, the memory, what the function has.
     pub fn realize(socket: UnixStream, options: Options) -> Result<Self> {
-        let wire = Arc::new(Wire::new(socket, options.patience)?);
         let memory = Arc::new(Memory::new(&options.memory)?);
+        let wire = Self::power_on(socket, &options, &memory)?;
         let make = |index| Queue::new(index, options.queue_size, memory.clone(), options.wait);
         let queues = (0..options.queues).map(make).collect::<Result<_>>()?;
         let config_changes = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).doing("make an eventfd")?;
+        let registers = find_registers(&wire)?;
+        Ok(Self { options, wire, memory, queues, registers, config_changes, acknowledged: 0 })
+    }
+
+    /// The same where no driver will come, for a guest that knows registers alone.
+    pub fn switch_on(socket: UnixStream, options: &Options) -> Result<Arc<Wire>> {
+        Self::power_on(socket, options, &Memory::new(&options.memory)?)
+    }
+
+    fn power_on(socket: UnixStream, options: &Options, memory: &Memory) -> Result<Arc<Wire>> {
+        let wire = Arc::new(Wire::new(socket, options.patience)?);
         let version = [&[0; 4], CAPABILITIES.as_bytes(), &[0]].concat();
         wire.ask(command::VERSION, &version, &[])?;
         for piece in memory.regions() {
@@ -108,9 +119,8 @@ impl PciGuest {
             wire.ask(command::GET_REGION_INFO, &words(&[32, 0, index, 0, 0, 0, 0, 0]), &[])?;
         }
         wire.ask(command::GET_IRQ_INFO, &words(&[16, 0, MSIX, 0]), &[])?;
-        let registers = find_registers(&wire)?;
         wire.ask(command::RESET, &[], &[])?;
-        Ok(Self { options, wire, memory, queues, registers, config_changes, acknowledged: 0 })
+        Ok(wire)
     }
 
     /// What a driver does up to DRIVER_OK. With `posted` it does not wait for its kicks to be taken, as under a VMM that has

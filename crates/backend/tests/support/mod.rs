@@ -51,6 +51,8 @@ impl Device {
             assert_eq!(device.process.try_wait().unwrap(), None, "The device ended at its start");
             std::thread::yield_now();
         }
+        // It listens on one socket before it does on the next; when it answers all are there.
+        device.stats();
         device
     }
 
