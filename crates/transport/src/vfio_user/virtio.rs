@@ -27,6 +27,9 @@ pub mod window {
     pub const MULTIPLIER: u64 = 4;
 }
 
+/// VIRTIO_F_ACCESS_PLATFORM: the driver uses the addresses that the platform gives it. Behind an IOMMU only those reach us.
+pub const ACCESS_PLATFORM: u64 = 1 << 33;
+
 /// Bits of the device status (virtio 1.3, section 2.1).
 pub mod status {
     /// The driver is ready.
@@ -163,7 +166,7 @@ impl Registers {
     /// Those of a device that was just switched on. `features` are the device's own.
     pub fn new(features: u64, limits: Vec<u16>, config: Arc<dyn ConfigSpace>, irqs: Arc<Irqs>) -> Self {
         Self {
-            offered: features | feature::TRANSPORT,
+            offered: features | feature::TRANSPORT | ACCESS_PLATFORM,
             queues: limits.iter().map(|limit| Queue::new(*limit)).collect(),
             limits,
             config,

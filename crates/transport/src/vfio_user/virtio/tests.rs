@@ -154,8 +154,8 @@ fn linux_sets_the_device_up() {
         bench.write(0x00, 4, word);
         bench.read(0x04, 4)
     });
-    assert_eq!(words, [0x3000_0003, 0x101, 0, 0]);
-    for (word, features) in [(0, 0x3000_0003), (1, 0x101), (2, 0), (3, 0)] {
+    assert_eq!(words, [0x3000_0003, 0x103, 0, 0]);
+    for (word, features) in [(0, 0x3000_0003), (1, 0x103), (2, 0), (3, 0)] {
         bench.write(0x08, 4, word);
         bench.write(0x0c, 4, features);
     }
@@ -174,7 +174,7 @@ fn linux_sets_the_device_up() {
     assert_eq!(bench.deeds(), [""; 0], "nothing runs before the driver is ready");
     bench.write(0x14, 1, 0xf);
     assert_eq!(bench.status(), 0xf);
-    assert_eq!(bench.deeds(), [format!("Run({})", 0x101_3000_0003u64), running(0, 64), running(1, 16)]);
+    assert_eq!(bench.deeds(), [format!("Run({})", 0x103_3000_0003u64), running(0, 64), running(1, 16)]);
     bench.carry_out();
     bench.write(0x2000, 2, 0);
     bench.write(0x2004, 2, 1);
@@ -270,7 +270,7 @@ fn a_reset_forgets_all_the_driver_said() {
 fn features_are_settled_only_when_offered_and_modern() {
     for (features, ok) in [
         (feature::VERSION_1, true),
-        (feature::VERSION_1 | FEATURES, true),
+        (feature::VERSION_1 | FEATURES | ACCESS_PLATFORM, true),
         (FEATURES, false),
         (feature::VERSION_1 | 1 << 5, false),
         (feature::VERSION_1 | 1 << 63, false),
