@@ -49,7 +49,7 @@ pub enum ChannelError {
 /// Both ends of our end of `socket`. `stop` ends the wait for a peer that does not read.
 pub fn split(socket: UnixStream, stop: Arc<OwnedFd>) -> (Receiver, Arc<Sender>) {
     let socket = Arc::new(socket);
-    let sender = Sender { socket: socket.clone(), stop, turn: Mutex::default() };
+    let sender = Sender { socket: socket.clone(), stop, patience: PATIENCE, turn: Mutex::default() };
     let header = [0; HEADER_BYTES];
     (Receiver { socket, header, payload: Vec::new(), expected: 0, have: 0, fds: Vec::new() }, Arc::new(sender))
 }
@@ -139,6 +139,7 @@ impl AsFd for Receiver {
 pub struct Sender {
     socket: Arc<UnixStream>,
     stop: Arc<OwnedFd>,
+    patience: Duration,
     /// Held from a message's first byte to its last.
     turn: Mutex<()>,
 }
@@ -158,7 +159,7 @@ impl Sender {
                 Ok(bytes) => sent += bytes,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.patience);
                     self.wait_writable(deadline)?;
                 }
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(ChannelError::HungUp),
@@ -198,3 +199,6 @@ impl Sender {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
     }
 }
+
+#[cfg(test)]
+mod tests;
