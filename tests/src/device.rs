@@ -67,11 +67,26 @@ impl Device {
         Self::spawn_with(&[("input", "")], command, options)
     }
 
-    /// Starts a device that is a whole PCI function over vfio-user: virtio, vga or bochs.
+    /// Starts a device that is a whole PCI card over vfio-user: virtio, vga or bochs. With viewers among its options it has
+    /// a keyboard and pointer. Its expansion ROM is the bed's, unless the options say another.
     pub fn spawn_vfio_user<S: AsRef<OsStr>>(model: &str, options: &[S]) -> Result<Self> {
         let mut all: Vec<OsString> = ["--transport", "vfio-user", "--model", model].map(Into::into).to_vec();
+        if model != "virtio" && !options.iter().any(|option| option.as_ref() == "--rom") {
+            all.push("--rom".into());
+            all.push(bed::vm()?.file("usr/share/seabios/vgabios-bochs-display.bin").into());
+        }
         all.extend(options.iter().map(|option| option.as_ref().to_owned()));
         Self::spawn(&all)
+    }
+
+    /// Starts a device that is a PCI card with a boot display on a host without any ROM for it.
+    pub fn spawn_without_rom<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
+        let program = workspace::binary(PROGRAM)?;
+        // A tree with the libraries that the program is linked to, and no firmware.
+        let command = bed::run::inside(bed::linux()?, program.to_str().context("A path without a name")?);
+        let mut all: Vec<OsString> = ["--transport", "vfio-user"].map(Into::into).to_vec();
+        all.extend(options.iter().map(|option| option.as_ref().to_owned()));
+        Self::spawn_in(workspace::scratch("device-")?, command, &all)
     }
 
     fn spawn_with<S: AsRef<OsStr>>(inputs: &[(&str, &str)], command: Command, options: &[S]) -> Result<Self> {

@@ -35,6 +35,23 @@ impl Picture {
         Ok(Picture { width, height, rgb })
     }
 
+    /// A picture of a BMP's 24-bit pixels, as firmware keeps its logo.
+    pub fn from_bmp(bytes: &[u8]) -> Result<Self> {
+        let word = |at: usize| -> Result<usize> {
+            let word = bytes.get(at..at + 4).and_then(<[u8]>::first_chunk).context("Half a BMP")?;
+            Ok(usize::try_from(u32::from_le_bytes(*word))?)
+        };
+        let (start, width, height) = (word(10)?, word(18)?, word(22)?);
+        ensure!(bytes.starts_with(b"BM") && word(28)? & 0xffff == 24, "Not a BMP of 24 bits");
+        let pitch = (width * 3).next_multiple_of(4);
+        // From the bottom up; blue, green, red.
+        let rows: Option<Vec<_>> =
+            (0..height).rev().map(|row| bytes.get(start + row * pitch..)?.get(..width * 3)).collect();
+        let rows = rows.context("A BMP with too few rows")?;
+        let pixels = rows.into_iter().flat_map(|row| row.as_chunks::<3>().0);
+        Ok(Picture { width, height, rgb: pixels.flat_map(|[blue, green, red]| [*red, *green, *blue]).collect() })
+    }
+
     /// Reads a PNG file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("Cannot open {}", path.display()))?;

@@ -460,3 +460,60 @@ fn a_window_shows_the_guest_takes_keys_and_gives_the_guest_its_size() -> Result<
     assert_no_faults(&device)?;
     guest.power_off()
 }
+
+/// A card and its keyboard as two functions in one slot; before the driver is there, the kernel's console is on the boot display.
+#[test]
+fn the_functions_of_a_card_over_vfio_user_take_keys_and_the_pointer_before_and_after_the_driver() -> Result<()> {
+    let words = ["--display", "vnc=127.0.0.1:0", "--heads", "1024x768"];
+    let device = Device::spawn_vfio_user("vga", &words)?;
+    let config = Config::mini().machine("pc").modules(&[]).real_mode().kernel_words("vga=0x344");
+    let config = config.gpu_with(Gpu::vfio_user(&device), "addr=5.0,multifunction=on");
+    let mut guest = Guest::boot(config.input(Input::VfioUser(device.input_function(), "addr=5.1")))?;
+    let log = guest.run("dmesg")?.text();
+    assert!(log.contains("VESA VGA frame buffer device"), "{log}");
+    open_shell(&mut guest)?;
+    let mut typist = Typist::connect(device.port("vnc")?)?;
+    assert_commands_are_typed(&mut guest, &device, &mut typist, (1024, 768), "Before the driver")?;
+
+    guest.run("for module in /modules/gpu/*.ko; do insmod $module || exit 1; done")?;
+    guest.wait_for("test -e /dev/dri/card0")?;
+    assert_commands_are_typed(&mut guest, &device, &mut typist, (1024, 768), "After the driver")?;
+    device.resize(0, 1280, 800)?;
+    wait_until(PATIENCE, "the mode", || Ok((mode(&mut guest)? == (1280, 800)).then_some(())))?;
+    let picture = guest.show(0, 1280, 800)?;
+    guest.assert_shown(&device, 0, &picture)?;
+    let mut watch = guest.watch(DEVICE)?;
+    typist.point(1279, 777, 0)?;
+    guest.wait_for_events(&mut watch, "the pointer", |watch| pixel(watch, (1280, 800)) == Some((1279, 777)))?;
+
+    // What was held when the guest began anew is no hindrance.
+    typist.key(u32::from('f'), true)?;
+    wait_for_key(&mut guest, &mut watch, KEY_F, true)?;
+    guest.reset()?;
+    assert_types(&mut guest, &mut typist)?;
+    assert_no_faults(&device)?;
+    guest.power_off()
+}
+
+/// A command that is typed is on the guest's screen, the screen changes, and the pointer is on the pixel that was meant.
+fn assert_commands_are_typed(
+    guest: &mut Guest,
+    device: &Device,
+    typist: &mut Typist,
+    size: (u32, u32),
+    words: &str,
+) -> Result<()> {
+    let before = device.screen()?;
+    assert_eq!(before.size(), (size.0 as usize, size.1 as usize));
+    typist.type_text(&format!("echo {words} | tee /tmp/typed\n"))?;
+    wait_for_line(guest, |line| line == words)?;
+    assert_eq!(guest.get("/tmp/typed")?, format!("{words}\n").into_bytes());
+    wait_until(PATIENCE, "the words on the screen", || Ok((device.screen()? != before).then_some(())))?;
+    let mut watch = guest.watch(DEVICE)?;
+    for (x, y) in [(320, 600), (1023, 0)] {
+        typist.point(x, y, 0)?;
+        let place = (i32::from(x), i32::from(y));
+        guest.wait_for_events(&mut watch, "the pointer", |watch| pixel(watch, size) == Some(place))?;
+    }
+    Ok(())
+}

@@ -34,3 +34,9 @@ fn the_generic_device_has_its_picture_again_after_suspend() -> Result<()> {
     let device = Device::spawn(&["--display", "none"])?;
     the_picture_comes_back_after_suspend(&device, Gpu::generic(&device))
 }
+
+#[test]
+fn a_card_over_vfio_user_has_its_picture_again_after_suspend() -> Result<()> {
+    let device = Device::spawn_vfio_user("vga", &["--display", "none"])?;
+    the_picture_comes_back_after_suspend(&device, Gpu::vfio_user(&device))
+}

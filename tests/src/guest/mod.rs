@@ -22,6 +22,7 @@ use crate::device::Device;
 use crate::picture::Picture;
 use crate::process::{self, Process, wait_until};
 use crate::progress::say;
+use crate::token::Token;
 use crate::workspace;
 
 /// How long anything may take that takes a moment on an idle machine.
@@ -214,6 +215,17 @@ impl Guest {
         }
         let shown = device.assert_shows(head, expected);
         self.explain(shown)
+    }
+
+    /// Waits until the device shows a word in characters of a size, and returns that picture.
+    pub fn wait_for_token(
+        &self,
+        device: &Device,
+        token: &Token,
+        cell: (usize, usize),
+        place: (usize, usize),
+    ) -> Result<Picture> {
+        self.explain(token.wait_until_shown(cell, place, || device.screen()))
     }
 
     /// Draws pictures that only the guest knows, changed in every way, and waits until each is shown.
