@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("beamsplit", &["viewer", "frames"]),
     // Nothing depends on these, so they may use what they like.
     ("guest-agent", &[]),
+    ("guest-probe", &[]),
     ("bench", EVERYTHING),
     ("tests", EVERYTHING),
     ("xtask", &["tests"]),
