@@ -5,6 +5,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,8 @@ use thiserror::Error;
 
 use super::wire::{HEADER_BYTES, Header, MAX_FDS, Message, WireError};
 
+/// What is read at once: a header and as much of a payload as an access to registers has.
+const AHEAD: usize = 64;
 /// How long a peer may leave a reply unread.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -50,8 +53,18 @@ pub enum ChannelError {
 pub fn split(socket: UnixStream, stop: Arc<OwnedFd>) -> (Receiver, Arc<Sender>) {
     let socket = Arc::new(socket);
     let sender = Sender { socket: socket.clone(), stop, patience: PATIENCE, turn: Mutex::default() };
-    let header = [0; HEADER_BYTES];
-    (Receiver { socket, header, payload: Vec::new(), expected: 0, have: 0, fds: Vec::new() }, Arc::new(sender))
+    let receiver = Receiver {
+        socket,
+        header: [0; HEADER_BYTES],
+        payload: Vec::new(),
+        expected: 0,
+        have: 0,
+        fds: Vec::new(),
+        ahead: [0; AHEAD],
+        unused: 0..0,
+        late: Vec::new(),
+    };
+    (receiver, Arc::new(sender))
 }
 
 /// Puts messages together.
@@ -64,16 +77,24 @@ pub struct Receiver {
     expected: usize,
     /// Bytes of header and payload that have come.
     have: usize,
+    /// Descriptors of this message.
     fds: Vec<OwnedFd>,
+    /// What was read at once, and which of it no message has taken yet.
+    ahead: [u8; AHEAD],
+    unused: Range<usize>,
+    /// Descriptors that came with the last read: those of the last message that began in it, for the kernel reads nothing
+    /// across what carries descriptors.
+    late: Vec<OwnedFd>,
 }
 
 impl Receiver {
     /// The next message, as far as it has come: `None` when its rest is still to come.
     pub fn receive(&mut self) -> Result<Option<Message<'_>>, ChannelError> {
         while self.have < HEADER_BYTES {
-            if !self.read()? {
+            if self.unused.is_empty() && !self.read_ahead()? {
                 return Ok(None);
             }
+            self.have += take(&self.ahead, &mut self.unused, &mut self.header[self.have..]);
         }
         let header = Header::parse(&self.header)?;
         self.expected = header.size;
@@ -81,51 +102,85 @@ impl Receiver {
             self.payload.resize(header.size, 0);
         }
         while self.have < HEADER_BYTES + header.size {
-            if !self.read()? {
+            if self.unused.is_empty() && !self.read_payload()? {
                 return Ok(None);
             }
+            let rest = &mut self.payload[self.have - HEADER_BYTES..header.size];
+            self.have += take(&self.ahead, &mut self.unused, rest);
         }
         self.have = 0;
+        if self.unused.is_empty() {
+            self.fds.append(&mut self.late);
+        }
         Ok(Some(Message { header, payload: &self.payload[..header.size], fds: std::mem::take(&mut self.fds) }))
     }
 
-    /// Reads what there is of the header or of the payload, never of what follows: descriptors belong to one message.
-    fn read(&mut self) -> Result<bool, ChannelError> {
-        let buffer = match self.have.checked_sub(HEADER_BYTES) {
-            None => &mut self.header[self.have..],
-            Some(have) => &mut self.payload[have..self.expected],
-        };
-        // One more than allowed, so that too many are seen.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS + 1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let received = loop {
-            match recvmsg(&self.socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
-                Ok(received) => break received,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(Errno::CONNRESET) => return Err(self.end()),
-                Err(error) => return Err(error.into()),
-            }
-        };
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                self.fds.extend(fds);
-            }
-        }
-        if received.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_FDS {
-            return Err(ChannelError::TooManyFds);
-        }
-        if received.bytes == 0 {
-            return Err(self.end());
-        }
-        self.have += received.bytes;
+    /// Whether a message, or its beginning, is here already: nobody need wait for the socket.
+    pub fn holds(&self) -> bool {
+        !self.unused.is_empty()
+    }
+
+    /// Reads what there is of a short message; perhaps the beginning of the next one with it.
+    fn read_ahead(&mut self) -> Result<bool, ChannelError> {
+        self.fds.append(&mut self.late);
+        let Some(bytes) = read(&self.socket, &mut self.ahead, &mut self.late)? else { return Ok(false) };
+        self.check(bytes)?;
+        self.unused = 0..bytes;
         Ok(true)
     }
 
-    fn end(&self) -> ChannelError {
-        if self.have == 0 { ChannelError::HungUp } else { ChannelError::Truncated }
+    /// Reads what there is of the payload, and nothing of what follows.
+    fn read_payload(&mut self) -> Result<bool, ChannelError> {
+        self.fds.append(&mut self.late);
+        let buffer = &mut self.payload[self.have - HEADER_BYTES..self.expected];
+        let Some(bytes) = read(&self.socket, buffer, &mut self.late)? else { return Ok(false) };
+        self.check(bytes)?;
+        self.have += bytes;
+        Ok(true)
     }
+
+    fn check(&self, bytes: usize) -> Result<(), ChannelError> {
+        match (bytes, self.have) {
+            (0, 0) => Err(ChannelError::HungUp),
+            (0, _) => Err(ChannelError::Truncated),
+            _ if self.fds.len() + self.late.len() > MAX_FDS => Err(ChannelError::TooManyFds),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Moves what there is of `source` into `target`, and returns how much that is.
+fn take(source: &[u8], unused: &mut Range<usize>, target: &mut [u8]) -> usize {
+    let bytes = unused.len().min(target.len());
+    target[..bytes].copy_from_slice(&source[unused.start..unused.start + bytes]);
+    unused.start += bytes;
+    bytes
+}
+
+/// Reads what there is, at most what fits; `None` when that is nothing, 0 at the end.
+fn read(socket: &UnixStream, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<Option<usize>, ChannelError> {
+    // One more than allowed, so that too many are seen.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS + 1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
+            Ok(received) => break received,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::CONNRESET) => return Ok(Some(0)),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(more) = message {
+            fds.extend(more);
+        }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(ChannelError::TooManyFds);
+    }
+    Ok(Some(received.bytes))
 }
 
 impl AsFd for Receiver {

@@ -155,13 +155,16 @@ impl<F: PciFunction> Control<'_, F> {
         let deadline = self.limit.map(|limit| Instant::now() + limit);
         let mut session = Session::new(self.function);
         loop {
-            let limit = deadline.filter(|_| session.peer().is_none()).map(left);
-            let (woken, [heard, due]) =
+            let limit = match receiver.holds() {
+                true => Some(Timespec::default()),
+                false => deadline.filter(|_| session.peer().is_none()).map(left),
+            };
+            let (woken, [mut heard, due]) =
                 self.watch.wait_either(receiver.as_fd(), session.function().poll_fd(), limit)?;
             match woken {
                 Woken::Stop => return Ok(()),
-                Woken::Timeout => return Err(End::Silent),
-                Woken::Readable => {}
+                Woken::Timeout if !receiver.holds() => return Err(End::Silent),
+                Woken::Timeout | Woken::Readable => heard |= receiver.holds(),
             }
             if due {
                 session.function().poll()?;
