@@ -42,7 +42,7 @@ impl Picture {
             Ok(usize::try_from(u32::from_le_bytes(*word))?)
         };
         let (start, width, height) = (word(10)?, word(18)?, word(22)?);
-        ensure!(bytes.starts_with(b"BM") && word(28)? & 0xffff == 24, "Not a BMP of 24 bits");
+        ensure!(bytes.starts_with(b"BM") && word(26)? >> 16 == 24, "Not a BMP of 24 bits");
         let pitch = (width * 3).next_multiple_of(4);
         // From the bottom up; blue, green, red.
         let rows: Option<Vec<_>> =
@@ -228,6 +228,21 @@ mod tests {
         assert_eq!(picture.pixel(1, 0), Some([6, 5, 4]));
         assert_eq!(picture.pixel(3, 0), None);
         assert_eq!(picture.crop(1, 1, 2, 1).unwrap().pixel(0, 0), picture.pixel(1, 1));
+    }
+
+    #[test]
+    fn a_bmp_is_read_from_the_bottom_up_without_what_fills_its_rows() {
+        let mut bmp = vec![0; 54];
+        bmp[..2].copy_from_slice(b"BM");
+        for (at, word) in [(10, 54_u32), (18, 3), (22, 2), (26, 24 << 16 | 1)] {
+            bmp[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        bmp.extend([1, 2, 3, 4, 5, 6, 7, 8, 9, 255, 255, 255, 11, 12, 13, 14, 15, 16, 17, 18, 19, 255, 255, 255]);
+        let picture = Picture::from_bmp(&bmp).unwrap();
+        assert_eq!(picture.size(), (3, 2));
+        assert_eq!((picture.pixel(0, 0), picture.pixel(2, 1)), (Some([13, 12, 11]), Some([9, 8, 7])));
+        assert!(Picture::from_bmp(&bmp[..bmp.len() - 4]).is_err());
+        assert!(Picture::from_bmp(&[]).is_err());
     }
 
     #[test]

@@ -195,6 +195,7 @@ pub struct Config {
     machine: &'static str,
     firmware: Option<Firmware>,
     disk: Option<PathBuf>,
+    iommu: bool,
     memory: Vec<u32>,
     private_memory: bool,
     modules: Vec<&'static str>,
@@ -216,6 +217,7 @@ impl Config {
             machine: "q35",
             firmware: None,
             disk: None,
+            iommu: false,
             memory: vec![512],
             private_memory: false,
             modules: vec!["gpu"],
@@ -282,6 +284,13 @@ impl Config {
     pub fn firmware(mut self, firmware: Firmware) -> Self {
         self.firmware = Some(firmware);
         self
+    }
+
+    /// Gives the guest an IOMMU, which its kernel uses. Only on q35.
+    #[must_use]
+    pub fn iommu(mut self) -> Self {
+        self.iommu = true;
+        self.kernel_words("intel_iommu=on")
     }
 
     /// Has the firmware start what is in a folder, which the guest sees as a FAT disk that is not written, and no kernel.
@@ -359,6 +368,10 @@ impl Config {
             Accel::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
         };
         self.add_memory(&mut qemu);
+        if self.iommu {
+            // Before all that is behind it.
+            qemu.args(["-device", "intel-iommu,caching-mode=on"]);
+        }
         self.add_firmware(&mut qemu, dir)?;
         self.add_system(&mut qemu)?;
         qemu.arg("-serial").arg(path_option("file:", &dir.join("console")));
@@ -482,5 +495,25 @@ impl With for OsString {
     fn with(mut self, end: &str) -> Self {
         self.push(end);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vfio_user_device_is_plugged_with_a_socket_in_it_and_words_as_qemu_wants_them() {
+        let gpu = Gpu::VfioUser("/run/a,b".into());
+        let device = vfio_user(Path::new("/run/a,b"), "gpu0", "addr=2.0,multifunction=on");
+        let expected = json!({
+            "driver": "vfio-user-pci", "id": "gpu0", "addr": "2.0", "multifunction": true,
+            "socket": {"type": "unix", "path": "/run/a,b"},
+        });
+        assert_eq!(device, expected);
+        let plugged = gpu.hot_plug("gpu0", "port0").unwrap();
+        assert_eq!(plugged[0].1["bus"], "port0");
+        assert_eq!((plugged.len(), gpu.hot_unplug("gpu0").len()), (1, 0));
+        assert!(!gpu.screen_in_qemu());
     }
 }

@@ -354,12 +354,7 @@ impl Guest {
     /// The first line in which QEMU complains of a vfio-user device.
     fn complaint(&self) -> Option<String> {
         let log = fs::read(self.dir.path().join("qemu.log")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let is_complaint = |line: &&str| {
-            let is_about = ["vfio", "timed out waiting for reply", "unexpected reply"];
-            is_about.iter().any(|word| line.contains(word))
-        };
-        log.lines().find(is_complaint).map(str::to_owned)
+        complaint_in(&String::from_utf8_lossy(&log)).map(str::to_owned)
     }
 
     fn ask(&mut self, request: &Request, bytes: &[u8]) -> Result<(Reply, Vec<u8>)> {
@@ -421,8 +416,32 @@ impl Drop for Guest {
     }
 }
 
+/// QEMU says nothing of vfio-user devices but what went wrong.
+fn complaint_in(log: &str) -> Option<&str> {
+    let words = ["vfio", "timed out waiting for reply", "unexpected reply"];
+    log.lines().find(|line| words.iter().any(|word| line.contains(word)))
+}
+
 /// Whether a QEMU has this device.
 pub fn has_device(qemu: &Path, name: &str) -> bool {
     let help = std::process::Command::new(qemu).args(["-device", "help"]).output();
     help.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(&format!("\"{name}\"")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_qemu_says_of_a_slow_or_wrong_device_is_a_complaint_and_other_words_are_not() {
+        for line in [
+            "qemu-system-x86_64: vfio_region_read(gpu0:region2+0x1014, 1) failed: Input/output error",
+            "qemu-system-x86_64: vfio_user_recv_one unexpected reply",
+            "qemu-system-x86_64: timed out waiting for reply",
+        ] {
+            let log = format!("qemu-system-x86_64: warning: host lacks a feature\n{line}\n");
+            assert_eq!(complaint_in(&log), Some(line));
+        }
+        assert_eq!(complaint_in("qemu-system-x86_64: terminating on signal 15\n"), None);
+    }
 }
