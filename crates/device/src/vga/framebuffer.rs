@@ -47,10 +47,8 @@ impl Framebuffer {
 
     /// A guest's read that came as a message. What is past the end reads 0.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        if let Some(slice) = self.slice(offset, data.len()) {
-            slice.copy_to(data);
-        }
+        let copied = self.slice(offset, data.len()).map_or(0, |slice| slice.copy_to(data));
+        data[copied..].fill(0);
     }
 
     /// A guest's write that came as a message. What is past the end is ignored.
