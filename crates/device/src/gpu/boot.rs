@@ -18,6 +18,9 @@ use crate::vga::{Cost, Mode, Picture, Rows, Vga, VgaPort};
 /// Between two looks at the framebuffer.
 const TICK: Duration = Duration::from_millis(33);
 
+/// Time that must pass for each byte that a look read: what changes all the time costs no more of a core than a still screen may.
+const NANOSECONDS_PER_BYTE: u64 = 8;
+
 /// The head that shows it.
 const HEAD: ScanoutId = ScanoutId(0);
 
@@ -144,9 +147,9 @@ impl Boot {
         }
     }
 
-    /// Looks at the framebuffer, and has the display see what changed.
-    fn look(&mut self, display: &mut dyn Display, rows: Rows, stats: &Stats) {
-        let Some(picture) = &mut self.picture else { return };
+    /// Looks at the framebuffer, and has the display see what changed. Returns when it may look again.
+    fn look(&mut self, display: &mut dyn Display, rows: Rows, stats: &Stats) -> Duration {
+        let Some(picture) = &mut self.picture else { return TICK };
         let mut cost = Cost::default();
         picture.look(&self.port.framebuffer(), rows, &mut cost);
         self.all = false;
@@ -166,6 +169,7 @@ impl Boot {
         self.hold(display, false);
         let watched = display.is_watched(HEAD);
         self.hold(display, !watched);
+        TICK.max(Duration::from_nanos(cost.bytes * NANOSECONDS_PER_BYTE))
     }
 }
 
@@ -220,8 +224,8 @@ impl Gpu {
         if boot.picture.is_some() && self.display.is_watched(HEAD) {
             // Who was not looked at for a while may have drawn anything.
             let rows = if boot.all || now >= boot.due + TICK { Rows::All } else { Rows::Some };
-            boot.look(self.display.as_mut(), rows, &self.stats);
-            (boot.due, boot.caught_up) = (now + TICK, false);
+            let rest = boot.look(self.display.as_mut(), rows, &self.stats);
+            (boot.due, boot.caught_up) = (now + rest, false);
         } else {
             let held = boot.picture.is_some();
             boot.hold(self.display.as_mut(), held);

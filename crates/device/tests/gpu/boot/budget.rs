@@ -25,6 +25,26 @@ fn budget_a_still_screen_costs_an_eighth_of_its_rows_thirty_times_a_second() {
     assert_eq!((after.frames, after.bytes_copied), (before.frames, before.bytes_copied));
 }
 
+/// 1920x1080, other pixels all the time: as many bytes as a still screen may cost, so fewer looks.
+#[test]
+fn budget_a_screen_that_changes_all_the_time_is_looked_at_less_often() {
+    let mut bed = Bed::new();
+    bed.set_mode((1920, 1080));
+    bed.wait();
+    let before = bed.machine.stats.snapshot();
+    for turn in 0..1000u32 {
+        bed.draw(turn % 64, turn % 1080, turn.to_le_bytes());
+        bed.set(dispi::Y_OFFSET, 0);
+        bed.machine.pass(Duration::from_millis(1));
+        bed.machine.poll();
+    }
+    let after = bed.machine.stats.snapshot();
+    let scans = after.boot_scans - before.boot_scans;
+    assert!((14..=16).contains(&scans), "{scans}");
+    let bytes = after.boot_bytes - before.boot_bytes;
+    assert!(bytes <= 133_000_000, "{bytes}");
+}
+
 #[test]
 fn budget_nobody_looks_at_what_nobody_watches() {
     let mut bed = Bed::lit();
