@@ -69,6 +69,8 @@ pub struct Memory {
     regions: Vec<Region>,
     /// What the regions lie in that are not mapped.
     far: Option<Arc<dyn Far>>,
+    /// Start and end of what is not to be written, in order.
+    read_only: Vec<(u64, u64)>,
 }
 
 /// Why regions do not make a table.
@@ -116,7 +118,7 @@ impl Memory {
                 return Err(MemoryError::Overlap(low.start, high.start));
             }
         }
-        Ok(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), regions, far: None })
+        Ok(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), regions, far: None, read_only: Vec::new() })
     }
 
     /// A table of `regions`, of which those that lie in the mirror of `far` are far.
@@ -124,9 +126,20 @@ impl Memory {
         Ok(Self { far: Some(far), ..Self::new(regions)? })
     }
 
+    /// The same table, of which some is not to be written: start and end of each part, in order. [`target`](Self::target) has
+    /// none of it.
+    pub fn with_read_only(self, parts: Vec<(u64, u64)>) -> Self {
+        Self { read_only: parts, ..self }
+    }
+
+    /// Start and end of what is not to be written, in order.
+    pub fn read_only(&self) -> &[(u64, u64)] {
+        &self.read_only
+    }
+
     /// A table without regions.
     pub fn empty() -> Self {
-        Self { generation: 0, regions: Vec::new(), far: None }
+        Self { generation: 0, regions: Vec::new(), far: None, read_only: Vec::new() }
     }
 
     /// Differs from every other table's but the empty ones'.
@@ -140,6 +153,7 @@ impl Memory {
     }
 
     /// What the regions lie in that are not mapped; most tables have none.
+    #[inline]
     pub fn far(&self) -> Option<&dyn Far> {
         self.far.as_deref()
     }
@@ -154,20 +168,26 @@ impl Memory {
     /// [`fetch`](Self::fetch): what far memory has there now is not asked for.
     pub fn target(&self, addr: u64, len: u64) -> Option<VolatileSlice<'_>> {
         let (place, room) = self.locate(addr, None)?;
-        (len <= room).then(|| self.piece(place, len)).flatten().map(|(slice, _)| slice)
+        let target = (len <= room).then(|| self.mapped(place, len)).flatten()?;
+        let before = self.read_only.partition_point(|(start, _)| *start < addr.saturating_add(len));
+        let protected = before.checked_sub(1).is_some_and(|last| self.read_only[last].1 > addr);
+        (!protected).then_some(target)
     }
 
     /// Slices of `len` bytes at `addr` show what the guest has there now, as those of mapped memory always do.
+    #[inline]
     pub fn fetch(&self, addr: u64, len: u64) -> bool {
         self.far.is_none() || self.each_far(addr, len, |far, at, slice| far.fetch(at, slice)).is_some()
     }
 
     /// The guest sees what was written into slices of `len` bytes at `addr`, as it does at once in mapped memory.
+    #[inline]
     pub fn written(&self, addr: u64, len: u64) -> bool {
         self.far.is_none() || self.each_far(addr, len, |far, at, slice| far.store(at, slice)).is_some()
     }
 
     /// Nobody uses a slice of this table now.
+    #[inline]
     pub fn rest(&self) -> Rest {
         self.far.as_ref().map_or(Rest::Quiet, |far| far.rest())
     }
@@ -189,7 +209,8 @@ impl Memory {
         while len > 0 {
             let (place, room) = self.locate(addr, None)?;
             let part = len.min(room);
-            if let (slice, Some(far)) = self.piece(place, part)? {
+            let (slice, far) = (self.mapped(place, part)?, self.far()?);
+            if Arc::ptr_eq(far.mirror(), &self.regions.get(place.region as usize)?.mapping) {
                 each(far, addr, slice).then_some(())?;
             }
             // Only the last byte of the address space has no successor, and then nothing is left.
@@ -214,27 +235,34 @@ impl Memory {
     }
 
     /// `len` bytes at a place of this table; `None` past the region's end.
+    #[inline]
     pub(crate) fn at(&self, place: Place, len: u64) -> Option<VolatileSlice<'_>> {
-        let (slice, far) = self.piece(place, len)?;
-        if let Some(far) = far {
-            let region = self.regions.get(place.region as usize)?;
-            far.fetch(region.start.checked_add(place.offset)?, slice).then_some(())?;
+        let slice = self.mapped(place, len)?;
+        match &self.far {
+            None => Some(slice),
+            Some(far) => self.fetched(&**far, place, slice),
         }
-        Some(slice)
     }
 
     /// As [`at`](Self::at), without asking for bytes that are far.
     #[inline]
-    fn piece(&self, place: Place, len: u64) -> Option<(VolatileSlice<'_>, Option<&dyn Far>)> {
+    fn mapped(&self, place: Place, len: u64) -> Option<VolatileSlice<'_>> {
         let region = self.regions.get(place.region as usize)?;
         let end = place.offset.checked_add(len)?;
         if end > region.len {
             return None;
         }
         let offset = region.offset.checked_add(usize::try_from(place.offset).ok()?)?;
-        let slice = region.mapping.get_slice(offset, usize::try_from(len).ok()?).ok()?;
-        let far = self.far.as_deref().filter(|far| Arc::ptr_eq(far.mirror(), &region.mapping));
-        Some((slice, far))
+        region.mapping.get_slice(offset, usize::try_from(len).ok()?).ok()
+    }
+
+    #[cold]
+    fn fetched<'m>(&'m self, far: &dyn Far, place: Place, slice: VolatileSlice<'m>) -> Option<VolatileSlice<'m>> {
+        let region = self.regions.get(place.region as usize)?;
+        if Arc::ptr_eq(far.mirror(), &region.mapping) {
+            far.fetch(region.start.checked_add(place.offset)?, slice).then_some(())?;
+        }
+        Some(slice)
     }
 }
 
@@ -280,5 +308,24 @@ pub(crate) mod tests {
         let first = Memory::new(vec![region(0, 1)]).unwrap().generation();
         assert_ne!(first, Memory::new(vec![region(0, 1)]).unwrap().generation());
         assert_ne!(first, Memory::empty().generation());
+    }
+
+    #[test]
+    fn what_is_read_only_is_no_target() {
+        let memory = Memory::new(vec![region(0x1000, 0x4000)]).unwrap();
+        let memory = memory.with_read_only(vec![(0x2000, 0x3000), (0x4000, 0x4800)]);
+        for (addr, len, there) in [
+            (0x1000, 0x1000, true),
+            (0x1000, 0x1001, false),
+            (0x2fff, 1, false),
+            (0x2fff, 2, false),
+            (0x3000, 0x1000, true),
+            (0x3000, 0x1001, false),
+            (0x4800, 0x800, true),
+            (0x1000, 0x4000, false),
+        ] {
+            assert_eq!(memory.target(addr, len).is_some(), there, "{len:#x} bytes at {addr:#x}");
+            assert!(memory.slice(addr, len).is_some());
+        }
     }
 }

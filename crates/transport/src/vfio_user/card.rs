@@ -26,6 +26,11 @@ use crate::worker::{Change, Gone, Worker};
 /// Changes that are given to the gpu thread before it is waited for. Fewer than make it wait by itself: by then nobody would
 /// answer it.
 const UNSETTLED: usize = 32;
+/// Entries of a ring. Behind an IOMMU of the guest a ring is in one piece only inside a page, and so many fit into one; a ring
+/// that is far is copied as a whole.
+const LARGEST_QUEUE: u16 = 128;
+/// So many windows are made into a table for each that comes while rings run.
+const FEW_WINDOWS: usize = 2048;
 /// The registers of BAR 2 that say what is shown, and how.
 const MODE: std::ops::Range<u64> = 0x500..0x608;
 /// Where the table of MSI-X ends and the pending bits are, in BAR 4.
@@ -67,6 +72,8 @@ pub struct Card<W> {
     unsettled: usize,
     /// Whether it knows a table of memory.
     knows_memory: bool,
+    /// Windows that are open.
+    windows: usize,
     kicks: Vec<Kick>,
     /// Kept for its memory.
     deeds: Vec<Deed>,
@@ -91,7 +98,8 @@ impl<W: Worker<Infallible>> Card<W> {
         worker: W,
         irqs: Arc<Irqs>,
     ) -> io::Result<Self> {
-        let Identity { features, queue_sizes, config } = identity;
+        let Identity { features, mut queue_sizes, config } = identity;
+        queue_sizes.iter_mut().for_each(|size| *size = LARGEST_QUEUE.min(*size));
         let boot = boot.filter(|_| shape.model.has_boot_display());
         let rom = rom.filter(|_| shape.model.has_boot_display());
         let framebuffer = boot.as_ref().map_or(0, |boot| boot.framebuffer().len());
@@ -114,6 +122,7 @@ impl<W: Worker<Infallible>> Card<W> {
             worker,
             unsettled: 0,
             knows_memory: false,
+            windows: 0,
             kicks,
             deeds: Vec::new(),
         };
@@ -408,12 +417,20 @@ impl<W: Worker<Infallible>> PciFunction for Card<W> {
         Ok(())
     }
 
+    /// A driver behind an IOMMU opens windows while its rings run, and uses them as soon as it is answered. With many windows a
+    /// table for each takes too long: then the gpu thread hears of a row of them, right after the answers.
     fn map(&mut self, window: Window, file: Option<OwnedFd>) -> Result<(), Refused> {
-        Ok(self.dma.map(window, file)?)
+        self.dma.map(window, file)?;
+        self.windows += 1;
+        if self.registers.runs() && self.windows <= FEW_WINDOWS {
+            self.give_memory()?;
+        }
+        Ok(())
     }
 
     fn unmap(&mut self, range: Option<(u64, u64)>) -> Result<(), Refused> {
         self.dma.unmap(range)?;
+        self.windows = range.map_or(0, |_| self.windows.saturating_sub(1));
         // Who never had memory has none to give back.
         if self.knows_memory
             && let Some(memory) = self.dma.take_table()
@@ -469,6 +486,7 @@ impl<W: Worker<Infallible>> PciFunction for Card<W> {
             (kick.given, kick.due) = (false, false);
         }
         self.knows_memory = false;
+        self.windows = 0;
         self.dma.clear();
         self.irqs.hang_up();
         self.unmask = None;

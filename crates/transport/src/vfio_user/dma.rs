@@ -1,8 +1,8 @@
 //! The guest's memory as a VMM lets the device have it: windows that come and go.
 //!
-//! A window with a file is mapped. One without can be asked for by messages only. Windows that cannot be written (ROMs, and
-//! RAM that firmware protected) and those that show our own BARs to ourselves never become guest memory, so they may
-//! come and go without anybody noticing.
+//! A window with a file is mapped; behind an IOMMU of the guest many can only be read. One without can be asked for by
+//! messages only. Those of them that cannot be written (ROMs) and those that show our own BARs to ourselves never become guest
+//! memory, so they may come and go without anybody noticing.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -43,6 +43,7 @@ pub struct DmaTable {
 #[derive(Debug)]
 struct Held {
     size: u64,
+    writable: bool,
     backing: Backing,
 }
 
@@ -50,7 +51,7 @@ struct Held {
 enum Backing {
     /// Pages of a file that we mapped.
     Near(Mapped),
-    /// What the device may not read and write both.
+    /// What the device has no use for.
     Restricted,
     /// Only the VMM has it.
     Far,
@@ -101,20 +102,26 @@ impl DmaTable {
             return Err(refusal(Errno::EXIST, "A DMA window overlaps another"));
         }
         let backing = match file {
-            _ if !(readable && writable) => Backing::Restricted,
-            Some(file) => Backing::Near(self.files.map(file, offset, size).map_err(|why| {
-                guest_log!(warn, "Guest memory at {iova:#x} cannot be mapped: {why}");
-                match why {
-                    MapFailure::Huge | MapFailure::Short { .. } => {
-                        refusal(Errno::INVAL, "A DMA window is larger than its file")
-                    }
-                    MapFailure::Refused(_) => refusal(Errno::NOTSUP, "The file of a DMA window cannot be mapped"),
-                    MapFailure::TooMany => refusal(Errno::NOSPC, "There are too many DMA windows"),
+            _ if !readable => Backing::Restricted,
+            Some(file) => match self.files.map(file, offset, size) {
+                Ok(mapped) => Backing::Near(mapped),
+                // A ROM, whose file is not for writing either.
+                Err(_) if !writable => Backing::Restricted,
+                Err(why) => {
+                    guest_log!(warn, "Guest memory at {iova:#x} cannot be mapped: {why}");
+                    return Err(match why {
+                        MapFailure::Huge | MapFailure::Short { .. } => {
+                            refusal(Errno::INVAL, "A DMA window is larger than its file")
+                        }
+                        MapFailure::Refused(_) => refusal(Errno::NOTSUP, "The file of a DMA window cannot be mapped"),
+                        MapFailure::TooMany => refusal(Errno::NOSPC, "There are too many DMA windows"),
+                    });
                 }
-            })?),
+            },
+            None if !writable => Backing::Restricted,
             None => Backing::Far,
         };
-        self.windows.insert(iova, Held { size, backing });
+        self.windows.insert(iova, Held { size, writable, backing });
         self.changed = true;
         Ok(())
     }
@@ -148,8 +155,8 @@ impl DmaTable {
             return None;
         }
         self.renew_mirror();
-        let regions = self.regions();
-        if same(&regions, self.taken.regions()) {
+        let (regions, read_only) = (self.regions(), self.read_only());
+        if same(&regions, self.taken.regions()) && read_only == self.taken.read_only() {
             return None;
         }
         let made = match &self.mirror {
@@ -157,7 +164,7 @@ impl DmaTable {
             None => Memory::new(regions),
         };
         self.taken = match made {
-            Ok(memory) => Arc::new(memory),
+            Ok(memory) => Arc::new(memory.with_read_only(read_only)),
             // Windows do not overlap, so this does not happen.
             Err(why) => {
                 guest_log!(error, "Guest memory cannot be used: {why}");
@@ -206,7 +213,7 @@ impl DmaTable {
     fn regions(&self) -> Vec<Region> {
         let mut regions: Vec<Region> = Vec::new();
         let mut far = 0;
-        for (&start, Held { size, backing }) in &self.windows {
+        for (&start, Held { size, backing, .. }) in &self.windows {
             let (mapping, offset) = match (backing, &self.mirror) {
                 _ if self.is_own(start, *size) => continue,
                 (Backing::Near(Mapped { mapping, offset }), _) => (mapping, *offset),
@@ -224,6 +231,13 @@ impl DmaTable {
             }
         }
         regions
+    }
+
+    /// Start and end of the windows that are guest memory and cannot be written.
+    fn read_only(&self) -> Vec<(u64, u64)> {
+        let near = |held: &Held| !held.writable && matches!(held.backing, Backing::Near(_));
+        let windows = self.windows.iter().filter(|(start, held)| near(held) && !self.is_own(**start, held.size));
+        windows.map(|(start, held)| (*start, start + held.size)).collect()
     }
 
     fn far_windows(&self) -> impl Iterator<Item = (u64, u64)> + '_ {

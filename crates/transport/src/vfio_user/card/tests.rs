@@ -412,6 +412,38 @@ fn memory_that_is_taken_away_is_let_go_before_the_answer() {
     assert_eq!(machine.answer(), Some(b"echo".to_vec()));
 }
 
+/// Behind an IOMMU of the guest.
+#[test]
+fn a_request_may_lie_where_the_device_only_reads_and_an_answer_may_not() {
+    let (mut machine, _bell) = Machine::running(SHAPE);
+    machine.thread.lock().run();
+    machine.card.unmap(Some((0, MEMORY))).unwrap();
+    for (iova, size, writable) in [(0, 0x8000, true), (0x8000, 0x1000, false), (0x9000, 0x1000, true)] {
+        let window = Window { iova, size, offset: iova, readable: true, writable };
+        machine.card.map(window, Some(machine.file.try_clone().unwrap().into())).unwrap();
+    }
+    machine.offer(b"echo");
+    machine.kick();
+    assert_eq!(machine.answer(), Some(b"echo".to_vec()));
+    machine.card.unmap(Some((0x9000, 0x1000))).unwrap();
+    let window = Window { iova: 0x9000, size: 0x1000, offset: 0x9000, readable: true, writable: false };
+    machine.card.map(window, Some(machine.file.try_clone().unwrap().into())).unwrap();
+    machine.offer(b"echo");
+    machine.kick();
+    assert_eq!(machine.answer(), Some(Vec::new()), "the chain is given back");
+    assert_eq!(machine.status(), 0xf);
+}
+
+#[test]
+fn a_ring_fits_into_a_page() {
+    let entries = u64::from(LARGEST_QUEUE);
+    let used = (16 * entries + 6 + 2 * entries).next_multiple_of(64);
+    assert!(used + 6 + 8 * entries <= 4096);
+    assert!(2 * LARGEST_QUEUE > 64, "and the device's own limits are kept");
+    let mut machine = Machine::new(SHAPE);
+    assert_eq!(machine.read(region::BAR2, 0x1018, 2), 64);
+}
+
 #[test]
 fn firmware_takes_memory_apart_without_anybody_waiting() {
     let mut machine = Machine::new(SHAPE);

@@ -22,6 +22,7 @@ type Run = (u64, u64, Page);
 struct Opened {
     size: u64,
     first: Option<Page>,
+    writable: bool,
 }
 
 /// A table and its model.
@@ -31,13 +32,14 @@ pub struct Checked {
     windows: BTreeMap<u64, Opened>,
     own: Option<(u64, u64)>,
     taken: Vec<Run>,
+    protected: Vec<(u64, u64)>,
 }
 
 impl Checked {
     /// With a file of each length.
     pub fn new(files: &[u64]) -> Self {
         let files = files.iter().map(|len| memfd(*len)).collect();
-        Self { table: table(), files, windows: BTreeMap::new(), own: None, taken: Vec::new() }
+        Self { table: table(), files, windows: BTreeMap::new(), own: None, taken: Vec::new(), protected: Vec::new() }
     }
 
     pub fn own(&mut self, bar: (u64, u64)) {
@@ -49,16 +51,20 @@ impl Checked {
         let fd = file.and_then(|file| copy(&self.files[file]));
         let done = self.table.map(Window { writable, ..window(iova, size, offset) }, fd).map_err(|why| why.errno);
         let overlaps = self.windows.iter().any(|(start, held)| *start < iova + size && iova < start + held.size);
-        let short = writable && file.is_some_and(|file| self.files[file].metadata().unwrap().len() < offset + size);
-        let expected = match (overlaps, short) {
+        let short = file.is_some_and(|file| self.files[file].metadata().unwrap().len() < offset + size);
+        let expected = match (overlaps, short && writable) {
             (true, _) => Err(Errno::EXIST),
             (_, true) => Err(Errno::INVAL),
             _ => Ok(()),
         };
         assert_eq!(done, expected);
         if done.is_ok() {
-            let first = writable.then_some(file.map_or(Page::Far, |file| Page::File(file, offset)));
-            self.windows.insert(iova, Opened { size, first });
+            // What can only be read is memory when it has a file, and a ROM otherwise.
+            let first = match file {
+                Some(file) => (!short).then_some(Page::File(file, offset)),
+                None => writable.then_some(Page::Far),
+            };
+            self.windows.insert(iova, Opened { size, first, writable });
         }
         done
     }
@@ -76,7 +82,7 @@ impl Checked {
     /// The longest runs that there are.
     fn runs(&self) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
-        for (&iova, Opened { size, first }) in &self.windows {
+        for (&iova, Opened { size, first, .. }) in &self.windows {
             let own = self.own.is_some_and(|(start, len)| start <= iova && iova + size <= start + len);
             let (Some(first), false) = (*first, own) else { continue };
             match runs.last_mut() {
@@ -87,15 +93,23 @@ impl Checked {
         runs
     }
 
+    /// What can only be read.
+    fn read_only(&self) -> Vec<(u64, u64)> {
+        let own = |start, size| self.own.is_some_and(|(bar, len)| bar <= start && start + size <= bar + len);
+        let windows = self.windows.iter().filter(|(start, held)| !own(**start, held.size));
+        let windows = windows.filter(|(_, held)| !held.writable && held.first.is_some());
+        windows.map(|(start, held)| (*start, start + held.size)).collect()
+    }
+
     /// Takes the table and compares it with what it must be; it is another one only if it must be.
     pub fn take(&mut self) -> Option<Arc<Memory>> {
         let taken = self.table.take_table();
-        let runs = self.runs();
-        assert_eq!(taken.is_some(), runs != self.taken);
+        let (runs, read_only) = (self.runs(), self.read_only());
+        assert_eq!(taken.is_some(), (&runs, &read_only) != (&self.taken, &self.protected));
         if let Some(memory) = &taken {
             let found: Vec<Run> = memory.regions().iter().map(|region| self.run(memory, region)).collect();
-            assert_eq!(found, runs);
-            self.taken = runs;
+            assert_eq!((&*found, memory.read_only()), (&*runs, &*read_only));
+            (self.taken, self.protected) = (runs, read_only);
         }
         taken
     }
