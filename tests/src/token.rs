@@ -66,7 +66,26 @@ impl Token {
                     .enumerate()
                     .all(|(index, one)| letters.iter().skip(index + 1).all(|other| !sheet.are_same(*one, *other)))
         };
-        (0..height).any(|y| (0..width).any(|x| is_at(x, y)))
+        // The line through the middle of a row of characters tells at once where nothing is drawn: nearly everywhere.
+        let changes = |y: usize| {
+            let line = picture.line(0, y + cell.1 / 2, width).unwrap_or_default();
+            let mut changes: Vec<usize> = Vec::new();
+            for (x, pair) in line.array_windows::<2>().enumerate() {
+                if pair[0] != pair[1] {
+                    changes.push(x);
+                }
+            }
+            changes
+        };
+        (0..height).any(|y| {
+            // A character begins at most its width before a change in it.
+            let mut next = 0;
+            changes(y).into_iter().any(|change| {
+                let begin = next.max((change + 2).saturating_sub(cell.0));
+                next = change + 1;
+                (begin..next).any(|x| is_at(x, y))
+            })
+        })
     }
 
     /// Looks again and again until a picture shows it, and returns that picture. Without success, the last picture is kept.
