@@ -181,7 +181,7 @@ fn vfio_user_descriptors_in_floods() {
     }
     guest.vmm.send_raw(&words(&[20, 0x24, 2, 0, 3]), &[]);
     assert_ne!(guest.vmm.reply(9).unwrap().errno, 0);
-    guest.vmm.send(vmm::GET_INFO, 0, &words(&[16, 0, 0, 0]), &vec![writer.as_fd(); 17]);
+    guest.vmm.send(vmm::GET_INFO, 0, &words(&[16, 0, 0, 0]), &[writer.as_fd(); 17]);
     assert!(guest.vmm.is_disconnected());
     drop(guest);
     // The next one is there only after all of it was closed.
