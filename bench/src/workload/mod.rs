@@ -680,7 +680,6 @@ fn connect(stream: UnixStream, talk: Talk) -> Result<Ready> {
     let mut options = Options { wait: Wait::Block, ..Options::new(kind) };
     options.display = Settings { heads: vec![(1920, 1080)], ..Settings::default() };
     if let Talk::Pci(transport) = talk {
-        // The longest ring that the device has.
         let mut guest = PciGuest::realize(stream, options)?;
         guest.start(transport == Transport::VfioUserPosted)?;
         let function = Some(Function { wire: guest.wire().clone(), registers: guest.registers() });

@@ -93,10 +93,17 @@ impl PciGuest {
     pub fn realize(socket: UnixStream, options: Options) -> Result<Self> {
         let memory = Arc::new(Memory::new(&options.memory)?);
         let wire = Self::power_on(socket, &options, &memory)?;
-        let make = |index| Queue::new(index, options.queue_size, memory.clone(), options.wait);
-        let queues = (0..options.queues).map(make).collect::<Result<_>>()?;
         let config_changes = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).doing("make an eventfd")?;
         let registers = find_registers(&wire)?;
+        let make = |index: u16| {
+            wire.store(registers.region, registers.common + register::QUEUE_SELECT, &index.to_le_bytes())?;
+            let longest = wire.load_u16(registers.region, registers.common + register::QUEUE_SIZE)?;
+            if longest == 0 {
+                return Err(Error::Lacks(format!("queue {index}")));
+            }
+            Queue::new(index, longest.min(options.queue_size), memory.clone(), options.wait)
+        };
+        let queues = (0..options.queues).map(make).collect::<Result<_>>()?;
         Ok(Self { options, wire, memory, queues, registers, config_changes, acknowledged: 0 })
     }
 
