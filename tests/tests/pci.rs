@@ -95,8 +95,6 @@ fn a_vga_card_serves_virtio_gpu_with_messages_through_resets_and_the_next_vm_see
 
     guest.reboot()?;
     guest.assert_pictures_are_shown(&device)?;
-    guest.reset()?;
-    guest.assert_pictures_are_shown(&device)?;
     assert_no_faults(&mut guest, &device)?;
 
     // What is in the framebuffer goes with the VM, and so does the picture.
