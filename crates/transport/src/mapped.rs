@@ -5,13 +5,16 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use rustix::fs::{FileType, Stat, fstat};
+use rustix::fs::{FileType, SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 use thiserror::Error;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{FileOffset, MmapRegion};
 
 use crate::sigbus;
+
+/// The smallest piece that a file has or has not.
+const PAGE: u64 = 4096;
 
 /// Why a piece of a file cannot be mapped.
 #[derive(Debug, Error)]
@@ -53,6 +56,19 @@ pub(crate) struct Mapped {
     pub mapping: Arc<MmapRegion>,
     /// Where in the mapping the piece begins, in bytes.
     pub offset: usize,
+}
+
+impl Mapped {
+    /// Whether the page at `offset` of the piece is not in the file: nobody wrote to it, neither through this mapping nor
+    /// through another shared one. To be asked before it is read, which may put it there.
+    pub fn is_hole(&self, offset: u64) -> bool {
+        let Some(file) = self.mapping.file_offset() else { return false };
+        let at = file.start() + self.offset as u64 + offset;
+        match seek(file.file(), SeekFrom::Data(at)) {
+            Ok(data) => data / PAGE > at / PAGE,
+            Err(error) => error == Errno::NXIO,
+        }
+    }
 }
 
 /// Maps `size` bytes from `offset` on, shared and writable.

@@ -167,6 +167,8 @@ impl<W: Worker<Infallible>> Card<W> {
                     self.give_memory()?;
                 }
                 Deed::Start(queue, layout) => {
+                    self.dma.verify(layout.available);
+                    self.give_memory()?;
                     self.give_kick(queue)?;
                     self.change(Change::Start { queue, layout: Some(layout), base: Some(0) })?;
                     self.change(Change::Enable(queue, true))?;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use device::memory::Far;
 use device::{Memory, Region, guest_log};
 use rustix::io::Errno;
+use vm_memory::MmapRegion;
 
 use super::far::{Mirror, Remote};
 use super::{DmaPort, Refusal, Window};
@@ -34,6 +35,8 @@ pub struct DmaTable {
     own_bars: Vec<(u64, u64)>,
     remote: Option<Arc<Remote>>,
     mirror: Option<Arc<Mirror>>,
+    /// Files that are not what they should be: their VMM has pages of its own in their place.
+    private: Vec<Arc<MmapRegion>>,
     /// Whether the table that was taken last may be out of date.
     changed: bool,
     /// The table that was taken last.
@@ -70,6 +73,7 @@ impl DmaTable {
             own_bars: Vec::new(),
             remote: None,
             mirror: None,
+            private: Vec::new(),
             changed: false,
             taken: Arc::new(Memory::empty()),
         }
@@ -104,6 +108,7 @@ impl DmaTable {
         let backing = match file {
             _ if !readable => Backing::Restricted,
             Some(file) => match self.files.map(file, offset, size) {
+                Ok(mapped) if self.is_private(&mapped) => without_file(writable),
                 Ok(mapped) => Backing::Near(mapped),
                 // A ROM, whose file is not for writing either.
                 Err(_) if !writable => Backing::Restricted,
@@ -118,8 +123,7 @@ impl DmaTable {
                     });
                 }
             },
-            None if !writable => Backing::Restricted,
-            None => Backing::Far,
+            None => without_file(writable),
         };
         self.windows.insert(iova, Held { size, writable, backing });
         self.changed = true;
@@ -199,12 +203,39 @@ impl DmaTable {
         }
     }
 
+    /// The driver has set up a ring at `address`, which nobody has read yet. So it wrote there, and the page is in the window's
+    /// file. If not, then the VMM maps that file privately (QEMU without share=on) and what we see of it is nobody's memory:
+    /// all its windows are asked for by messages from now on.
+    pub fn verify(&mut self, address: u64) {
+        let Some((start, held)) = self.windows.range(..=address).next_back() else { return };
+        let Backing::Near(mapped) = &held.backing else { return };
+        let offset = address - start;
+        if offset >= held.size || !held.writable || !mapped.is_hole(offset) {
+            return;
+        }
+        self.private.push(mapped.mapping.clone());
+        for held in self.windows.values_mut() {
+            if matches!(&held.backing, Backing::Near(mapped) if is_among(&self.private, mapped)) {
+                held.backing = without_file(held.writable);
+            }
+        }
+        self.changed = true;
+        if let Some(remote) = &self.remote {
+            remote.warn();
+        }
+    }
+
+    fn is_private(&self, mapped: &Mapped) -> bool {
+        is_among(&self.private, mapped)
+    }
+
     /// The front-end is gone, and its memory with it. The device's own table is taken to be empty again.
     pub fn clear(&mut self) {
         self.windows.clear();
         self.own_bars.clear();
         self.remote = None;
         self.mirror = None;
+        self.private.clear();
         self.changed = false;
         self.taken = Arc::new(Memory::empty());
     }
@@ -271,6 +302,15 @@ impl DmaTable {
     fn is_own(&self, start: u64, size: u64) -> bool {
         self.own_bars.iter().any(|&(bar, len)| start >= bar && start - bar < len && size <= len - (start - bar))
     }
+}
+
+/// What a window is that no file shows. A ROM is of no use.
+fn without_file(writable: bool) -> Backing {
+    if writable { Backing::Far } else { Backing::Restricted }
+}
+
+fn is_among(files: &[Arc<MmapRegion>], mapped: &Mapped) -> bool {
+    files.iter().any(|file| Arc::ptr_eq(file, &mapped.mapping))
 }
 
 /// Whether `next` goes on where `last` ends, in the guest's memory and in ours.

@@ -1,8 +1,10 @@
 //! A guest whose memory is not shared, behind a VMM that answers as it should, or not.
 
+use std::os::fd::AsFd;
+
 use super::guest::Guest;
 use super::served::Served;
-use super::vmm::{MEMORY, Manner};
+use super::vmm::{DMA_MAP, MEMORY, Manner, map, memfd};
 
 /// As QEMU has it without `share=on`: windows without files.
 fn far(served: &Served) -> Guest {
@@ -23,6 +25,32 @@ fn requests_go_all_the_way_without_shared_memory() {
     let long: Vec<u8> = (0..3000).map(|at| if at == 0 { b'e' } else { at as u8 }).collect();
     assert_eq!(guest.request(0, &long, 4000), long);
     assert!(guest.vmm.asked.borrow().iter().all(|(_, address, count)| *address + *count <= MEMORY));
+}
+
+/// QEMU without share=on: there is a file, but the guest writes to pages that are not in it.
+#[test]
+fn files_that_a_vmm_maps_privately_are_not_believed() {
+    let (served, _) = Served::fake();
+    let mut guest = Guest::new(&served);
+    let file = memfd(MEMORY);
+    for (iova, size) in [(0, MEMORY / 2), (MEMORY / 2, MEMORY / 2)] {
+        assert!(guest.vmm.ask(DMA_MAP, &map(3, iova, iova, size), &[file.as_fd()]).is_ok());
+    }
+    guest.realize();
+    guest.start();
+    guest.check();
+    assert!(!guest.vmm.asked.borrow().is_empty());
+    // Taken apart and put together again, as firmware does it after a reset: it stays so.
+    guest.vmm.unmap(0, MEMORY / 2).unwrap();
+    assert!(guest.vmm.ask(DMA_MAP, &map(3, 0, 0, MEMORY / 2), &[file.as_fd()]).is_ok());
+    guest.realize();
+    guest.start();
+    guest.check();
+    // The next one shares its own, and is asked for nothing.
+    drop(guest);
+    let mut guest = Guest::ready(&served);
+    guest.check();
+    assert!(guest.vmm.asked.borrow().is_empty());
 }
 
 #[test]
