@@ -164,14 +164,17 @@ impl Memory {
         (len <= room).then(|| self.at(place, len)).flatten()
     }
 
-    /// As [`slice`](Self::slice), for someone who writes all of it and then says so, or reads it after a
-    /// [`fetch`](Self::fetch): what far memory has there now is not asked for.
-    pub fn target(&self, addr: u64, len: u64) -> Option<VolatileSlice<'_>> {
+    /// As [`slice`](Self::slice), for someone who reads it after a [`fetch`](Self::fetch) only.
+    pub fn unfetched(&self, addr: u64, len: u64) -> Option<VolatileSlice<'_>> {
         let (place, room) = self.locate(addr, None)?;
-        let target = (len <= room).then(|| self.mapped(place, len)).flatten()?;
+        (len <= room).then(|| self.mapped(place, len)).flatten()
+    }
+
+    /// As [`unfetched`](Self::unfetched), for someone who writes it and says so; `None` where some of it is not to be written.
+    pub fn target(&self, addr: u64, len: u64) -> Option<VolatileSlice<'_>> {
         let before = self.read_only.partition_point(|(start, _)| *start < addr.saturating_add(len));
         let protected = before.checked_sub(1).is_some_and(|last| self.read_only[last].1 > addr);
-        (!protected).then_some(target)
+        self.unfetched(addr, len).filter(|_| !protected)
     }
 
     /// Slices of `len` bytes at `addr` show what the guest has there now, as those of mapped memory always do.

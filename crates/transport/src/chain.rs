@@ -204,7 +204,7 @@ fn runs<'m>(
         each(run);
         return Some(());
     }
-    if memory.far().is_some() && memory.target(addr, u64::from(len)).is_some() {
+    if memory.far().is_some() && memory.unfetched(addr, u64::from(len)).is_some() {
         // It is far and cannot be had.
         return None;
     }

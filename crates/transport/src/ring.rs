@@ -145,13 +145,13 @@ impl Ring {
         let Layout { size, descriptors, available, used } = self.layout;
         let size = u64::from(size);
         // Of far memory, what is needed is fetched when it is.
-        let part = |addr, len| memory.target(addr, len).ok_or(RingError::Unmapped(addr));
+        let part = |addr, len| memory.unfetched(addr, len).ok_or(RingError::Unmapped(addr));
         // The two bytes after the entries are the other side's event index.
         let event = if self.event_idx { 2 } else { 0 };
         Ok(View {
             descriptors: part(descriptors, DESCRIPTOR_BYTES * size)?,
             available: part(available, ENTRIES as u64 + 2 * size + event)?,
-            used: part(used, ENTRIES as u64 + 8 * size + event)?,
+            used: memory.target(used, ENTRIES as u64 + 8 * size + event).ok_or(RingError::Unmapped(used))?,
             memory,
             ring: self,
             fenced: false,

@@ -148,6 +148,34 @@ fn cve_2024_3446_a_reply_goes_only_into_guest_memory() {
 }
 
 #[test]
+fn memory_that_is_not_to_be_written_is_read_and_not_written() {
+    let (mut guest, _) = guest();
+    let Layout { available, used, .. } = guest.driver(0).layout();
+    assert!(available < used);
+    let protect = |guest: &mut Loopback, parts: &[(u64, u64)]| {
+        let memory = device::Memory::new(guest.memory().regions().to_vec()).unwrap();
+        guest.engine_mut().set_memory(std::sync::Arc::new(memory.with_read_only(parts.to_vec())));
+    };
+    // What only the driver writes, and a request.
+    protect(&mut guest, &[(0, used), (DATA, DATA + 16)]);
+    let head = guest.offer_chain(0, &[readable(DATA, 1, None), writable(DATA + 16, 16)]).unwrap();
+    guest.publish(0);
+    guest.run();
+    assert_eq!(guest.used(0), Some(Used { head: head.into(), len: 1 }));
+    for part in [(DATA, DATA + 32), (DATA + 31, DATA + 32), (DATA, DATA + 17)] {
+        protect(&mut guest, &[(0, used), part]);
+        let head = guest.offer_chain(0, &[readable(DATA, 1, None), writable(DATA + 16, 16)]).unwrap();
+        guest.publish(0);
+        guest.run();
+        assert_eq!(guest.used(0), Some(Used { head: head.into(), len: 0 }), "{part:x?}");
+    }
+    protect(&mut guest, &[(0, used + 1)]);
+    guest.kick(0);
+    guest.run();
+    assert_eq!(guest.counts().broken, [1, 0]);
+}
+
+#[test]
 fn a_nested_table_is_refused() {
     let (mut guest, seen) = guest();
     let table = 0x8_0000;
