@@ -4,8 +4,8 @@ use anyhow::Result;
 use tests::progress::say;
 use tests::{bed, workspace};
 
-use crate::guest;
 use crate::step::{self, cargo};
+use crate::{guest, suite};
 
 /// What needs no guest.
 pub fn check() -> Result<()> {
@@ -25,7 +25,7 @@ pub fn test() -> Result<()> {
     cargo(&["build", "-p", "beamsplit-backend", "-p", "beamsplit"])?;
     cargo(&["test", "--workspace", "--exclude", "beamsplit-tests", "--exclude", "xtask", "--no-fail-fast"])?;
     guest::make_bed()?;
-    cargo(&["test", "-p", "beamsplit-tests", "--no-fail-fast"])?;
+    suite::run()?;
     say("all passed");
     Ok(())
 }

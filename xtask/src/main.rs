@@ -5,6 +5,7 @@ mod demo;
 mod fuzz;
 mod guest;
 mod step;
+mod suite;
 
 use clap::Parser;
 
