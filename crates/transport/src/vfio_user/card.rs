@@ -86,6 +86,8 @@ struct Kick {
     given: bool,
     /// Whether the driver has news.
     due: bool,
+    /// Until the first of them: where the driver says how much.
+    first: Option<u64>,
 }
 
 impl<W: Worker<Infallible>> Card<W> {
@@ -105,7 +107,7 @@ impl<W: Worker<Infallible>> Card<W> {
         let framebuffer = boot.as_ref().map_or(0, |boot| boot.framebuffer().len());
         let kick = |_: &u16| {
             let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            Ok(Kick { fd, given: false, due: false })
+            Ok(Kick { fd, given: false, due: false, first: None })
         };
         let kicks = queue_sizes.iter().map(kick).collect::<io::Result<_>>()?;
         let config_space = PciConfig::new(shape, framebuffer, rom.as_ref().map_or(0, Rom::size));
@@ -170,6 +172,9 @@ impl<W: Worker<Infallible>> Card<W> {
                     self.dma.verify(layout.available);
                     self.give_memory()?;
                     self.give_kick(queue)?;
+                    if let Some(kick) = self.kicks.get_mut(usize::from(queue)) {
+                        kick.first = Some(layout.available);
+                    }
                     self.change(Change::Start { queue, layout: Some(layout), base: Some(0) })?;
                     self.change(Change::Enable(queue, true))?;
                 }
@@ -177,6 +182,9 @@ impl<W: Worker<Infallible>> Card<W> {
                 Deed::Notify(queue) => {
                     if let Some(kick) = self.kicks.get_mut(usize::from(queue)) {
                         kick.due = true;
+                        if let Some(available) = kick.first.take() {
+                            self.dma.doubt(available);
+                        }
                     }
                 }
                 Deed::Written => self.change(Change::ConfigAccessed)?,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use device::memory::Far;
 use device::{Memory, Region, guest_log};
 use rustix::io::Errno;
-use vm_memory::MmapRegion;
+use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use super::far::{Mirror, Remote};
 use super::{DmaPort, Refusal, Window};
@@ -22,6 +22,8 @@ pub const MAX_WINDOWS: usize = 65_535;
 
 /// What windows begin and end at.
 const PAGE: u64 = 4096;
+/// Where in the available part of a ring it says how far it is filled.
+const INDEX: u64 = 2;
 /// A guest without so much memory in one piece that is shared with us, but with as much that is not, is a mistake.
 const LARGE: u64 = 1 << 20;
 /// Bytes that can be had by messages only. What is more is no guest's memory, but would take all our address space.
@@ -205,7 +207,8 @@ impl DmaTable {
 
     /// The driver has set up a ring at `address`, which nobody has read yet. So it wrote there, and the page is in the window's
     /// file. If not, then the VMM maps that file privately (QEMU without share=on) and what we see of it is nobody's memory:
-    /// all its windows are asked for by messages from now on.
+    /// all its windows are asked for by messages from now on. A file in memory has the page all the same; see
+    /// [`doubt`](Self::doubt).
     pub fn verify(&mut self, address: u64) {
         let Some((start, held)) = self.windows.range(..=address).next_back() else { return };
         let Backing::Near(mapped) = &held.backing else { return };
@@ -222,6 +225,21 @@ impl DmaTable {
         self.changed = true;
         if let Some(remote) = &self.remote {
             remote.warn();
+        }
+    }
+
+    /// The driver says for the first time that something is in its ring, whose available part is at `available`. When we see
+    /// nothing there, its memory may not be the file that we were given: said, because the guest waits for ever then.
+    pub fn doubt(&self, available: u64) {
+        let Some((start, held)) = self.windows.range(..=available).next_back() else { return };
+        let Backing::Near(Mapped { mapping, offset }) = &held.backing else { return };
+        let index = usize::try_from(available - start + INDEX).ok().and_then(|at| at.checked_add(*offset));
+        let index = index.and_then(|at| mapping.get_slice(at, 2).ok()).and_then(|slice| slice.read_obj::<u16>(0).ok());
+        if available - start < held.size && index == Some(0) {
+            guest_log!(
+                warn,
+                "The driver's first notification came with an empty ring: if it waits for ever, its memory is not shared: add share=on to its memory backend"
+            );
         }
     }
 
