@@ -72,6 +72,11 @@ fn every_workload_on_the_vmm_s_display_has_a_number() {
 }
 
 #[test]
+fn every_workload_without_a_display_has_a_number() {
+    has_numbers(workload::Screen::None);
+}
+
+#[test]
 fn every_workload_of_the_console_has_a_number() {
     has_numbers(workload::Screen::Console);
 }

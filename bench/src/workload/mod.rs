@@ -31,6 +31,7 @@ use crate::viewer;
 use board::QemuBoard;
 pub use console::BAD_MOVES;
 pub use frames::{FRAME, SIZE};
+pub use registers::OVER_BARE;
 
 /// The daemon that has viewers of its own.
 const BEAMSPLIT: &str = "beamsplit";
