@@ -137,10 +137,20 @@ impl DmaTable {
         match range {
             None => self.windows.clear(),
             Some((iova, size)) => {
-                if self.windows.get(&iova).is_none_or(|held| held.size != size) {
-                    return Err(refusal(Errno::NOENT, "There is no such DMA window"));
+                // The range may end where addresses do.
+                let last = size.checked_sub(1).and_then(|rest| iova.checked_add(rest));
+                let last = last.ok_or(refusal(Errno::INVAL, "A range of DMA windows is empty or wraps around"))?;
+                let end = |window: (&u64, &Held)| window.0 + window.1.size;
+                let first_is_cut = self.windows.range(..iova).next_back().is_some_and(|window| end(window) > iova);
+                let last_is_cut = self.windows.range(..=last).next_back().is_some_and(|window| end(window) - 1 > last);
+                if first_is_cut || last_is_cut {
+                    return Err(refusal(Errno::INVAL, "A part of a DMA window cannot be closed"));
                 }
-                self.windows.remove(&iova);
+                // As many as are in it, or none: behind an IOMMU of the guest QEMU closes whatever the guest forgets about.
+                let inside: Vec<u64> = self.windows.range(iova..=last).map(|(start, _)| *start).collect();
+                for start in inside {
+                    self.windows.remove(&start);
+                }
             }
         }
         self.changed = true;

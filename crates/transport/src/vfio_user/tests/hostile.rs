@@ -14,7 +14,6 @@ use super::vmm::{self, MEMORY, Vmm, access, longs, map, memfd, message, unmap, w
 use crate::fake::{self, Fake};
 
 const EINVAL: u32 = 22;
-const ENOENT: u32 = 2;
 const EEXIST: u32 = 17;
 const ENOSPC: u32 = 28;
 const ENOTSUP: u32 = 95;
@@ -121,10 +120,9 @@ fn vfio_user_requests_that_are_refused() {
         ("a window twice", vmm::DMA_MAP, map(3, 0, 0, MEMORY), EEXIST),
         ("a window in another", vmm::DMA_MAP, map(1, 0, 0x10_0000, 4096), EEXIST),
         ("a window cut short", vmm::DMA_MAP, map(3, 0, 1 << 40, 4096)[..31].to_vec(), EINVAL),
-        ("closing what is not open", vmm::DMA_UNMAP, unmap(0, 1 << 40, 4096), ENOENT),
-        ("closing half a window", vmm::DMA_UNMAP, unmap(0, 0, MEMORY / 2), ENOENT),
-        ("closing the middle of a window", vmm::DMA_UNMAP, unmap(0, 4096, 4096), ENOENT),
-        ("closing nothing", vmm::DMA_UNMAP, unmap(0, 0, 0), ENOENT),
+        ("closing half a window", vmm::DMA_UNMAP, unmap(0, 0, MEMORY / 2), EINVAL),
+        ("closing the middle of a window", vmm::DMA_UNMAP, unmap(0, 4096, 4096), EINVAL),
+        ("closing nothing", vmm::DMA_UNMAP, unmap(0, 0, 0), EINVAL),
         ("closing all of something", vmm::DMA_UNMAP, unmap(2, 0, MEMORY), EINVAL),
         ("vectors past the last", vmm::SET_IRQS, irqs(0x24, 2, 0, 4), EINVAL),
         ("vectors that wrap", vmm::SET_IRQS, irqs(0x24, 2, u32::MAX, 2), EINVAL),
@@ -358,8 +356,8 @@ fn vfio_user_accesses_while_a_command_runs() {
         assert_eq!(guest.vmm.map(1 << 40, 4096, true, Some(0)), Ok(()));
         assert!(guest.used(0).is_none());
         // What is posted does not pile up anywhere.
-        let id = guest.vmm.send(vmm::DMA_UNMAP, 0, &unmap(0, 1 << 40, 8192), &[]);
-        assert_eq!(guest.vmm.reply(id).unwrap().errno, ENOENT);
+        let id = guest.vmm.send(vmm::DMA_UNMAP, 0, &unmap(0, 1 << 40, 2048), &[]);
+        assert_eq!(guest.vmm.reply(id).unwrap().errno, EINVAL);
         let id = guest.vmm.send(vmm::GET_IRQ_INFO, 0, &words(&[16, 0, 2, 0]), &[]);
         assert_eq!(guest.vmm.reply(id).unwrap().errno, 0);
         if guest.vmm.asked.borrow().is_empty() {

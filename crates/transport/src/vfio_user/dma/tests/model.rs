@@ -71,10 +71,15 @@ impl Checked {
 
     pub fn unmap(&mut self, iova: u64, size: u64) -> Result<(), Errno> {
         let done = self.table.unmap(Some((iova, size))).map_err(|why| why.errno);
-        let there = self.windows.get(&iova).is_some_and(|held| held.size == size);
-        assert_eq!(done, if there { Ok(()) } else { Err(Errno::NOENT) });
-        if there {
-            self.windows.remove(&iova);
+        let end = iova + size;
+        let is_cut = |(start, held): (&u64, &Opened)| {
+            let (before, after) = (*start < iova, start + held.size > end);
+            *start < end && iova < start + held.size && (before || after)
+        };
+        let cuts = self.windows.iter().any(is_cut);
+        assert_eq!(done, if cuts { Err(Errno::INVAL) } else { Ok(()) });
+        if !cuts {
+            self.windows.retain(|start, _| *start < iova || *start >= end);
         }
         done
     }
