@@ -207,7 +207,12 @@ impl PciGuest {
         self.wire.ask(command::SET_IRQS, &payload, fds).map(drop)
     }
 
-    fn start_queue(&self, index: usize) -> Result<()> {
+    fn start_queue(&mut self, index: usize) -> Result<()> {
+        let queue = &mut self.queues[index];
+        // A driver clears its rings: a device may take pages that nobody wrote for memory that it was not given.
+        queue.reset()?;
+        let table = vec![0; 16 * usize::from(queue.size())];
+        self.memory.write(queue.layout().descriptors, &table)?;
         let queue = &self.queues[index];
         let layout = queue.layout();
         self.set(register::QUEUE_SELECT, &queue.index().to_le_bytes())?;
