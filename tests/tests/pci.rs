@@ -188,3 +188,21 @@ fn a_bochs_card_and_a_virtio_card_show_different_pictures_in_one_vm() -> Result<
     }
     guest.power_off()
 }
+
+#[test]
+fn a_card_behind_an_iommu_of_the_guest_shows_its_pictures() -> Result<()> {
+    let device = Device::spawn_vfio_user("virtio", &["--display", "none"])?;
+    let mut guest = Guest::boot(Config::mini().iommu().gpu(Gpu::vfio_user(&device)))?;
+    let card = pci_device(&mut guest, CARD)?;
+    guest.run(&format!("test -e {card}/iommu_group"))?;
+    // VIRTIO_F_ACCESS_PLATFORM, bit 33, without which the driver would take other addresses.
+    let features = guest.run(&format!("cat {card}/virtio*/features"))?.text();
+    assert_eq!(features.get(33..34), Some("1"), "{features}");
+    guest.assert_pictures_are_shown(&device)?;
+    let smaller = guest.show(0, 800, 600)?;
+    guest.assert_shown(&device, 0, &smaller)?;
+    assert_no_faults(&mut guest, &device)?;
+    let log = guest.run("dmesg")?.text();
+    ensure!(!log.contains("DMAR: [DMA"), "The card's accesses are refused:\n{log}");
+    guest.power_off()
+}
