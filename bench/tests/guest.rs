@@ -1,6 +1,6 @@
 //! What a card costs a guest, measured inside of a Linux under QEMU: Beamsplit's over vfio-user beside QEMU's own in its process.
 //!
-//! A measurement: `cargo test --release -p beamsplit-bench --test guest -- --ignored --nocapture`. It prints a table.
+//! A measurement: `cargo xtask bench guest`. It prints a table.
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -23,7 +23,7 @@ enum Task {
     Guest(guest::Options),
     /// Measure Beamsplit and its peers on this machine.
     Bench {
-        /// Options of the bench.
+        /// Options of the bench, or `guest`: only what a card costs a guest, measured inside of it.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
