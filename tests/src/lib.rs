@@ -36,7 +36,7 @@ pub mod xserver;
 
 pub use device::Device;
 pub use disk::Disk;
-pub use guest::{Accel, Config, Firmware, Gpu, Guest, Input, Watch};
+pub use guest::{Accel, Config, Firmware, Gpu, Guest, Input, Private, Watch};
 pub use guest_agent::{Draw, Head, InputDevice, InputEvent};
 pub use picture::Picture;
 pub use token::Token;

@@ -10,9 +10,9 @@ use super::{Budget, Finding, Function, Rig};
 use crate::error::{Doing, Error, Result};
 use crate::timing::{Timing, sample};
 
-/// In [`Finding::also`]: a bare ping-pong, what an access takes longer, and the device's part.
+/// In [`Finding::also`]: a bare ping-pong.
 pub const BARE: &str = "us for a bare ping-pong of the same size";
-/// See [`BARE`].
+/// In [`Finding::also`], too: what an access takes longer than that.
 pub const OVER_BARE: &str = "us more than the bare ping-pong";
 /// From the wake-up that a message is, to the sleep after the answer.
 pub const DEVICE: &str = "us of processor in the device, waking up and going to sleep included";

@@ -162,6 +162,15 @@ impl Input {
     }
 }
 
+/// How a guest's memory is not shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Private {
+    /// It is no file: a back-end gets nothing.
+    Anonymous,
+    /// It is a file that QEMU maps privately: a back-end gets it, and sees nothing of the guest in it.
+    File,
+}
+
 /// What runs before the guest's first program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {
@@ -197,7 +206,7 @@ pub struct Config {
     disk: Option<PathBuf>,
     iommu: bool,
     memory: Vec<u32>,
-    private_memory: bool,
+    private_memory: Option<Private>,
     modules: Vec<&'static str>,
     desktop: bool,
     qemu: Option<PathBuf>,
@@ -219,7 +228,7 @@ impl Config {
             disk: None,
             iommu: false,
             memory: vec![512],
-            private_memory: false,
+            private_memory: None,
             modules: vec!["gpu"],
             desktop: false,
             qemu: None,
@@ -265,10 +274,10 @@ impl Config {
         self
     }
 
-    /// Gives the guest memory that no back-end can map.
+    /// Gives the guest memory that no back-end sees.
     #[must_use]
-    pub fn private_memory(mut self) -> Self {
-        self.private_memory = true;
+    pub fn private_memory(mut self, kind: Private) -> Self {
+        self.private_memory = Some(kind);
         self
     }
 
@@ -441,12 +450,14 @@ impl Config {
 
     /// Its memory: such as a back-end can map, unless it is private.
     fn add_memory(&self, qemu: &mut Command) {
-        if self.private_memory {
+        if self.private_memory == Some(Private::Anonymous) {
             let total: u32 = self.memory.iter().sum();
             qemu.arg("-m").arg(format!("{total}M")).args(["-machine", self.machine]);
             return;
         }
-        let object = |index: usize, size: u32| format!("memory-backend-memfd,id=memory{index},size={size}M,share=on");
+        let share = if self.private_memory.is_some() { "off" } else { "on" };
+        let object =
+            |index: usize, size: u32| format!("memory-backend-memfd,id=memory{index},size={size}M,share={share}");
         let total: u32 = self.memory.iter().sum();
         qemu.arg("-m").arg(format!("{total}M"));
         for (index, size) in self.memory.iter().enumerate() {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use guest_agent::{Draw, Head, Reply, Request, read_hello, read_message, write_message};
 use serde_json::{Value, json};
 
-pub use config::{Accel, Config, Firmware, Gpu, Input, KERNEL_WORDS};
+pub use config::{Accel, Config, Firmware, Gpu, Input, KERNEL_WORDS, Private};
 pub use input::Watch;
 pub use qmp::Qmp;
 

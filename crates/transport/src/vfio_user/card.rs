@@ -184,6 +184,7 @@ impl<W: Worker<Infallible>> Card<W> {
                         kick.due = true;
                         if let Some(available) = kick.first.take() {
                             self.dma.doubt(available);
+                            self.give_memory()?;
                         }
                     }
                 }

@@ -220,13 +220,36 @@ impl DmaTable {
     /// all its windows are asked for by messages from now on. A file in memory has the page all the same; see
     /// [`doubt`](Self::doubt).
     pub fn verify(&mut self, address: u64) {
-        let Some((start, held)) = self.windows.range(..=address).next_back() else { return };
-        let Backing::Near(mapped) = &held.backing else { return };
-        let offset = address - start;
-        if offset >= held.size || !held.writable || !mapped.is_hole(offset) {
-            return;
+        if self.near(address).is_some_and(|(mapped, offset)| mapped.is_hole(offset)) {
+            self.withdraw(address);
         }
-        self.private.push(mapped.mapping.clone());
+    }
+
+    /// The driver says for the first time that something is in its ring, whose available part is at `available`. When we see
+    /// nothing there, its memory is not the file that we were given, as in [`verify`](Self::verify). A driver that notifies of
+    /// nothing is served all the same, by messages.
+    pub fn doubt(&mut self, available: u64) {
+        let Some((Mapped { mapping, offset }, at)) = self.near(available) else { return };
+        let index = usize::try_from(at + INDEX).ok().and_then(|at| at.checked_add(*offset));
+        let index = index.and_then(|at| mapping.get_slice(at, 2).ok()).and_then(|slice| slice.read_obj::<u16>(0).ok());
+        if index == Some(0) {
+            self.withdraw(available);
+        }
+    }
+
+    /// The mapped file of an address that can be written, and where in the window that is.
+    fn near(&self, address: u64) -> Option<(&Mapped, u64)> {
+        let (start, held) = self.windows.range(..=address).next_back()?;
+        match &held.backing {
+            Backing::Near(mapped) if held.writable && address - start < held.size => Some((mapped, address - start)),
+            _ => None,
+        }
+    }
+
+    /// The file of an address is not what the guest has there: its windows are asked for by messages from now on.
+    fn withdraw(&mut self, address: u64) {
+        let Some(mapping) = self.near(address).map(|(mapped, _)| mapped.mapping.clone()) else { return };
+        self.private.push(mapping);
         for held in self.windows.values_mut() {
             if matches!(&held.backing, Backing::Near(mapped) if is_among(&self.private, mapped)) {
                 held.backing = without_file(held.writable);
@@ -235,21 +258,6 @@ impl DmaTable {
         self.changed = true;
         if let Some(remote) = &self.remote {
             remote.warn();
-        }
-    }
-
-    /// The driver says for the first time that something is in its ring, whose available part is at `available`. When we see
-    /// nothing there, its memory may not be the file that we were given: said, because the guest waits for ever then.
-    pub fn doubt(&self, available: u64) {
-        let Some((start, held)) = self.windows.range(..=available).next_back() else { return };
-        let Backing::Near(Mapped { mapping, offset }) = &held.backing else { return };
-        let index = usize::try_from(available - start + INDEX).ok().and_then(|at| at.checked_add(*offset));
-        let index = index.and_then(|at| mapping.get_slice(at, 2).ok()).and_then(|slice| slice.read_obj::<u16>(0).ok());
-        if available - start < held.size && index == Some(0) {
-            guest_log!(
-                warn,
-                "The driver's first notification came with an empty ring: if it waits for ever, its memory is not shared: add share=on to its memory backend"
-            );
         }
     }
 

@@ -1,17 +1,39 @@
-//! Memory that the driver and the device share.
+//! Memory that the driver and the device share, and the configuration space.
 //!
-//! The drivers want pointers and raw lifetimes, so this is where a test of this crate has `unsafe`.
+//! The drivers want pointers, raw lifetimes and a trait with an unsafe function: the one module of this test with `unsafe`.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::rc::Rc;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
+use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 use vm_memory::{FileOffset, MmapRegion};
 
-use crate::vmm::memfd;
+use crate::vmm::{Vmm, memfd};
+
+/// The configuration space.
+pub struct Space(pub Rc<Vmm>);
+
+impl ConfigurationAccess for Space {
+    fn read_word(&self, function: DeviceFunction, offset: u8) -> u32 {
+        if (function.device, function.function) != (0, 0) {
+            return u32::MAX;
+        }
+        self.0.read_word(7, offset.into(), 4) as u32
+    }
+
+    fn write_word(&mut self, _function: DeviceFunction, offset: u8, data: u32) {
+        self.0.write_word(7, offset.into(), 4, data.into());
+    }
+
+    unsafe fn unsafe_clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 /// All that any of the tests uses.
 pub const LEN: u64 = 64 << 20;

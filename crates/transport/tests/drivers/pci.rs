@@ -3,35 +3,14 @@
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use virtio_drivers::transport::pci::bus::{BarInfo, Command, ConfigurationAccess, DeviceFunction, PciRoot};
+use virtio_drivers::transport::pci::bus::{BarInfo, Command, DeviceFunction, PciRoot};
 use virtio_drivers::transport::pci::virtio_device_type;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{PhysAddr, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::hal;
+use crate::hal::{self, Space};
 use crate::vmm::Vmm;
-
-/// The configuration space.
-struct Space(Rc<Vmm>);
-
-impl ConfigurationAccess for Space {
-    fn read_word(&self, function: DeviceFunction, offset: u8) -> u32 {
-        if (function.device, function.function) != (0, 0) {
-            return u32::MAX;
-        }
-        self.0.read_word(7, offset.into(), 4) as u32
-    }
-
-    fn write_word(&mut self, _function: DeviceFunction, offset: u8, data: u32) {
-        self.0.write_word(7, offset.into(), 4, data.into());
-    }
-
-    #[allow(unsafe_code)] // As the trait has it.
-    unsafe fn unsafe_clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
 
 /// Where a structure of registers lies.
 #[derive(Clone, Copy, Debug, Default)]

@@ -30,9 +30,19 @@ fn requests_go_all_the_way_without_shared_memory() {
 /// QEMU without share=on: there is a file, but the guest writes to pages that are not in it.
 #[test]
 fn files_that_a_vmm_maps_privately_are_not_believed() {
+    for written in [false, true] {
+        private_file_is_not_believed(written);
+    }
+}
+
+/// A file in memory has a page as soon as a guest wrote it, though not with what it wrote.
+fn private_file_is_not_believed(written: bool) {
     let (served, _) = Served::fake();
     let mut guest = Guest::new(&served);
     let file = memfd(MEMORY);
+    if written {
+        rustix::io::pwrite(&file, &vec![0; MEMORY as usize], 0).unwrap();
+    }
     for (iova, size) in [(0, MEMORY / 2), (MEMORY / 2, MEMORY / 2)] {
         assert!(guest.vmm.ask(DMA_MAP, &map(3, iova, iova, size), &[file.as_fd()]).is_ok());
     }
