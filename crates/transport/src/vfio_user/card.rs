@@ -182,10 +182,6 @@ impl<W: Worker<Infallible>> Card<W> {
                 Deed::Notify(queue) => {
                     if let Some(kick) = self.kicks.get_mut(usize::from(queue)) {
                         kick.due = true;
-                        if let Some(available) = kick.first.take() {
-                            self.dma.doubt(available);
-                            self.give_memory()?;
-                        }
                     }
                 }
                 Deed::Written => self.change(Change::ConfigAccessed)?,
@@ -477,6 +473,9 @@ impl<W: Worker<Infallible>> PciFunction for Card<W> {
         }
         for kick in &mut self.kicks {
             if std::mem::take(&mut kick.due) {
+                if let Some(available) = kick.first.take() {
+                    self.dma.doubt(available);
+                }
                 // A full counter kicks as well.
                 let _ = rustix::io::write(&kick.fd, &1u64.to_ne_bytes());
             }
@@ -509,6 +508,15 @@ impl<W: Worker<Infallible>> PciFunction for Card<W> {
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         self.unmask.as_ref().map(AsFd::as_fd)
+    }
+
+    fn answered(&mut self) -> Result<(), Gone> {
+        if self.dma.answered() {
+            // Only now can it be seen what the driver has.
+            self.kicks.iter_mut().filter(|kick| kick.given).for_each(|kick| kick.due = true);
+            self.flush()?;
+        }
+        Ok(())
     }
 
     fn poll(&mut self) -> Result<(), Gone> {

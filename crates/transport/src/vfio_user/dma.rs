@@ -39,6 +39,8 @@ pub struct DmaTable {
     mirror: Option<Arc<Mirror>>,
     /// Files that are not what they should be: their VMM has pages of its own in their place.
     private: Vec<Arc<MmapRegion>>,
+    /// The available part of a ring of which the VMM was asked.
+    doubted: Option<u64>,
     /// Whether the table that was taken last may be out of date.
     changed: bool,
     /// The table that was taken last.
@@ -76,6 +78,7 @@ impl DmaTable {
             remote: None,
             mirror: None,
             private: Vec::new(),
+            doubted: None,
             changed: false,
             taken: Arc::new(Memory::empty()),
         }
@@ -226,15 +229,33 @@ impl DmaTable {
     }
 
     /// The driver says for the first time that something is in its ring, whose available part is at `available`. When we see
-    /// nothing there, its memory is not the file that we were given, as in [`verify`](Self::verify). A driver that notifies of
-    /// nothing is served all the same, by messages.
+    /// nothing there, its memory may not be the file that we were given: the VMM is asked what it sees.
     pub fn doubt(&mut self, available: u64) {
-        let Some((Mapped { mapping, offset }, at)) = self.near(available) else { return };
-        let index = usize::try_from(at + INDEX).ok().and_then(|at| at.checked_add(*offset));
-        let index = index.and_then(|at| mapping.get_slice(at, 2).ok()).and_then(|slice| slice.read_obj::<u16>(0).ok());
-        if index == Some(0) {
+        if let Some(remote) = self.remote.as_ref().filter(|_| self.is_empty(available)) {
+            self.doubted = Some(available);
+            remote.ask_later(available + INDEX, 2);
+        }
+    }
+
+    /// The VMM answered. Returns whether the guest's memory is not where it was before.
+    pub fn answered(&mut self) -> bool {
+        let answer = self.doubted.and_then(|_| self.remote.as_ref()?.take_answer());
+        let (Some(answer), Some(available)) = (answer, self.doubted.take()) else { return false };
+        // What came into the ring since then, we would have seen.
+        let private = answer != [0, 0] && self.is_empty(available);
+        if private {
             self.withdraw(available);
         }
+        private
+    }
+
+    /// Whether the ring is empty, as far as we see.
+    fn is_empty(&self, available: u64) -> bool {
+        let index = self.near(available).and_then(|(Mapped { mapping, offset }, at)| {
+            let at = usize::try_from(at + INDEX).ok()?.checked_add(*offset)?;
+            mapping.get_slice(at, 2).ok()?.read_obj::<u16>(0).ok()
+        });
+        index == Some(0)
     }
 
     /// The mapped file of an address that can be written, and where in the window that is.
@@ -272,6 +293,7 @@ impl DmaTable {
         self.remote = None;
         self.mirror = None;
         self.private.clear();
+        self.doubted = None;
         self.changed = false;
         self.taken = Arc::new(Memory::empty());
     }

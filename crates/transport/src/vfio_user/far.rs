@@ -93,6 +93,16 @@ impl Remote {
         self.suspensions.store(suspensions + suspensions % 2, Ordering::SeqCst);
     }
 
+    /// See [`DmaPort::ask_later`].
+    pub fn ask_later(&self, address: u64, length: usize) {
+        self.port.ask_later(address, length);
+    }
+
+    /// See [`DmaPort::take_answer`].
+    pub fn take_answer(&self) -> Option<Vec<u8>> {
+        self.port.take_answer()
+    }
+
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }

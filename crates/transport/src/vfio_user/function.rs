@@ -201,6 +201,11 @@ pub trait PciFunction {
 
     /// Does what [`poll_fd`](Self::poll_fd) calls for.
     fn poll(&mut self) -> Result<(), Gone>;
+
+    /// The front-end answered a request for memory, perhaps [one of ours](DmaPort::ask_later).
+    fn answered(&mut self) -> Result<(), Gone> {
+        Ok(())
+    }
 }
 
 /// Guest memory by messages to the front-end: DMA_READ and DMA_WRITE. Slow, and only for the device's thread: the control
@@ -210,6 +215,13 @@ pub trait DmaPort: Send + Sync + std::fmt::Debug {
     fn read(&self, address: u64, data: &mut [u8]) -> bool;
     /// Writes `data` to `address`. False: it could not be done.
     fn write(&self, address: u64, data: &[u8]) -> bool;
+    /// Asks for a few bytes at `address` and does not wait: for the control thread, which brings the answer. It is asked one
+    /// thing at a time; another one takes the place of the one before.
+    fn ask_later(&self, _address: u64, _length: usize) {}
+    /// What came of it, once it came.
+    fn take_answer(&self) -> Option<Vec<u8>> {
+        None
+    }
     /// Whoever waits gets nothing, and neither does who asks from now on: the control thread is about to wait itself.
     fn suspend(&self);
     /// The control thread answers again.

@@ -38,6 +38,8 @@ struct State {
     /// The number of the next request.
     next: u16,
     asked: Option<Asked>,
+    /// What the control thread wants to know, and what was answered.
+    question: Option<(Asked, Vec<u8>)>,
     /// What came last, kept for the next.
     bytes: Vec<u8>,
 }
@@ -62,6 +64,7 @@ impl Port {
             chunk: CHUNK,
             next: 0,
             asked: None,
+            question: None,
             bytes: Vec::new(),
         };
         Self { sender, state: Mutex::new(state), changed: Condvar::new() }
@@ -79,10 +82,12 @@ impl Port {
     /// Takes a reply. One to nothing that is asked, or was given up, means nothing any more.
     pub fn answered(&self, message: &Message<'_>) {
         let mut state = self.state();
-        let State { asked: Some(asked), bytes, .. } = &mut *state else { return };
-        if asked.answered.is_some() || asked.id != message.header.id {
-            return;
-        }
+        let State { asked, question, bytes, .. } = &mut *state;
+        let open = asked.as_mut().map(|asked| (asked, bytes)).into_iter();
+        let mut open = open.chain(question.as_mut().map(|(asked, bytes)| (asked, bytes)));
+        let found = open.find(|(asked, _)| asked.answered.is_none() && asked.id == message.header.id);
+        drop(open);
+        let Some((asked, bytes)) = found else { return };
         let answer = match message.header.kind {
             Kind::Reply => parse_dma(message.payload),
             Kind::Request { .. } => return,
@@ -152,6 +157,28 @@ impl Port {
 }
 
 impl DmaPort for Port {
+    fn ask_later(&self, address: u64, length: usize) {
+        let mut state = self.state();
+        if state.closed {
+            return;
+        }
+        let (id, command, count) = (state.next, command::DMA_READ, length as u64);
+        state.next = id.wrapping_add(1);
+        state.question = Some((Asked { id, command, address, count, answered: None }, Vec::new()));
+        drop(state);
+        if self.sender.send(&dma_request(id, command, address, count, 0), &[], None).is_err() {
+            // Part of a message may be out: nothing can follow it.
+            self.sender.shut_down();
+        }
+    }
+
+    fn take_answer(&self) -> Option<Vec<u8>> {
+        let mut state = self.state();
+        let answered = state.question.as_ref().is_some_and(|(asked, _)| asked.answered.is_some());
+        let (asked, bytes) = state.question.take_if(|_| answered)?;
+        (asked.answered == Some(true)).then_some(bytes)
+    }
+
     fn read(&self, address: u64, data: &mut [u8]) -> bool {
         let mut at = address;
         data.chunks_mut(self.chunk()).all(|part| {

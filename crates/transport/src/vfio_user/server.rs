@@ -187,6 +187,7 @@ fn hear<F: PciFunction>(
         let Some(message) = receiver.receive()? else { break };
         if !matches!(message.header.kind, Kind::Request { .. }) {
             port.answered(&message);
+            session.function().answered()?;
             break;
         }
         let code = message.header.command;
