@@ -34,7 +34,9 @@ pub fn run() -> Result<()> {
         for worker in 0..workers {
             let (queue, failed) = (&queue, &failed);
             scope.spawn(move || {
-                while let Some(job) = lock(queue).pop_front() {
+                // Not held while the test runs.
+                let next = || lock(queue).pop_front();
+                while let Some(job) = next() {
                     if let Err(why) = job.run(worker) {
                         say(format_args!("{}: {why:#}", job.test));
                         lock(failed).push(job.test);
