@@ -3,12 +3,10 @@
 //! The control thread changes the ways, the gpu thread takes them. Whatever becomes due while there is no way is told as soon
 //! as there is one: a VMM takes eventfds away and brings them again whenever a vector is set up.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, never_blocking, signal};
 use crate::worker::{Done, Wired};
 
 /// MSI-X vectors: the configuration and two queues.
@@ -316,21 +314,6 @@ impl Wired for Arc<Irqs> {
     fn reset(&mut self) {
         self.hang_up();
     }
-}
-
-/// Writing to a full eventfd would block, so they are switched over when they come.
-fn never_blocking(fd: OwnedFd) -> OwnedFd {
-    if let Ok(flags) = fcntl_getfl(&fd)
-        && !flags.contains(OFlags::NONBLOCK)
-    {
-        let _ = fcntl_setfl(&fd, flags | OFlags::NONBLOCK);
-    }
-    fd
-}
-
-fn signal(fd: &OwnedFd) {
-    // What cannot be told need not be: a full counter wakes the driver as well, and a closed pipe wakes nobody.
-    let _ = rustix::io::write(fd.as_fd(), &1u64.to_ne_bytes());
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub enum RomError {
     )]
     NotFound,
     /// It cannot be read.
-    #[error("{0}: {1}")]
+    #[error("Cannot read {0}")]
     Unreadable(PathBuf, #[source] io::Error),
     /// It is something else.
     #[error("{0} is no expansion ROM for a PC: {1}")]

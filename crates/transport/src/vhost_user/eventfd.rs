@@ -1,14 +1,13 @@
 //! Interrupts over vhost-user: eventfds for rings, a message for the configuration.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use device::guest_log;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
 use super::message::{code, notice};
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, never_blocking, signal};
 use crate::worker::Wired;
 
 /// Where a front-end wants to be told.
@@ -56,7 +55,7 @@ impl Wired for Eventfds {
 
 impl Interrupt for Eventfds {
     fn queue(&mut self, queue: u16) {
-        signal(&self.calls, queue);
+        tell(&self.calls, queue);
     }
 
     /// An answer is not asked for: while the front-end waits for us it would not come.
@@ -71,26 +70,16 @@ impl Interrupt for Eventfds {
     }
 
     fn broken(&mut self, queue: u16) {
-        signal(&self.errors, queue);
+        tell(&self.errors, queue);
     }
 }
 
-/// Never blocks: writing to a full eventfd would, so they are switched over when they come.
 fn set(fds: &mut [Option<OwnedFd>], queue: u16, fd: Option<OwnedFd>) {
-    if let Some(fd) = &fd
-        && let Ok(flags) = fcntl_getfl(fd)
-        && !flags.contains(OFlags::NONBLOCK)
-    {
-        let _ = fcntl_setfl(fd, flags | OFlags::NONBLOCK);
-    }
     if let Some(place) = fds.get_mut(usize::from(queue)) {
-        *place = fd;
+        *place = fd.map(never_blocking);
     }
 }
 
-fn signal(fds: &[Option<OwnedFd>], queue: u16) {
-    if let Some(Some(fd)) = fds.get(usize::from(queue)) {
-        // What cannot be told need not be: a full counter wakes the driver as well, and a closed pipe wakes nobody.
-        let _ = rustix::io::write(fd.as_fd(), &1u64.to_ne_bytes());
-    }
+fn tell(fds: &[Option<OwnedFd>], queue: u16) {
+    fds.get(usize::from(queue)).into_iter().flatten().for_each(signal);
 }
