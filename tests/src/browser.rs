@@ -21,6 +21,13 @@ use crate::workspace;
 /// The largest answer: the pixels of a canvas of 4096x4096.
 const MAX_MESSAGE: usize = 128 << 20;
 
+/// What DevTools answers for a page that goes away while it is asked.
+const LEAVING: [&str; 3] = [
+    "Inspected target navigated or closed",
+    "Execution context was destroyed",
+    "Cannot find default execution context",
+];
+
 /// The pixels of the page's canvas, as text.
 const CANVAS: &str = "(() => {
     const canvas = document.querySelector('canvas');
@@ -127,7 +134,12 @@ impl Browser {
 
     /// Waits until an expression is true in the page.
     pub fn until(&mut self, expression: &str) -> Result<()> {
-        let asked = wait_until(60, expression, || Ok((self.evaluate(expression)? == json!(true)).then_some(())));
+        let asked = wait_until(60, expression, || match self.evaluate(expression) {
+            Ok(value) => Ok((value == json!(true)).then_some(())),
+            // Who asks while a page loads again may be told so by the page that goes.
+            Err(error) if LEAVING.iter().any(|words| error.to_string().contains(words)) => Ok(None),
+            Err(error) => Err(error),
+        });
         asked.with_context(|| format!("The page says: {}", self.complaints().join("; ")))
     }
 

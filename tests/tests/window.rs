@@ -456,7 +456,11 @@ fn without_a_window_manager_a_window_fills_the_screen_all_the_same() -> Result<(
 
 /// A Wayland compositor in a window of the X server. Its words, and the window's title.
 fn compose(server: &mut XServer, words: &[&str]) -> Result<Vec<(&'static str, String)>> {
-    let all = [&["--backend=x11", "--no-config", "--idle-time=0", "--socket=stage"], words].concat();
+    // Its panel is there some time after the first windows, and may cover a part of them.
+    let settings = std::path::PathBuf::from(server.runtime_dir()).join("weston.ini");
+    std::fs::write(&settings, "[shell]\npanel-position=none\n")?;
+    let settings = format!("--config={}", settings.display());
+    let all = [&["--backend=x11", &settings, "--idle-time=0", "--socket=stage"], words].concat();
     server.spawn("weston", &all)?;
     let (folder, socket) = (server.runtime_dir(), "stage".to_owned());
     let path = std::path::PathBuf::from(&folder).join(&socket);
