@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use device::gpu::Gpu;
-use device::virtio::{Answer, ConfigSpace, Outbox, Request, Start, VirtioDevice};
+use device::virtio::{Answer, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};
 use device::{Memory, guest_log};
 use protocol::ScanoutId;
 
@@ -93,6 +93,18 @@ impl VirtioDevice for Vgpu {
         if let Some(inbox) = &self.inbox {
             inbox.answer(token, answer);
         }
+    }
+
+    fn shared_memory(&self) -> Vec<u64> {
+        self.gpu.shared_memory()
+    }
+
+    fn memory(&mut self, memory: &Memory) {
+        self.gpu.memory(memory);
+    }
+
+    fn mapped(&mut self, ticket: Ticket, ok: bool) {
+        self.gpu.mapped(ticket, ok);
     }
 
     fn abandon(&mut self, out: &mut Outbox) {

@@ -26,6 +26,7 @@ use crate::input::Desktop;
 use crate::memory::Memory;
 use crate::render::{Rendered, Renderer};
 use crate::stats::Stats;
+use crate::three_d::ThreeD;
 use crate::virtio::Ticket;
 use boot::Boot;
 use heads::Heads;
@@ -66,6 +67,7 @@ pub enum Execution {
 /// A virtio-gpu.
 pub struct Gpu {
     renderer: Box<dyn Renderer>,
+    three_d: Option<Box<dyn ThreeD>>,
     display: Box<dyn Display>,
     config: Arc<GpuConfigSpace>,
     stats: Arc<Stats>,
@@ -99,6 +101,7 @@ impl Gpu {
         let heads = Heads::new(options.heads, options.edid);
         Self {
             renderer,
+            three_d: None,
             display,
             config: Arc::new(GpuConfigSpace::new(heads.len())),
             features: 0,
@@ -118,6 +121,13 @@ impl Gpu {
             rendered: Vec::new(),
             events: Vec::new(),
         }
+    }
+
+    /// Gives it contexts. `window` is the size in bytes of the memory in which it shows blobs of the host to the guest; 0: none.
+    pub fn with_three_d(mut self, three_d: Box<dyn ThreeD>, window: u64) -> Self {
+        let _ = window;
+        self.three_d = Some(three_d);
+        self
     }
 
     /// What this GPU counts.
@@ -179,6 +189,17 @@ impl Gpu {
                 self.update_cursor(memory, position, resource, hot_x, hot_y).into()
             }
             Command::MoveCursor { position } => self.move_cursor(position).into(),
+            // No renderer of this device has contexts.
+            Command::CtxCreate { .. }
+            | Command::CtxDestroy
+            | Command::CtxAttachResource { .. }
+            | Command::CtxDetachResource { .. }
+            | Command::ResourceCreate3d { .. }
+            | Command::TransferToHost3d(_)
+            | Command::TransferFromHost3d(_)
+            | Command::Submit3d { .. }
+            | Command::ResourceMapBlob { .. }
+            | Command::ResourceUnmapBlob { .. } => Step::error(ReplyError::Unspec),
         };
         match step {
             Step::Reply(reply) => Execution::Done(reply),

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod render;
 pub mod shared;
 pub mod stats;
+pub mod three_d;
 pub mod vga;
 pub mod virtio;
 
@@ -26,5 +27,9 @@ pub use memory::{Memory, MemoryError, Region};
 pub use render::{Progress, Rendered, Renderer, ResourceDesc, Transfer};
 pub use shared::SharedImage;
 pub use stats::{Incidents, InputStats, Stats};
+pub use three_d::{Capset, HostBlob, ThreeD, Way};
 pub use vga::{Framebuffer, Vga, VgaOptions, VgaPort};
-pub use virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};
+pub use virtio::{
+    Answer, Completion, ConfigSpace, Front, HostMapping, MapRequest, Outbox, Request, Start, Ticket, UnmapRequest,
+    VirtioDevice, WindowRequest,
+};

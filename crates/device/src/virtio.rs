@@ -14,6 +14,7 @@
 //!
 //! All of it is called on one thread. Only [`ConfigSpace`] is shared with others.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,11 +65,70 @@ pub struct Completion {
     pub reply: Vec<u8>,
 }
 
+/// Memory of the host that a device shows to its guest, in its shared memory region (virtio 1.3, section 2.10).
+#[derive(Clone, Debug)]
+pub struct HostMapping {
+    /// What is mapped: a memfd or a dma-buf that nobody can shrink.
+    pub file: Arc<File>,
+    /// Position in the file in bytes, a multiple of the page size.
+    pub offset: u64,
+    /// Length in bytes, a multiple of the page size.
+    pub len: u64,
+    /// `VIRTIO_GPU_MAP_CACHE_*`, as the guest is told.
+    pub caching: u32,
+}
+
+/// The front-end is to map memory into a shared memory region.
+#[derive(Clone, Debug)]
+pub struct MapRequest {
+    /// Names the request; [`VirtioDevice::mapped`] will, exactly once.
+    pub ticket: Ticket,
+    /// The region's number.
+    pub region: u8,
+    /// Where in the region, in bytes.
+    pub at: u64,
+    /// What.
+    pub mapping: HostMapping,
+}
+
+/// The front-end is to take a part out of a shared memory region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnmapRequest {
+    /// Names the request; [`VirtioDevice::mapped`] will, exactly once.
+    pub ticket: Ticket,
+    /// The region's number.
+    pub region: u8,
+    /// Where in the region, in bytes.
+    pub at: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// A change of a shared memory region, in the order in which they are to happen.
+#[derive(Clone, Debug)]
+pub enum WindowRequest {
+    /// Something is to be seen there.
+    Map(MapRequest),
+    /// Nothing is to be seen there any more.
+    Unmap(UnmapRequest),
+}
+
+/// What the front-end can do, as far as a device's configuration depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Front {
+    /// Whether it maps memory of the host into shared memory regions.
+    pub maps: bool,
+    /// Whether it can tell the driver of contexts of several kinds, and of blobs: QEMU's own vhost-user-gpu cannot.
+    pub context_init: bool,
+}
+
 /// What a device has to tell its transport.
 #[derive(Debug, Default)]
 pub struct Outbox {
     /// Replies that were promised.
     pub completions: Vec<Completion>,
+    /// What is to be mapped and unmapped, in this order.
+    pub window: Vec<WindowRequest>,
     /// Whether the configuration changed and the driver is to be told.
     pub config_changed: bool,
     /// As [`Answer::Broken`].
@@ -78,7 +138,7 @@ pub struct Outbox {
 impl Outbox {
     /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
-        self.completions.is_empty() && !self.config_changed && !self.broken
+        self.completions.is_empty() && self.window.is_empty() && !self.config_changed && !self.broken
     }
 }
 
@@ -89,6 +149,8 @@ pub trait ConfigSpace: Send + Sync {
     fn read(&self, offset: u64, data: &mut [u8]);
     /// Takes what the driver wrote; read-only fields and what is past the end are ignored.
     fn write(&self, offset: u64, data: &[u8]);
+    /// Told before the driver reads anything, and again whenever it becomes known better.
+    fn front(&self, _front: Front) {}
 }
 
 /// A virtio device.
@@ -136,6 +198,17 @@ pub trait VirtioDevice: Send {
     fn supply(&mut self, _queue: u16, _free: usize, _put: &mut dyn FnMut(&[u8])) -> bool {
         false
     }
+
+    /// The sizes of its shared memory regions in bytes, by number; 0 where there is none. Asked once.
+    fn shared_memory(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// The next command reads and writes this memory: told whenever the table has changed, and before [`start`](Self::start).
+    fn memory(&mut self, _memory: &Memory) {}
+
+    /// What became of a [`WindowRequest`].
+    fn mapped(&mut self, _ticket: Ticket, _ok: bool) {}
 
     /// Puts a completion for every ticket still open into `out`: errors where nothing better is known.
     fn abandon(&mut self, out: &mut Outbox);

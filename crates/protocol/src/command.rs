@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::three_d::{Box3d, Resource3d, Transfer3d};
 use crate::value::{ContextId, Fence, Format, MemEntry, Rect, ResourceId, ScanoutId};
 use crate::wire::{FLAG_FENCE, FLAG_RING_IDX, HEADER_SIZE, Reader, kind};
 
@@ -113,6 +114,16 @@ pub enum Command {
     SetScanoutBlob(ScanoutBlob),
     UpdateCursor { position: CursorPosition, resource: ResourceId, hot_x: u32, hot_y: u32 },
     MoveCursor { position: CursorPosition },
+    CtxCreate { context_init: u32, name: Vec<u8> },
+    CtxDestroy,
+    CtxAttachResource { resource: ResourceId },
+    CtxDetachResource { resource: ResourceId },
+    ResourceCreate3d { resource: ResourceId, desc: Resource3d },
+    TransferToHost3d(Transfer3d),
+    TransferFromHost3d(Transfer3d),
+    Submit3d { bytes: Vec<u8> },
+    ResourceMapBlob { resource: ResourceId, offset: u64 },
+    ResourceUnmapBlob { resource: ResourceId },
 }
 
 /// Why bytes are not a request.
@@ -164,12 +175,22 @@ impl Command {
             | Command::ResourceAssignUuid { resource }
             | Command::ResourceCreateBlob(CreateBlob { resource, .. })
             | Command::SetScanoutBlob(ScanoutBlob { resource, .. })
-            | Command::UpdateCursor { resource, .. } => (resource.0 != 0).then_some(*resource),
+            | Command::UpdateCursor { resource, .. }
+            | Command::CtxAttachResource { resource }
+            | Command::CtxDetachResource { resource }
+            | Command::ResourceCreate3d { resource, .. }
+            | Command::TransferToHost3d(Transfer3d { resource, .. })
+            | Command::TransferFromHost3d(Transfer3d { resource, .. })
+            | Command::ResourceMapBlob { resource, .. }
+            | Command::ResourceUnmapBlob { resource } => (resource.0 != 0).then_some(*resource),
             Command::GetDisplayInfo
             | Command::GetEdid { .. }
             | Command::GetCapsetInfo { .. }
             | Command::GetCapset { .. }
-            | Command::MoveCursor { .. } => None,
+            | Command::MoveCursor { .. }
+            | Command::CtxCreate { .. }
+            | Command::CtxDestroy
+            | Command::Submit3d { .. } => None,
         }
     }
 }
@@ -192,6 +213,16 @@ fn decode_body(kind: u32, mut reader: Reader<'_>) -> Result<Command, DecodeError
         kind::SET_SCANOUT_BLOB => return set_scanout_blob(&mut reader).ok_or(DecodeError::Short { kind })?,
         kind::UPDATE_CURSOR => update_cursor(&mut reader),
         kind::MOVE_CURSOR => reader.cursor_position().map(|position| Command::MoveCursor { position }),
+        kind::CTX_CREATE => ctx_create(&mut reader),
+        kind::CTX_DESTROY => Some(Command::CtxDestroy),
+        kind::CTX_ATTACH_RESOURCE => reader.resource().map(|resource| Command::CtxAttachResource { resource }),
+        kind::CTX_DETACH_RESOURCE => reader.resource().map(|resource| Command::CtxDetachResource { resource }),
+        kind::RESOURCE_CREATE_3D => create_3d(&mut reader),
+        kind::TRANSFER_TO_HOST_3D => transfer_3d(&mut reader).map(Command::TransferToHost3d),
+        kind::TRANSFER_FROM_HOST_3D => transfer_3d(&mut reader).map(Command::TransferFromHost3d),
+        kind::SUBMIT_3D => submit_3d(&mut reader),
+        kind::RESOURCE_MAP_BLOB => map_blob(&mut reader),
+        kind::RESOURCE_UNMAP_BLOB => reader.resource().map(|resource| Command::ResourceUnmapBlob { resource }),
         unknown => return Err(DecodeError::UnknownKind(unknown)),
     };
     body.ok_or(DecodeError::Short { kind })
@@ -323,6 +354,69 @@ fn update_cursor(reader: &mut Reader<'_>) -> Option<Command> {
     let hot_y = reader.u32()?;
     reader.u32()?;
     Some(Command::UpdateCursor { position, resource, hot_x, hot_y })
+}
+
+/// The room of a context's name in bytes.
+const CONTEXT_NAME: usize = 64;
+
+fn ctx_create(reader: &mut Reader<'_>) -> Option<Command> {
+    let length = reader.u32()?;
+    let context_init = reader.u32()?;
+    let room = reader.array::<CONTEXT_NAME>()?;
+    let name = room.get(..length as usize).unwrap_or(&room).to_vec();
+    Some(Command::CtxCreate { context_init, name })
+}
+
+fn create_3d(reader: &mut Reader<'_>) -> Option<Command> {
+    let resource = ResourceId(reader.u32()?);
+    let desc = Resource3d {
+        target: reader.u32()?,
+        format: reader.u32()?,
+        bind: reader.u32()?,
+        width: reader.u32()?,
+        height: reader.u32()?,
+        depth: reader.u32()?,
+        array_size: reader.u32()?,
+        last_level: reader.u32()?,
+        nr_samples: reader.u32()?,
+        flags: reader.u32()?,
+    };
+    reader.u32()?;
+    Some(Command::ResourceCreate3d { resource, desc })
+}
+
+fn transfer_3d(reader: &mut Reader<'_>) -> Option<Transfer3d> {
+    let area = Box3d {
+        x: reader.u32()?,
+        y: reader.u32()?,
+        z: reader.u32()?,
+        width: reader.u32()?,
+        height: reader.u32()?,
+        depth: reader.u32()?,
+    };
+    let offset = reader.u64()?;
+    let resource = ResourceId(reader.u32()?);
+    Some(Transfer3d {
+        area,
+        offset,
+        resource,
+        level: reader.u32()?,
+        stride: reader.u32()?,
+        layer_stride: reader.u32()?,
+    })
+}
+
+/// As many bytes as the command says it has; drivers pad the request.
+fn submit_3d(reader: &mut Reader<'_>) -> Option<Command> {
+    let size = reader.index()?;
+    let bytes = reader.bytes(usize::try_from(size).ok()?)?.to_vec();
+    Some(Command::Submit3d { bytes })
+}
+
+fn map_blob(reader: &mut Reader<'_>) -> Option<Command> {
+    let resource = reader.resource()?;
+    let offset = reader.u64()?;
+    Some(Command::ResourceMapBlob { resource, offset })
 }
 
 #[cfg(test)]

@@ -8,12 +8,14 @@
 pub mod command;
 pub mod edid;
 pub mod reply;
+pub mod three_d;
 pub mod value;
 pub mod vhost_user_gpu;
 mod wire;
 
 pub use command::{Command, DecodeError, Header};
 pub use reply::{Reply, ReplyError};
+pub use three_d::{Box3d, CapsetId, Resource3d, Transfer3d};
 pub use value::{ContextId, Fence, Format, MemEntry, Rect, ResourceId, ScanoutId};
 
 /// The most heads a virtio-gpu can have (`VIRTIO_GPU_MAX_SCANOUTS`, section 5.7.6.8).

@@ -41,6 +41,8 @@ pub enum Reply {
     Capset(Vec<u8>),
     /// A resource's UUID.
     ResourceUuid([u8; 16]),
+    /// How a mapped blob is cached: `VIRTIO_GPU_MAP_CACHE_*`.
+    MapInfo(u32),
     /// Not done.
     Error(ReplyError),
 }
@@ -102,6 +104,7 @@ impl Reply {
             Reply::CapsetInfo { .. } => kind::OK_CAPSET_INFO,
             Reply::Capset(_) => kind::OK_CAPSET,
             Reply::ResourceUuid(_) => kind::OK_RESOURCE_UUID,
+            Reply::MapInfo(_) => kind::OK_MAP_INFO,
             Reply::Error(error) => *error as u32,
         }
     }
@@ -133,6 +136,7 @@ impl Reply {
             Reply::CapsetInfo { id, max_version, max_size } => words(out, &[*id, *max_version, *max_size, 0]),
             Reply::Capset(bytes) => out.extend_from_slice(bytes),
             Reply::ResourceUuid(uuid) => out.extend_from_slice(uuid),
+            Reply::MapInfo(info) => words(out, &[*info, 0]),
         }
     }
 }

@@ -17,6 +17,17 @@ pub mod kind {
     pub const RESOURCE_CREATE_BLOB: u32 = 0x010c;
     pub const SET_SCANOUT_BLOB: u32 = 0x010d;
 
+    pub const CTX_CREATE: u32 = 0x0200;
+    pub const CTX_DESTROY: u32 = 0x0201;
+    pub const CTX_ATTACH_RESOURCE: u32 = 0x0202;
+    pub const CTX_DETACH_RESOURCE: u32 = 0x0203;
+    pub const RESOURCE_CREATE_3D: u32 = 0x0204;
+    pub const TRANSFER_TO_HOST_3D: u32 = 0x0205;
+    pub const TRANSFER_FROM_HOST_3D: u32 = 0x0206;
+    pub const SUBMIT_3D: u32 = 0x0207;
+    pub const RESOURCE_MAP_BLOB: u32 = 0x0208;
+    pub const RESOURCE_UNMAP_BLOB: u32 = 0x0209;
+
     pub const UPDATE_CURSOR: u32 = 0x0300;
     pub const MOVE_CURSOR: u32 = 0x0301;
 
@@ -26,6 +37,7 @@ pub mod kind {
     pub const OK_CAPSET: u32 = 0x1103;
     pub const OK_EDID: u32 = 0x1104;
     pub const OK_RESOURCE_UUID: u32 = 0x1105;
+    pub const OK_MAP_INFO: u32 = 0x1106;
 
     pub const ERR_UNSPEC: u32 = 0x1200;
     pub const ERR_OUT_OF_MEMORY: u32 = 0x1201;

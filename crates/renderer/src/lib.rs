@@ -2,14 +2,19 @@
 //!
 //! - [`Null`] says yes and has no pixels: the floor of a benchmark;
 //! - [`Soft`] keeps 2D images in memory of its own and copies the guest's pages into them;
+//! - [`library`] is the seam to a host's library for OpenGL and Vulkan, [`virgl`] that library, and [`isolated`] a process of its
+//!   own around it;
 //! - `Late` (feature `late`, for tests) puts off what another renderer answers.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod isolated;
 #[cfg(feature = "late")]
 mod late;
+pub mod library;
 mod null;
 mod soft;
+pub mod virgl;
 
 #[cfg(feature = "late")]
 pub use late::{Late, Mood};

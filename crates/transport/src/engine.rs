@@ -123,6 +123,8 @@ impl<I: Interrupt> Engine<I> {
     /// The next command reads and writes `memory`, and none still uses the table before it.
     pub fn set_memory(&mut self, memory: Arc<Memory>) {
         self.memory = memory;
+        let Self { device, memory, .. } = self;
+        guarded(&mut **device, |device| device.memory(memory));
     }
 
     /// Features for rings and a device that start from now on.

@@ -1,0 +1,1 @@
+//! libvirglrenderer, loaded while running.
