@@ -74,6 +74,26 @@ counters! { "GPU", Stats, Snapshot {
     image_bytes,
     /// Resources that exist now.
     resources,
+    /// Contexts that exist now.
+    contexts,
+    /// Command streams that were handed to a 3D renderer.
+    submits,
+    /// Commands whose fence waited for a 3D renderer.
+    fences,
+    /// Bytes of scanouts that were read back from a 3D renderer.
+    readback_bytes,
+    /// Blobs that were mapped into the guest.
+    blob_maps,
+    /// Bytes of blobs that are mapped into the guest now.
+    blob_bytes,
+    /// Processes of a 3D renderer that were started.
+    renderer_starts,
+    /// Processes of a 3D renderer that died, or were ended because they hung or lied.
+    renderer_deaths,
+    /// Times that a 3D renderer's process told what cannot be.
+    renderer_lies,
+    /// Times that work was refused because a 3D renderer could not be started, or not again so soon.
+    renderer_refused,
 } }
 
 counters! { "input device", InputStats, InputSnapshot {
