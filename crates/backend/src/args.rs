@@ -10,7 +10,7 @@ use clap::Parser;
 use serde::Deserialize;
 
 use crate::values::{
-    Bytes, Heads, InputSocket, ModelKind, RendererKind, RomSource, SandboxMode, Sink, Switch, TransportKind,
+    Bytes, Capsets, Heads, InputSocket, ModelKind, RendererKind, RomSource, SandboxMode, Sink, Switch, TransportKind,
 };
 
 /// Wrong usage: the program was not told something it can do. Exit code 2.
@@ -53,9 +53,44 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub rom: Option<RomSource>,
 
-    /// Who makes the pixels: `soft` draws in memory, `null` draws nothing (the floor of a benchmark).
+    /// Who makes the pixels: `soft` draws in memory, `virgl` does and has OpenGL and Vulkan of this host's libvirglrenderer
+    /// besides, `null` draws nothing (the floor of a benchmark).
     #[arg(long, value_enum)]
     pub renderer: Option<RendererKind>,
+
+    /// The same as --renderer virgl: how libvirt asks for OpenGL.
+    #[arg(long)]
+    pub virgl: bool,
+
+    /// What of 3D the guest is offered, as in `virgl2,venus`: virgl, virgl2, venus, drm; one that this host lacks is then an
+    /// error [default: all that this host has].
+    #[arg(long, value_name = "LIST")]
+    pub capsets: Option<Capsets>,
+
+    /// The DRM render node that 3D is drawn with; without, it is drawn by the processor.
+    #[arg(long, value_name = "PATH")]
+    pub render_node: Option<PathBuf>,
+
+    /// Size of the guest's view of 3D memory, which venus needs: a power of two [default: 1G where venus is offered, else 0].
+    #[arg(long, value_name = "BYTES")]
+    pub window: Option<Bytes>,
+
+    /// Seconds without progress after which a 3D process is ended and replaced [default: 10].
+    #[arg(long, value_name = "SECONDS")]
+    pub renderer_patience: Option<u32>,
+
+    /// How many 3D processes of a kind are started within a minute [default: 6].
+    #[arg(long, value_name = "COUNT")]
+    pub renderer_restarts: Option<u32>,
+
+    /// The library to draw 3D with [default: the system's libvirglrenderer.so.1].
+    #[arg(long, value_name = "PATH")]
+    pub virglrenderer: Option<PathBuf>,
+
+    /// The program that Vulkan runs in, of the same build as the library [default: where distributions have
+    /// virgl_render_server].
+    #[arg(long, value_name = "PATH")]
+    pub render_server: Option<PathBuf>,
 
     /// Who shows the pixels: vmm, none, capture=FILE.png, vnc=ADDR, web=ADDR or window[,fullscreen[=MONITOR]]; may be given
     /// several times.
@@ -110,26 +145,19 @@ pub struct Options {
     #[serde(skip)]
     pub print_capabilities: bool,
 
+    /// With --print-capabilities: look what this host has for 3D, and print it all; with the other options given.
+    #[arg(long, requires = "print_capabilities")]
+    #[serde(skip)]
+    pub verbose: bool,
+
     /// Read the options that are not given here from this TOML file.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
 
-    /// The DRM render node to draw with: accepted for libvirt's sake, unused until 3D is built.
-    #[arg(long, value_name = "PATH")]
-    pub render_node: Option<PathBuf>,
-
-    /// Ask for OpenGL: accepted for libvirt's sake, the guest gets 2D until 3D is built.
-    #[arg(long)]
-    pub virgl: bool,
-
     // Words of the design that nothing answers to yet. They are known, so that the refusal can say so.
     #[arg(long, hide = true)]
-    capsets: Option<String>,
-    #[arg(long, hide = true)]
     wayland: Option<String>,
-    #[arg(long, hide = true)]
-    window: Option<String>,
     #[arg(long, hide = true)]
     isolate: Option<String>,
 }
@@ -160,7 +188,16 @@ impl Options {
             msix: self.msix.or(file.msix),
             pio: self.pio.or(file.pio),
             rom: self.rom.or(file.rom),
-            renderer: self.renderer.or(file.renderer),
+            // Asked for OpenGL on the command line, the file's renderer is not.
+            renderer: self.renderer.or(if self.virgl { None } else { file.renderer }),
+            virgl: self.virgl || self.renderer.is_none() && file.virgl,
+            capsets: self.capsets.or(file.capsets),
+            render_node: self.render_node.or(file.render_node),
+            window: self.window.or(file.window),
+            renderer_patience: self.renderer_patience.or(file.renderer_patience),
+            renderer_restarts: self.renderer_restarts.or(file.renderer_restarts),
+            virglrenderer: self.virglrenderer.or(file.virglrenderer),
+            render_server: self.render_server.or(file.render_server),
             display: if self.display.is_empty() { file.display } else { self.display },
             heads: self.heads.or(file.heads),
             edid: self.edid.or(file.edid),
@@ -173,30 +210,22 @@ impl Options {
             sandbox: self.sandbox.or(file.sandbox),
             log: self.log.or(file.log),
             print_capabilities: self.print_capabilities,
+            verbose: self.verbose,
             config: self.config,
-            render_node: self.render_node.or(file.render_node),
-            virgl: self.virgl || file.virgl,
-            capsets: self.capsets.or(file.capsets),
             wayland: self.wayland.or(file.wayland),
-            window: self.window.or(file.window),
             isolate: self.isolate.or(file.isolate),
         }
     }
 
     /// Refuses what is planned and not built, each with the way out.
     pub fn refuse_planned(&self) -> Result<(), Usage> {
-        let planned = |what: &str, instead: &str| Err(Usage(format!("{what} is planned, not built yet: {instead}")));
-        let words = [
-            ("--capsets", &self.capsets, "leave it out; the guest gets 2D"),
-            ("--wayland", &self.wayland, "leave it out; the guest gets 2D"),
-            ("--window", &self.window, "leave it out; it belongs to 3D"),
-            ("--isolate", &self.isolate, "leave it out; there is no renderer process to isolate"),
-        ];
-        if let Some((name, _, instead)) = words.iter().find(|(_, value, _)| value.is_some()) {
-            return planned(name, instead);
+        if self.wayland.is_some() {
+            return Err(Usage(
+                "--wayland is planned, not built yet: leave it out; the guest has its own desktop".to_owned(),
+            ));
         }
-        if self.renderer == Some(RendererKind::Virgl) {
-            return planned("--renderer virgl", "use --renderer soft");
+        if self.isolate.is_some() {
+            return Err(Usage("--isolate: leave it out; what draws 3D always has a process of its own".to_owned()));
         }
         Ok(())
     }
@@ -263,6 +292,11 @@ mod tests {
             ("--display window,full", "window,fullscreen=MONITOR"),
             ("--input-socket /a,tuch", "tuch"),
             ("--input-socket ,touch", "Name the socket"),
+            ("--capsets venus,gl", "gl"),
+            ("--capsets=", "virgl2,venus"),
+            ("--window big", "big"),
+            ("--renderer-patience soon", "soon"),
+            ("--fd 3 --verbose", "--print-capabilities"),
             ("--memory lots", "lots"),
             ("--memory 99999999999G", "99999999999G"),
             ("--refresh fast", "fast"),
@@ -278,11 +312,10 @@ mod tests {
 
     #[test]
     fn planned_words_are_refused_with_the_way_out() {
-        let cases = ["--renderer virgl", "--capsets venus", "--wayland /run/wayland-0", "--window 1G", "--isolate off"];
-        for line in cases {
+        for line in ["--wayland /run/wayland-0", "--isolate off"] {
             let message = options(line).refuse_planned().expect_err(line).to_string();
             assert!(message.contains(line.split(' ').next().unwrap()), "{line}: {message}");
-            assert!(message.contains("planned, not built yet"), "{line}: {message}");
+            assert!(message.contains("leave it out"), "{line}: {message}");
         }
     }
 
@@ -298,7 +331,7 @@ mod tests {
     #[test]
     fn the_file_uses_the_words_of_the_command_line() {
         let said = options(
-            "--socket-path /a --display vnc=127.0.0.1:5900 --display none --heads 640x480@75 --memory 64M --input-socket /in --input-socket /in2,touch --tokens /tokens --transport vfio-user --model bochs --msix off --pio off --rom /rom",
+            "--socket-path /a --display vnc=127.0.0.1:5900 --display none --heads 640x480@75 --memory 64M --input-socket /in --input-socket /in2,touch --tokens /tokens --transport vfio-user --model bochs --msix off --pio off --rom /rom --renderer virgl --capsets virgl2,venus --render-node /dev/dri/renderD128 --window 512M --renderer-patience 5 --renderer-restarts 3 --virglrenderer /lib/v.so --render-server /libexec/s",
         );
         let file = Options::from_toml(
             r#"
@@ -313,6 +346,14 @@ mod tests {
             msix = "off"
             pio = "off"
             rom = "/rom"
+            renderer = "virgl"
+            capsets = "virgl2,venus"
+            render-node = "/dev/dri/renderD128"
+            window = "512M"
+            renderer-patience = 5
+            renderer-restarts = 3
+            virglrenderer = "/lib/v.so"
+            render-server = "/libexec/s"
             "#,
         );
         assert_eq!(file.unwrap(), said);
@@ -327,6 +368,15 @@ mod tests {
         assert_eq!(merged.heads, file.heads);
         assert_eq!(merged.display, file.display);
         assert!(merged.virgl);
+    }
+
+    #[test]
+    fn opengl_asked_for_on_the_command_line_wins_over_the_files_renderer() {
+        let file = |text| Options::from_toml(text).unwrap();
+        let merged = options("--fd 3 --virgl").or(file("renderer = \"soft\""));
+        assert_eq!((merged.renderer, merged.virgl), (None, true));
+        let merged = options("--fd 3 --renderer soft").or(file("virgl = true"));
+        assert_eq!((merged.renderer, merged.virgl), (Some(RendererKind::Soft), false));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::args::{Options, Usage};
 use crate::card::Card;
+use crate::three_d::ThreeD;
 use crate::values::{
     Bytes, HeadSize, Heads, InputSocket, Listen, RendererKind, SandboxMode, Sink, Window, refresh_rate,
 };
@@ -73,6 +74,8 @@ pub struct Config {
     pub card: Option<Card>,
     /// Who makes the pixels.
     pub renderer: RendererKind,
+    /// What is asked for of 3D, if it is.
+    pub three_d: Option<ThreeD>,
     /// Who shows them.
     pub sinks: Sinks,
     /// The heads at start.
@@ -114,11 +117,9 @@ impl Config {
     fn judge(options: Options, log_environment: Option<String>) -> Result<Config> {
         options.refuse_planned()?;
         let mut notices = Vec::new();
-        if options.virgl {
-            notices.push("--virgl: OpenGL is planned, not built yet; the guest gets 2D".to_owned());
-        }
-        if options.render_node.is_some() {
-            notices.push("--render-node: unused until 3D is built".to_owned());
+        let three_d = ThreeD::judge(&options)?;
+        if three_d.is_none() && options.render_node.is_some() {
+            notices.push("--render-node: unused without --renderer virgl".to_owned());
         }
         let endpoint = match (options.socket_path.clone(), options.fd) {
             (_, Some(fd)) => Endpoint::Inherited(fd),
@@ -155,7 +156,12 @@ impl Config {
             patterns,
             control_socket: options.control_socket.map(with_pid),
             name: name(options.name, &endpoint)?,
-            renderer: options.renderer.unwrap_or(RendererKind::Soft),
+            renderer: options.renderer.unwrap_or(if three_d.is_some() {
+                RendererKind::Virgl
+            } else {
+                RendererKind::Soft
+            }),
+            three_d,
             sandbox: options.sandbox.unwrap_or(SandboxMode::On),
             log: log_filter(options.log.or(log_environment))?,
             endpoint,
@@ -391,7 +397,8 @@ mod tests {
             ("--fd 3 --memory 1M", "at least 16M"),
             ("--fd 3 --refresh 0", "Refresh 0"),
             ("--fd 3 --log a=b=c", "a=b=c"),
-            ("--fd 3 --renderer virgl", "planned"),
+            ("--fd 3 --window 1G", "--renderer virgl"),
+            ("--fd 3 --transport vfio-user --virgl --capsets venus", "changes all the time"),
             ("--fd 3 --model vga", "--transport vfio-user"),
             ("--fd 3 --transport vfio-user --model bochs --heads 640x480,640x480", "--heads"),
             ("--fd 3 --transport vfio-user --memory 63M", "at least 64M"),
@@ -416,10 +423,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_accepted_for_libvirt_alone_is_said() {
-        let config = judge("--fd 3 --virgl --render-node /dev/dri/renderD128").unwrap();
-        assert_eq!(config.notices.len(), 2);
-        assert!(config.notices[0].contains("planned, not built yet"));
+    fn a_node_that_draws_nothing_is_said_to_be_unused() {
+        assert_eq!(judge("--fd 3 --virgl --render-node /dev/dri/renderD128").unwrap().notices.len(), 0);
+        let notices = judge("--fd 3 --render-node /dev/dri/renderD128").unwrap().notices;
+        assert!(notices.len() == 1 && notices[0].contains("--renderer virgl"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod preflight;
 mod rights;
 mod sandbox;
 mod stop;
+mod three_d;
 mod values;
 mod vgpu;
 

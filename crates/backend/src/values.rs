@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use device::input::InputKind;
+use protocol::CapsetId;
 use serde::Deserialize;
 
 /// The most heads a virtio-gpu has (VIRTIO_GPU_MAX_SCANOUTS).
@@ -86,8 +87,7 @@ pub enum RendererKind {
     Soft,
     /// Draws nothing.
     Null,
-    /// Draws with virglrenderer.
-    #[value(hide = true)]
+    /// Draws 2D in memory, and 3D with libvirglrenderer.
     Virgl,
 }
 
@@ -155,6 +155,29 @@ fn head(word: &str) -> Result<HeadSize, String> {
 /// Refuses a refresh rate that no monitor has.
 pub fn refresh_rate(hertz: u32) -> Result<u32, String> {
     if (1..=1000).contains(&hertz) { Ok(hertz) } else { Err(format!("Refresh {hertz} is outside 1 to 1000 Hz")) }
+}
+
+/// Kinds of 3D: `virgl2,venus`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Capsets(pub Vec<CapsetId>);
+
+/// All that have a name, in the order in which a guest finds them.
+pub const CAPSETS: [CapsetId; 4] = [CapsetId::VIRGL, CapsetId::VIRGL2, CapsetId::VENUS, CapsetId::DRM];
+
+impl FromStr for Capsets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = |word: &str| CAPSETS.into_iter().find(|capset| capset.name() == Some(word));
+        let capset = |word| {
+            known(word).ok_or_else(|| format!("'{word}' is none of virgl, virgl2, venus, drm, as in virgl2,venus"))
+        };
+        let mut capsets = text.split(',').map(capset).collect::<Result<Vec<_>, _>>()?;
+        capsets.sort_unstable();
+        capsets.dedup();
+        Ok(Capsets(capsets))
+    }
 }
 
 /// A number of bytes: `256M`, `1G`, `4096`.
@@ -346,7 +369,7 @@ macro_rules! try_from_string {
         }
     )* };
 }
-try_from_string!(Heads, Bytes, Sink, InputSocket, RomSource);
+try_from_string!(Heads, Bytes, Capsets, Sink, InputSocket, RomSource);
 
 #[cfg(test)]
 mod tests {
@@ -377,6 +400,16 @@ mod tests {
         }
         for text in ["", "M", "-1", "1.5G", "18446744073709551615K"] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn kinds_of_3d_are_each_offered_once() {
+        let read = |text: &str| text.parse::<Capsets>();
+        assert_eq!(read("venus,virgl,venus"), Ok(Capsets(vec![CapsetId::VIRGL, CapsetId::VENUS])));
+        assert_eq!(read("virgl,virgl2,venus,drm"), Ok(Capsets(CAPSETS.to_vec())));
+        for text in ["", "virgl,", "gl", "Venus"] {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 
