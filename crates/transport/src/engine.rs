@@ -6,6 +6,7 @@
 mod serve;
 mod slot;
 mod supply;
+mod window;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,6 +31,9 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(1);
 const PANICS: usize = 3;
 const PANIC_WINDOW: Duration = Duration::from_secs(60);
 
+/// Times that a device is told at once of what became of its requests for the window, and may ask again.
+const WINDOW_ROUNDS: usize = 4;
+
 /// A device and its rings.
 pub struct Engine<I> {
     device: Box<dyn VirtioDevice>,
@@ -42,6 +46,10 @@ pub struct Engine<I> {
     parked: HashMap<Ticket, Parked>,
     scratch: Scratch,
     outbox: Outbox,
+    /// Answers of the front-end to requests for its window.
+    answers: Vec<(Ticket, bool)>,
+    /// When the front-end's answers are due.
+    window_deadline: Option<Instant>,
     /// Whether the device was started and not stopped since.
     started: bool,
     stopped: Vec<Stopped>,
@@ -86,6 +94,8 @@ impl<I: Interrupt> Engine<I> {
             parked: HashMap::new(),
             scratch: Scratch::default(),
             outbox: Outbox::default(),
+            answers: Vec::new(),
+            window_deadline: None,
             started: false,
             stopped: Vec::new(),
             panics: Vec::new(),
@@ -187,6 +197,7 @@ impl<I: Interrupt> Engine<I> {
     /// The front-end is gone: no ring, no memory, no trace of its guest.
     pub fn reset(&mut self, now: Instant) {
         self.catch_up();
+        self.clear_window();
         self.forget_parked();
         for slot in &mut self.slots {
             *slot = Slot { incarnation: slot.incarnation + 1, ..Slot::default() };
@@ -272,7 +283,7 @@ impl<I: Interrupt> Engine<I> {
             }
         }
         let waiting = self.rest();
-        waiting || self.slots.iter().any(|slot| slot.serves() && slot.ready)
+        waiting || !self.answers.is_empty() || self.slots.iter().any(|slot| slot.serves() && slot.ready)
     }
 
     /// No command runs. Returns whether the driver was told of what it cannot see yet.
@@ -294,7 +305,7 @@ impl<I: Interrupt> Engine<I> {
     /// When [`run`](Self::run) is due although nobody kicked.
     pub fn deadline(&self) -> Option<Instant> {
         let stops = self.slots.iter().filter_map(|slot| slot.stopping);
-        stops.chain(self.device.deadline()).min()
+        stops.chain(self.device.deadline()).chain(self.window_deadline).min()
     }
 
     /// One batch of a ring, and one word to the driver.
@@ -368,15 +379,27 @@ impl<I: Interrupt> Engine<I> {
     }
 
     fn poll(&mut self, now: Instant) {
+        self.poll_window(now);
+        self.poll_device(now);
+        // What is refused at once is heard of at once.
+        for _ in 0..WINDOW_ROUNDS {
+            if !self.poll_window(now) {
+                break;
+            }
+            self.poll_device(now);
+        }
+        if self.slots.iter().any(|slot| slot.stopping.is_some_and(|limit| limit <= now)) {
+            self.abandon(now);
+        }
+    }
+
+    fn poll_device(&mut self, now: Instant) {
         let Self { device, memory, outbox, .. } = self;
         let polled = guarded(&mut **device, |device| device.poll(memory, now, outbox));
         if polled.is_none() {
             self.panicked(now);
         }
         self.deliver();
-        if self.slots.iter().any(|slot| slot.stopping.is_some_and(|limit| limit <= now)) {
-            self.abandon(now);
-        }
     }
 
     /// Gives back what the outbox completes and does what else it says.
@@ -396,6 +419,7 @@ impl<I: Interrupt> Engine<I> {
         for queue in 0..self.slots.len() {
             self.signal(queue as u16);
         }
+        self.ask_window();
         if std::mem::take(&mut self.outbox.config_changed) {
             self.interrupt.config();
         }
@@ -509,6 +533,7 @@ impl<I: Interrupt> Engine<I> {
         self.panics.retain(|at| now.saturating_duration_since(*at) < PANIC_WINDOW);
         self.panics.push(now);
         self.outbox = Outbox::default();
+        self.clear_window();
         for (_, parked) in std::mem::take(&mut self.parked) {
             let queue = parked.queue;
             self.give_back(parked, &[]);

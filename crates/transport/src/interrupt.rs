@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
+use crate::window::Mapper;
+
 /// The way from a device to its driver.
 pub trait Interrupt {
     /// The used ring of `queue` has news that the driver wants to hear of.
@@ -12,6 +14,10 @@ pub trait Interrupt {
     fn config(&mut self);
     /// The ring of `queue` cannot be followed and has been stopped.
     fn broken(&mut self, queue: u16);
+    /// Who maps memory of the host for the guest; every request fails when there is nobody.
+    fn mapper(&mut self) -> Option<&mut dyn Mapper> {
+        None
+    }
 }
 
 /// An eventfd by which a front-end wants to be told. Writing to a full one would block, so it is switched over when it comes.

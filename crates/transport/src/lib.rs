@@ -16,6 +16,7 @@ pub mod serve;
 pub mod sigbus;
 pub mod vfio_user;
 pub mod vhost_user;
+pub mod window;
 pub mod worker;
 
 pub use engine::Engine;

@@ -14,11 +14,12 @@
 mod driver;
 mod echo;
 mod far;
+mod window;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use device::{Incidents, Memory, Region, VirtioDevice};
+use device::{Front, Incidents, Memory, Region, VirtioDevice};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{FileOffset, MmapRegion};
@@ -27,10 +28,12 @@ use crate::engine::{Engine, Stopped};
 use crate::feature;
 use crate::interrupt::Interrupt;
 use crate::ring::Layout;
+use crate::window::Mapper;
 
 pub use driver::{Descriptor, DriverQueue, INDIRECT, NEXT, Used, WRITE};
 pub use echo::Echo;
 use far::Elsewhere;
+pub use window::{Habit, Happened, Window};
 
 /// Events that [`Loopback::request`] waits for before it believes that no reply will come.
 const PATIENCE: usize = 10_000;
@@ -75,9 +78,9 @@ pub struct Counts {
     pub broken: Vec<u64>,
 }
 
-/// Interrupts, counted.
+/// Interrupts, counted, and the guest's window to the host's memory.
 #[derive(Debug, Default)]
-pub struct Counted(Counts);
+pub struct Counted(Counts, Window);
 
 impl Interrupt for Counted {
     fn queue(&mut self, queue: u16) {
@@ -90,6 +93,10 @@ impl Interrupt for Counted {
 
     fn broken(&mut self, queue: u16) {
         self.0.broken[usize::from(queue)] += 1;
+    }
+
+    fn mapper(&mut self) -> Option<&mut dyn Mapper> {
+        Some(&mut self.1)
     }
 }
 
@@ -146,7 +153,8 @@ impl Loopback {
         let sizes = device.queue_sizes().to_vec();
         let offered = device.features() | feature::TRANSPORT;
         let counts = Counts { interrupts: vec![0; sizes.len()], broken: vec![0; sizes.len()], ..Counts::default() };
-        let mut engine = Engine::new(device, Counted(counts), || 0);
+        device.config().front(Front { maps: true, context_init: true });
+        let mut engine = Engine::new(device, Counted(counts, Window::default()), || 0);
         let features = shape.features & offered;
         engine.set_features(features);
         let mut elsewhere = far.then(Elsewhere::new);
@@ -345,6 +353,17 @@ impl Loopback {
         self.engine.deadline()
     }
 
+    /// The guest's shared memory regions, in which the device shows memory of the host.
+    pub fn window(&mut self) -> &mut Window {
+        &mut self.engine.interrupt().1
+    }
+
+    /// Tells the device what its front-end can do. A new guest's can do everything.
+    pub fn front(&mut self, front: Front) {
+        self.engine.device().config().front(front);
+        self.window().set_present(front.maps);
+    }
+
     /// The driver read or wrote the configuration.
     pub fn touch_config(&mut self) {
         self.engine.config_accessed(self.now);
@@ -359,6 +378,7 @@ impl Loopback {
 
     /// The VMM pauses the guest: every ring is disabled and stops; time passes when something is parked.
     pub fn pause(&mut self) -> Vec<Stopped> {
+        self.window().shut();
         for queue in 0..self.queues.len() {
             self.engine.enable_ring(queue as u16, false);
         }
@@ -371,6 +391,7 @@ impl Loopback {
 
     /// GET_VRING_BASE of one ring.
     pub fn stop_ring(&mut self, queue: u16) -> Option<Stopped> {
+        self.window().shut();
         self.engine.stop_ring(queue, self.now);
         for _ in 0..PATIENCE {
             if let Some(stopped) = self.engine.take_stopped().next() {
@@ -389,6 +410,7 @@ impl Loopback {
     /// The VMM lets the guest go on: every ring starts where it stopped. As QEMU does it, all are set up before one is
     /// enabled.
     pub fn resume(&mut self) {
+        self.window().open();
         for (queue, driver) in self.queues.iter().enumerate() {
             self.engine.start_ring(queue as u16, Some(driver.layout()), Some(self.bases[queue]));
         }
@@ -399,6 +421,7 @@ impl Loopback {
 
     /// Starts one ring anywhere, as a hostile driver may.
     pub fn start_ring(&mut self, queue: u16, layout: Layout, base: u16) {
+        self.window().open();
         self.engine.start_ring(queue, Some(layout), Some(base));
         self.engine.enable_ring(queue, true);
     }
@@ -416,6 +439,7 @@ impl Loopback {
 
     /// The driver resets the device. Its rings are gone until the next [`renew`](Self::renew).
     pub fn halt(&mut self) {
+        self.window().shut();
         self.engine.halt();
     }
 
@@ -434,6 +458,7 @@ impl Loopback {
     pub fn reconnect(&mut self) {
         let memory: Vec<_> = self.memory().regions().iter().map(|region| (region.start, region.len)).collect();
         self.engine.reset(self.now);
+        self.engine.interrupt().1 = Window::default();
         self.engine.set_features(self.features);
         self.set_memory(table(&memory));
         self.renew();
