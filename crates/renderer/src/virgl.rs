@@ -14,6 +14,9 @@ mod probe;
 mod renderer;
 mod rules;
 mod server;
+pub mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;

@@ -1,0 +1,115 @@
+//! The library itself, as this machine has it. Each case runs in a process of its own: a library is started once for the life of
+//! a process, and what crashes ends only that.
+
+use std::env;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use device::{Ticket, Way};
+use protocol::{Box3d, CapsetId, ContextId, Rect, ReplyError, Resource3d, ResourceId, Transfer3d};
+use vm_memory::{Bytes, MmapRegion};
+
+use super::{Config, Virgl, stream};
+use crate::library::{Kind, Library, Piece, Sink};
+
+mod gl;
+
+/// Longer than anything takes on a machine that does other things too.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a case says when it could not be tried.
+const SKIPPED: &str = "SKIPPED";
+
+/// Runs an ignored test of this program in a process of its own.
+fn alone(case: &str) {
+    let name = format!("{}::{case}", module_path!().split_once("::").unwrap().1);
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", &name, "--ignored", "--nocapture", "--test-threads=1"]);
+    let output = command.env("EGL_PLATFORM", "surfaceless").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{case}: {}\n{text}\n{errors}", output.status);
+    assert!(text.contains("1 passed"), "{case} did not run:\n{text}");
+    if let Some(why) = text.lines().find_map(|line| line.split_once(SKIPPED)) {
+        println!("Not tried:{}", why.1);
+        assert!(env::var_os("CI").is_none(), "Not tried:{}", why.1);
+    }
+}
+
+/// Fences as they are told.
+struct Told(Sender<Ticket>);
+
+impl Sink for Told {
+    fn retired(&self, ticket: Ticket) {
+        self.0.send(ticket).unwrap();
+    }
+}
+
+/// A library that was started, and what it tells.
+struct World {
+    library: Box<dyn Library>,
+    told: Receiver<Ticket>,
+}
+
+impl World {
+    /// `None`: this machine has none; the case says so.
+    fn gl() -> Option<Self> {
+        let loaded = match Virgl::load(None) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                println!("{SKIPPED} {error}");
+                return None;
+            }
+        };
+        println!("{} from {}", loaded.version(), loaded.path().display());
+        let (sender, told) = channel();
+        let config = Config { kind: Kind::Gl, node: None, server: None, sink: Arc::new(Told(sender)) };
+        Some(Self { library: loaded.start(config).unwrap(), told })
+    }
+
+    fn told(&mut self) -> Ticket {
+        Self::wait(self.library.as_mut(), &mut self.told)
+    }
+
+    /// Waits for one fence.
+    fn wait(library: &mut dyn Library, told: &mut Receiver<Ticket>) -> Ticket {
+        loop {
+            let wait = library.poll().map_or(PATIENCE, |wait| Duration::from_millis(wait.into()));
+            match told.recv_timeout(wait) {
+                Ok(ticket) => return ticket,
+                Err(_) => assert!(wait < PATIENCE, "No fence was told"),
+            }
+        }
+    }
+
+    /// A part of a picture.
+    fn read(&mut self, resource: ResourceId, rect: Rect) -> Vec<u8> {
+        let stride = rect.width * 4;
+        let region = MmapRegion::<()>::new((stride * rect.height) as usize).unwrap();
+        let slice = vm_memory::VolatileMemory::as_volatile_slice(&region);
+        self.library.read(resource, rect, slice, stride).unwrap();
+        let mut bytes = vec![0; slice.len()];
+        slice.read_slice(&mut bytes, 0).unwrap();
+        bytes
+    }
+}
+
+/// A picture that can be drawn on.
+fn picture(width: u32, height: u32) -> Resource3d {
+    Resource3d {
+        target: stream::TEXTURE_2D,
+        format: stream::BGRA,
+        bind: stream::RENDER_TARGET | stream::SAMPLED,
+        width,
+        height,
+        depth: 1,
+        array_size: 1,
+        ..Resource3d::default()
+    }
+}
+
+/// Memory of a guest's: pages at these places of one mapping.
+fn pages(mapping: &Arc<MmapRegion>, places: &[(usize, usize)]) -> Vec<Piece> {
+    places.iter().map(|&(offset, len)| Piece { mapping: mapping.clone(), offset, len }).collect()
+}
