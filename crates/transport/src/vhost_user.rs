@@ -6,10 +6,12 @@
 pub mod channel;
 mod control;
 mod eventfd;
+mod exports;
 pub mod memory;
 pub mod message;
 pub mod replay;
 mod server;
+mod window;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -23,8 +25,6 @@ pub struct Options {
     /// Called on the control thread with the socket of a front-end that shows the picture itself; each replaces the one
     /// before.
     pub on_gpu_socket: Box<dyn FnMut(OwnedFd) + Send>,
-    /// Length of each region of memory that we may share with the guest, by its number; a hole is 0.
-    pub shared_memory: Vec<u64>,
     /// Where panics and vanished memory are counted.
     pub stats: Option<Arc<dyn Incidents>>,
     /// What the device's thread is called, at most 15 bytes, and its front-end in the log: a process may serve several
@@ -36,7 +36,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { on_gpu_socket: Box::new(drop), shared_memory: Vec::new(), stats: None, name: "gpu".into(), stop: None }
+        Self { on_gpu_socket: Box::new(drop), stats: None, name: "gpu".into(), stop: None }
     }
 }
 

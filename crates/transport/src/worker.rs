@@ -7,7 +7,7 @@ mod change;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -33,6 +33,12 @@ pub trait Wired: Interrupt {
     fn change(&mut self, change: Self::Change);
     /// The front-end is gone: nobody is told anything any more.
     fn reset(&mut self);
+    /// Readable when the device is to be polled, after [`look`](Self::look). Asked once; the same for its life.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    /// The descriptor was readable.
+    fn look(&mut self) {}
 }
 
 /// Events that are taken in one wait.
@@ -46,6 +52,7 @@ const FAILURES: usize = 3;
 /// What an event is of; a smaller number is a queue's kick.
 const WAKE: u64 = u64::MAX;
 const DEVICE: u64 = u64::MAX - 1;
+const INTERRUPT: u64 = u64::MAX - 2;
 
 /// The control thread's side.
 #[derive(Debug)]
@@ -142,6 +149,10 @@ impl<I: Wired> GpuThread<I> {
     /// Opens what the thread waits on.
     pub fn new(device: Box<dyn VirtioDevice>, interrupt: I, stats: Option<Arc<dyn Incidents>>) -> Result<Self, Errno> {
         let queues = device.queue_sizes().len();
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        if let Some(fd) = interrupt.descriptor() {
+            epoll::add(&epoll, fd, EventData::new_u64(INTERRUPT), EventFlags::IN)?;
+        }
         let mut engine = Engine::new(device, interrupt, coarse_clock);
         if let Some(stats) = &stats {
             engine.count_in(stats.clone());
@@ -153,7 +164,6 @@ impl<I: Wired> GpuThread<I> {
             wake: eventfd(0, flags)?,
             ended: eventfd(0, flags)?,
         });
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &link.wake, EventData::new_u64(WAKE), EventFlags::IN | EventFlags::ET)?;
         for fd in engine.device().poll_fds() {
             epoll::add(&epoll, fd, EventData::new_u64(DEVICE), EventFlags::IN)?;
@@ -218,6 +228,7 @@ impl<I: Wired> GpuThread<I> {
         for event in events {
             match event.data.u64() {
                 WAKE | DEVICE => {}
+                INTERRUPT => self.engine.interrupt().look(),
                 queue => self.engine.kick(queue as u16),
             }
         }

@@ -1,13 +1,13 @@
 //! The in-process guest's shared memory regions: what the device shows in them is mapped for real.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::Instant;
 
 use device::{HostMapping, MapRequest, Ticket, UnmapRequest, WindowRequest};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
-use crate::window::{ANSWER_LIMIT, Mapper, ticket};
+use crate::window::{Mapper, Requests};
 
 /// How the guest's VMM answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,13 +57,9 @@ pub struct Window {
     absent: bool,
     /// The guest's rings have stopped: nothing is sent.
     shut: bool,
+    requests: Requests,
     /// By region and place.
     mapped: BTreeMap<(u8, u64), Shown>,
-    /// Not sent yet.
-    waiting: VecDeque<Asked>,
-    /// Sent, not answered.
-    sent: VecDeque<Asked>,
-    answers: Vec<(Ticket, bool)>,
     happened: Vec<Happened>,
 }
 
@@ -71,15 +67,6 @@ pub struct Window {
 struct Shown {
     memory: MmapRegion,
     mapping: HostMapping,
-}
-
-#[derive(Debug)]
-struct Asked {
-    request: WindowRequest,
-    /// Whether somebody waits for the answer.
-    awaited: bool,
-    /// When it was answered at the latest; known from the next poll on.
-    limit: Option<Instant>,
 }
 
 impl Window {
@@ -91,16 +78,12 @@ impl Window {
     /// The oldest requests are carried out, at most `count` of them. Returns how many there were. The device hears of it
     /// when it runs next.
     pub fn answer(&mut self, count: usize) -> usize {
-        let count = count.min(self.sent.len());
-        for _ in 0..count {
-            self.carry_out_next();
-        }
-        count
+        (0..count).take_while(|_| self.carry_out_next()).count()
     }
 
     /// Requests that were sent and not answered.
     pub fn under_way(&self) -> usize {
-        self.sent.len()
+        self.requests.under_way()
     }
 
     /// What is mapped: region, place and length.
@@ -154,46 +137,15 @@ impl Window {
         self.shut = false;
     }
 
-    /// Nothing is answered any more, and what was not sent is only sent if it takes something away.
-    fn give_up(&mut self) {
-        let Self { waiting, sent, answers, .. } = self;
-        for asked in sent.iter_mut().filter(|asked| matches!(asked.request, WindowRequest::Map(_))) {
-            asked.fail(answers);
-        }
-        waiting.retain_mut(|asked| {
-            let map = matches!(asked.request, WindowRequest::Map(_));
-            if map {
-                asked.fail(answers);
-            }
-            !map
-        });
-    }
-
-    fn send(&mut self, now: Instant) {
-        while let Some(mut asked) = self.waiting.pop_front() {
-            asked.limit.get_or_insert(now + ANSWER_LIMIT);
-            self.sent.push_back(asked);
-            if self.habit != Habit::Slow {
-                self.carry_out_next();
-            }
-        }
-    }
-
-    fn carry_out_next(&mut self) {
-        let Some(asked) = self.sent.pop_front() else { return };
-        let done = match &asked.request {
+    /// The VMM does what was asked of it first, if anything was.
+    fn carry_out_next(&mut self) -> bool {
+        let Some(request) = self.requests.oldest().cloned() else { return false };
+        let done = match &request {
             WindowRequest::Map(map) => self.map(map),
             WindowRequest::Unmap(unmap) => self.unmap(*unmap),
         };
-        match asked.request {
-            request if asked.awaited => self.answers.push((ticket(&request), done)),
-            // It came too late: nobody knows of it.
-            WindowRequest::Map(MapRequest { ticket, region, at, mapping: HostMapping { len, .. } }) if done => {
-                let request = WindowRequest::Unmap(UnmapRequest { ticket, region, at, len });
-                self.waiting.push_front(Asked { request, awaited: false, limit: None });
-            }
-            _ => {}
-        }
+        self.requests.was_answered(done);
+        true
     }
 
     fn map(&mut self, map: &MapRequest) -> bool {
@@ -227,52 +179,36 @@ impl Window {
     }
 }
 
-impl Asked {
-    fn fail(&mut self, answers: &mut Vec<(Ticket, bool)>) {
-        if std::mem::take(&mut self.awaited) {
-            answers.push((ticket(&self.request), false));
-        }
-    }
-}
-
 impl Mapper for Window {
     fn ask(&mut self, request: WindowRequest) {
-        let asked = Asked { request, awaited: true, limit: None };
         match self.absent {
-            true => self.answers.push((ticket(&asked.request), false)),
-            false => self.waiting.push_back(asked),
+            true => self.requests.refuse(&request),
+            false => self.requests.ask(request),
         }
     }
 
     fn poll(&mut self, now: Instant, answers: &mut Vec<(Ticket, bool)>) {
         if self.shut {
-            self.give_up();
+            self.requests.stop();
         } else {
-            for asked in self.sent.iter_mut().filter(|asked| asked.limit.is_some_and(|limit| limit <= now)) {
-                asked.fail(&mut self.answers);
+            self.requests.expire(now);
+            while self.requests.next().is_some() {
+                self.requests.was_sent(now);
+                if self.habit != Habit::Slow {
+                    self.answer(usize::MAX);
+                }
             }
-            self.send(now);
         }
-        answers.append(&mut self.answers);
+        self.requests.take_answers(answers);
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.sent.iter().filter(|asked| asked.awaited).filter_map(|asked| asked.limit).min()
+        self.requests.deadline()
     }
 
     fn clear(&mut self, answers: &mut Vec<(Ticket, bool)>) {
-        self.give_up();
-        for asked in self.waiting.iter_mut().chain(&mut self.sent) {
-            asked.fail(&mut self.answers);
-        }
-        for ((region, at), shown) in &self.mapped {
-            let unmap = UnmapRequest { ticket: Ticket(0), region: *region, at: *at, len: shown.mapping.len };
-            let asked = |asked: &Asked| matches!(&asked.request, WindowRequest::Unmap(other) if (other.region, other.at) == (*region, *at));
-            if !self.waiting.iter().chain(&self.sent).any(asked) {
-                self.waiting.push_back(Asked { request: WindowRequest::Unmap(unmap), awaited: false, limit: None });
-            }
-        }
-        answers.append(&mut self.answers);
+        self.requests.clear();
+        self.requests.take_answers(answers);
     }
 }
 

@@ -5,11 +5,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use device::ConfigSpace;
+use device::{ConfigSpace, Front, VirtioDevice};
 use thiserror::Error;
 
 use super::channel::Message;
 use super::eventfd::Wire;
+use super::exports::Shared;
 use super::memory::{MAX_REGIONS, MapError, SharedMemory};
 use super::message::{MessageError, Request, RingAddresses, reply};
 use crate::feature;
@@ -65,6 +66,31 @@ pub struct Identity {
     pub config: Arc<dyn ConfigSpace>,
     /// Length of each region of shared memory, by its number.
     pub shared_memory: Vec<u64>,
+    /// What the gpu thread knows of it, too.
+    pub shared: Arc<Shared>,
+}
+
+impl Identity {
+    /// Asks the device.
+    pub fn of(device: &dyn VirtioDevice) -> Self {
+        Self {
+            features: device.features(),
+            queues: device.queue_sizes().len(),
+            config: device.config(),
+            shared_memory: device.shared_memory(),
+            shared: Arc::default(),
+        }
+    }
+}
+
+/// How a request was carried out.
+enum Obeyed {
+    /// It has a reply by its nature.
+    Answered(Vec<u8>),
+    /// The gpu thread was told and will do it.
+    Handed,
+    /// All of it.
+    Done,
 }
 
 /// One connection.
@@ -73,6 +99,9 @@ pub struct Control<'a, W> {
     worker: W,
     on_gpu_socket: &'a mut (dyn FnMut(OwnedFd) + Send),
     protocol_features: u64,
+    /// Whether the front-end has a display of its own: then it is QEMU's vhost-user-gpu, which knows neither blobs nor kinds
+    /// of contexts.
+    own_display: bool,
     memory: SharedMemory,
     rings: Vec<RingSettings>,
 }
@@ -92,8 +121,17 @@ struct RingSettings {
 impl<'a, W: Worker<Wire>> Control<'a, W> {
     /// A connection on which nothing was said.
     pub fn new(identity: &'a Identity, worker: W, on_gpu_socket: &'a mut (dyn FnMut(OwnedFd) + Send)) -> Self {
-        let rings = vec![RingSettings::default(); identity.queues];
-        Self { identity, worker, on_gpu_socket, protocol_features: 0, memory: SharedMemory::default(), rings }
+        let control = Self {
+            identity,
+            worker,
+            on_gpu_socket,
+            protocol_features: 0,
+            own_display: false,
+            memory: SharedMemory::new(identity.shared.clone()),
+            rings: vec![RingSettings::default(); identity.queues],
+        };
+        control.tell_front();
+        control
     }
 
     /// Obeys a message and returns the reply to send, if it has one. A message that is refused but acknowledged keeps the
@@ -104,13 +142,14 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
         let parsed = Request::parse(header.request, &payload, fds.len()).map_err(Refusal::from);
         let answered = parsed.and_then(|request| self.obey(request, fds));
         let code = match answered {
-            Ok(Some(payload)) => return Ok(Some(reply(header.request, &payload))),
-            Ok(None) if !acknowledge => return Ok(None),
-            Ok(None) => {
+            Ok(Obeyed::Answered(payload)) => return Ok(Some(reply(header.request, &payload))),
+            Ok(_) if !acknowledge => return Ok(None),
+            Ok(Obeyed::Handed) => {
                 // An acknowledged message is in force.
                 self.worker.settle()?;
                 0u64
             }
+            Ok(Obeyed::Done) => 0,
             Err(refusal) if !acknowledge || matches!(refusal, Refusal::Gone(_)) => return Err(refusal),
             Err(refusal) => {
                 device::guest_log!(warn, "Front-end was refused: {refusal}");
@@ -120,9 +159,9 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
         Ok(Some(reply(header.request, &code.to_ne_bytes())))
     }
 
-    /// Carries a request out; the payload of its reply, if it has one by its nature.
-    fn obey(&mut self, request: Request<'_>, mut fds: Vec<OwnedFd>) -> Result<Option<Vec<u8>>, Refusal> {
-        let word = |word: u64| Ok(Some(word.to_ne_bytes().to_vec()));
+    /// Carries a request out.
+    fn obey(&mut self, request: Request<'_>, mut fds: Vec<OwnedFd>) -> Result<Obeyed, Refusal> {
+        let word = |word: u64| Ok(Obeyed::Answered(word.to_ne_bytes().to_vec()));
         match request {
             Request::GetFeatures => return word(self.features()),
             Request::SetFeatures(features) => self.set_features(features)?,
@@ -134,13 +173,15 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
             }
             Request::AddMemReg(region) => {
                 let fd = fds.pop().ok_or(MessageError::Fds { request: super::message::code::ADD_MEM_REG, fds: 0 })?;
-                let table = self.memory.add(region, fd)?;
-                self.set_memory(table)?;
+                match self.memory.add(region, fd)? {
+                    Some(table) => self.set_memory(table)?,
+                    None => return Ok(Obeyed::Done),
+                }
             }
-            Request::RemMemReg(region) => {
-                let table = self.memory.remove(region)?;
-                self.set_memory(table)?;
-            }
+            Request::RemMemReg(region) => match self.memory.remove(region)? {
+                Some(table) => self.set_memory(table)?,
+                None => return Ok(Obeyed::Done),
+            },
             Request::GetMaxMemSlots => return word(MAX_REGIONS as u64),
             Request::SetVringNum { queue, size } => {
                 let narrow = u16::try_from(size).ok().filter(|size| *size <= MAX_SIZE);
@@ -157,8 +198,10 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
                 self.start(queue as u16)?;
             }
             Request::GetVringBase { queue } => {
+                // Before the gpu thread hears of it: a front-end that stops must not be asked for anything.
+                self.identity.shared.set_running(false);
                 let base = self.stop(queue)?;
-                return Ok(Some([queue.to_ne_bytes(), u32::from(base).to_ne_bytes()].concat()));
+                return Ok(Obeyed::Answered([queue.to_ne_bytes(), u32::from(base).to_ne_bytes()].concat()));
             }
             Request::SetVringKick { queue } => {
                 self.ring(queue)?.started = true;
@@ -174,12 +217,15 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
                 self.worker.change(Change::Interrupt(Wire::Error(queue as u16, fds.pop())))?;
             }
             Request::SetVringEnable { queue, enable } => {
+                self.identity.shared.set_running(enable);
                 self.ring(queue)?;
                 self.worker.change(Change::Enable(queue as u16, enable))?;
             }
             Request::GetProtocolFeatures => return word(self.offered_protocol_features()),
             Request::SetProtocolFeatures(features) => {
                 self.protocol_features = features & self.offered_protocol_features();
+                self.identity.shared.set_maps(self.maps());
+                self.tell_front();
             }
             Request::GetQueueNum => return word(self.identity.queues as u64),
             Request::SetBackendReqFd => self.worker.change(Change::Interrupt(Wire::Channel(fds.pop())))?,
@@ -189,7 +235,7 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
                 answer.resize(head + size as usize, 0);
                 self.identity.config.read(offset.into(), &mut answer[head..]);
                 self.worker.change(Change::ConfigAccessed)?;
-                return Ok(Some(answer));
+                return Ok(Obeyed::Answered(answer));
             }
             Request::SetConfig { offset, bytes } => {
                 self.identity.config.write(offset.into(), bytes);
@@ -201,10 +247,13 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
                 }
                 // A front-end with a display of its own looks for changes by itself and refuses to be told.
                 self.worker.change(Change::Interrupt(Wire::Channel(None)))?;
+                self.own_display = true;
+                self.identity.shared.set_maps(false);
+                self.tell_front();
             }
-            Request::GetShmemConfig => return Ok(Some(self.shmem_config())),
+            Request::GetShmemConfig => return Ok(Obeyed::Answered(self.shmem_config())),
         }
-        Ok(None)
+        Ok(Obeyed::Handed)
     }
 
     fn features(&self) -> u64 {
@@ -213,8 +262,20 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
 
     fn offered_protocol_features(&self) -> u64 {
         use protocol_feature::{BACKEND_REQ, BACKEND_SEND_FD, CONFIG, CONFIGURE_MEM_SLOTS, MQ, REPLY_ACK, SHMEM};
-        let shared = if self.identity.shared_memory.is_empty() { 0 } else { SHMEM | BACKEND_SEND_FD };
+        let shared = self.identity.shared_memory.iter().any(|len| *len > 0);
+        let shared = if shared { SHMEM | BACKEND_SEND_FD } else { 0 };
         MQ | REPLY_ACK | BACKEND_REQ | CONFIG | CONFIGURE_MEM_SLOTS | shared
+    }
+
+    /// Whether the front-end can be asked to map memory, and answers.
+    fn maps(&self) -> bool {
+        use protocol_feature::{BACKEND_REQ, BACKEND_SEND_FD, REPLY_ACK, SHMEM};
+        let needed = BACKEND_REQ | BACKEND_SEND_FD | REPLY_ACK | SHMEM;
+        self.protocol_features & needed == needed && !self.own_display
+    }
+
+    fn tell_front(&self) {
+        self.identity.config.front(Front { maps: self.maps(), context_init: !self.own_display });
     }
 
     fn set_features(&mut self, features: u64) -> Result<(), Refusal> {

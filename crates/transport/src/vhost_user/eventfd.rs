@@ -1,28 +1,29 @@
-//! Interrupts over vhost-user: eventfds for rings, a message for the configuration.
+//! Interrupts over vhost-user: eventfds for rings; and the channel for what takes words.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use device::guest_log;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
 
-use super::message::{code, notice};
+use super::exports::Shared;
+use super::window::BackendChannel;
 use crate::interrupt::{Interrupt, never_blocking, signal};
+use crate::window::Mapper;
 use crate::worker::Wired;
 
 /// Where a front-end wants to be told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Eventfds {
     calls: Vec<Option<OwnedFd>>,
     errors: Vec<Option<OwnedFd>>,
-    channel: Option<OwnedFd>,
+    channel: BackendChannel,
 }
 
 impl Eventfds {
     /// For so many queues; nobody is told anything yet.
-    pub fn new(queues: usize) -> Self {
+    pub fn new(queues: usize, shared: Arc<Shared>) -> Result<Self, Errno> {
         let none = || std::iter::repeat_with(|| None).take(queues).collect();
-        Self { calls: none(), errors: none(), channel: None }
+        Ok(Self { calls: none(), errors: none(), channel: BackendChannel::new(shared)? })
     }
 }
 
@@ -44,12 +45,22 @@ impl Wired for Eventfds {
         match change {
             Wire::Call(queue, fd) => set(&mut self.calls, queue, fd),
             Wire::Error(queue, fd) => set(&mut self.errors, queue, fd),
-            Wire::Channel(channel) => self.channel = channel,
+            Wire::Channel(channel) => self.channel.connect(channel),
         }
     }
 
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.channel.descriptor())
+    }
+
+    fn look(&mut self) {
+        self.channel.look();
+    }
+
     fn reset(&mut self) {
-        *self = Self::new(self.calls.len());
+        self.calls.fill_with(|| None);
+        self.errors.fill_with(|| None);
+        self.channel.reset();
     }
 }
 
@@ -58,19 +69,16 @@ impl Interrupt for Eventfds {
         tell(&self.calls, queue);
     }
 
-    /// An answer is not asked for: while the front-end waits for us it would not come.
     fn config(&mut self) {
-        let Some(channel) = &self.channel else { return };
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match send(channel, &notice(code::BACKEND_CONFIG_CHANGE), flags) {
-            // A full socket holds many such messages already, and one is enough.
-            Ok(_) | Err(Errno::AGAIN) => {}
-            Err(error) => guest_log!(warn, "Front-end cannot be told of a new configuration: {error}"),
-        }
+        self.channel.tell_config();
     }
 
     fn broken(&mut self, queue: u16) {
         tell(&self.errors, queue);
+    }
+
+    fn mapper(&mut self) -> Option<&mut dyn Mapper> {
+        Some(&mut self.channel)
     }
 }
 

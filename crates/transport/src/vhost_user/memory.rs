@@ -6,6 +6,7 @@ use std::sync::Arc;
 use device::{Memory, MemoryError, Region};
 use thiserror::Error;
 
+use super::exports::Shared;
 use super::message::RegionDescription;
 use crate::mapped::{self, MapFailure, Mapped};
 
@@ -50,7 +51,10 @@ pub enum MapError {
 /// What is shared now.
 #[derive(Debug, Default)]
 pub struct SharedMemory {
+    shared: Arc<Shared>,
     regions: Vec<SharedRegion>,
+    /// What we showed to the guest comes back as its memory, and is none: no ring and no picture lies in it.
+    ours: Vec<RegionDescription>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,31 +64,48 @@ struct SharedRegion {
 }
 
 impl SharedMemory {
-    /// Replaces everything: SET_MEM_TABLE.
-    pub fn replace(&mut self, regions: Vec<RegionDescription>, fds: Vec<OwnedFd>) -> Result<Arc<Memory>, MapError> {
-        let regions = regions.into_iter().zip(fds).map(|(region, fd)| SharedRegion::map(region, fd));
-        self.install(regions.collect::<Result<_, _>>()?)
+    /// Nothing, of a front-end to which we show what `shared` knows.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, ..Self::default() }
     }
 
-    /// Adds a region: ADD_MEM_REG.
-    pub fn add(&mut self, region: RegionDescription, fd: OwnedFd) -> Result<Arc<Memory>, MapError> {
-        if self.regions.len() >= MAX_REGIONS {
+    /// Replaces everything: SET_MEM_TABLE.
+    pub fn replace(&mut self, regions: Vec<RegionDescription>, fds: Vec<OwnedFd>) -> Result<Arc<Memory>, MapError> {
+        let (ours, theirs): (Vec<_>, Vec<_>) =
+            regions.into_iter().zip(fds).partition(|(_, fd)| self.shared.is_exported(fd));
+        let regions = theirs.into_iter().map(|(region, fd)| SharedRegion::map(region, fd));
+        let table = self.install(regions.collect::<Result<_, _>>()?)?;
+        self.ours = ours.into_iter().map(|(region, _)| region).collect();
+        Ok(table)
+    }
+
+    /// Adds a region: ADD_MEM_REG. `None` when the table stays as it is.
+    pub fn add(&mut self, region: RegionDescription, fd: OwnedFd) -> Result<Option<Arc<Memory>>, MapError> {
+        if self.regions.len() + self.ours.len() >= MAX_REGIONS {
             return Err(MapError::TooMany);
+        }
+        if self.shared.is_exported(&fd) {
+            self.ours.push(region);
+            return Ok(None);
         }
         let mut regions = self.regions.clone();
         regions.push(SharedRegion::map(region, fd)?);
-        self.install(regions)
+        self.install(regions).map(Some)
     }
 
-    /// Takes a region away: REM_MEM_REG. The file offset does not count.
-    pub fn remove(&mut self, region: RegionDescription) -> Result<Arc<Memory>, MapError> {
-        let is_it = |shared: &SharedRegion| {
-            RegionDescription { offset: 0, ..shared.description } == RegionDescription { offset: 0, ..region }
+    /// Takes a region away: REM_MEM_REG. The file offset does not count. `None` when the table stays as it is.
+    pub fn remove(&mut self, region: RegionDescription) -> Result<Option<Arc<Memory>>, MapError> {
+        let is_it = |shared: &RegionDescription| {
+            RegionDescription { offset: 0, ..*shared } == RegionDescription { offset: 0, ..region }
         };
-        let at = self.regions.iter().position(is_it).ok_or(MapError::Absent(region.guest))?;
+        if let Some(at) = self.ours.iter().position(is_it) {
+            self.ours.remove(at);
+            return Ok(None);
+        }
+        let at = self.regions.iter().position(|shared| is_it(&shared.description));
         let mut regions = self.regions.clone();
-        regions.remove(at);
-        self.install(regions)
+        regions.remove(at.ok_or(MapError::Absent(region.guest))?);
+        self.install(regions).map(Some)
     }
 
     fn install(&mut self, regions: Vec<SharedRegion>) -> Result<Arc<Memory>, MapError> {
@@ -142,7 +163,7 @@ mod tests {
         let mut file = File::from(fd.try_clone().unwrap());
         file.write_all(&[[1; 4096], [2; 4096], [3; 4096]].concat()).unwrap();
         for offset in [4096, 4096 + 8, 2 * 4096 - 16] {
-            let table = SharedMemory::default().add(region(0, 4096, offset), fd.try_clone().unwrap()).unwrap();
+            let table = SharedMemory::default().add(region(0, 4096, offset), fd.try_clone().unwrap()).unwrap().unwrap();
             let mut bytes = [0u8; 2];
             table.slice(0, 2).unwrap().copy_to(&mut bytes);
             assert_eq!(bytes, [2, 2], "{offset}");
@@ -195,7 +216,7 @@ mod tests {
             shared.add(region(index << 20, 4096, 0), fd.try_clone().unwrap()).unwrap();
         }
         assert!(shared.add(region(1 << 40, 4096, 0), fd.try_clone().unwrap()).is_err());
-        let table = shared.remove(region(5 << 20, 4096, 77)).unwrap();
+        let table = shared.remove(region(5 << 20, 4096, 77)).unwrap().unwrap();
         assert_eq!(table.regions().len(), MAX_REGIONS - 1);
         assert!(shared.add(region(1 << 40, 4096, 0), fd).is_ok());
     }

@@ -3,6 +3,7 @@
 //! Everything is in the byte order of the host. Nothing is believed: lengths and the number of descriptors are compared
 //! with what the request has by its nature.
 
+use device::WindowRequest;
 use thiserror::Error;
 
 /// Size of a header.
@@ -46,6 +47,10 @@ pub mod code {
     pub const GET_SHMEM_CONFIG: u32 = 44;
     /// The back-end's own request: the configuration changed.
     pub const BACKEND_CONFIG_CHANGE: u32 = 2;
+    /// The back-end's own request: a file is to be seen in a shared memory region.
+    pub const BACKEND_SHMEM_MAP: u32 = 9;
+    /// The back-end's own request: it is to be seen there no longer.
+    pub const BACKEND_SHMEM_UNMAP: u32 = 10;
 }
 
 /// Why a message is not one. The connection cannot go on after most of these.
@@ -291,6 +296,75 @@ pub fn reply(request: u32, payload: &[u8]) -> Vec<u8> {
 /// A request of the back-end that wants no answer.
 pub fn notice(request: u32) -> Vec<u8> {
     frame(request, VERSION, &[])
+}
+
+/// A request of the back-end that changes a shared memory region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShmemMessage {
+    /// Its number.
+    pub request: u32,
+    region: u8,
+    file_offset: u64,
+    at: u64,
+    len: u64,
+    flags: u64,
+}
+
+/// The guest may write.
+const MAP_READ_WRITE: u64 = 1;
+
+impl ShmemMessage {
+    /// Says so.
+    pub fn of(request: &WindowRequest) -> Self {
+        match request {
+            WindowRequest::Map(map) => Self {
+                request: code::BACKEND_SHMEM_MAP,
+                region: map.region,
+                file_offset: map.mapping.offset,
+                at: map.at,
+                len: map.mapping.len,
+                flags: MAP_READ_WRITE,
+            },
+            WindowRequest::Unmap(unmap) => Self {
+                request: code::BACKEND_SHMEM_UNMAP,
+                region: unmap.region,
+                file_offset: 0,
+                at: unmap.at,
+                len: unmap.len,
+                flags: 0,
+            },
+        }
+    }
+
+    /// The whole message; the descriptor of what is mapped goes along with it.
+    pub fn bytes(&self) -> Vec<u8> {
+        let words =
+            [u64::from_ne_bytes([self.region, 0, 0, 0, 0, 0, 0, 0]), self.file_offset, self.at, self.len, self.flags];
+        let payload: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        frame(self.request, VERSION | NEED_REPLY, &payload)
+    }
+}
+
+/// What the front-end answers to a request of the back-end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The request's number.
+    pub request: u32,
+    /// Whether it was done.
+    pub done: bool,
+}
+
+impl Answer {
+    /// Length of all of it.
+    pub const BYTES: usize = HEADER_BYTES + 8;
+
+    /// Takes one apart; `None` when it is none.
+    pub fn parse(bytes: &[u8; Self::BYTES]) -> Option<Self> {
+        let mut words = Words(bytes);
+        let (request, flags, size, code) = (words.u32(), words.u32(), words.u32(), words.u64());
+        let right = flags & (VERSION_MASK | REPLY) == VERSION | REPLY && size == 8;
+        right.then_some(Self { request, done: code == 0 })
+    }
 }
 
 fn frame(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {

@@ -24,14 +24,10 @@ const BATCHES: usize = 4;
 /// before the connection would have ended.
 pub fn replay(device: Box<dyn VirtioDevice>, bytes: &[u8]) -> usize {
     let Some(memory) = memory(bytes) else { return 0 };
-    let identity = Identity {
-        features: device.features(),
-        queues: device.queue_sizes().len(),
-        config: device.config(),
-        shared_memory: vec![1 << 30],
-    };
+    let identity = Identity::of(&*device);
     let queues = identity.queues;
-    let worker = Inline { engine: Engine::new(device, Eventfds::new(queues), || 0), now: Instant::now(), queues };
+    let Ok(interrupt) = Eventfds::new(queues, identity.shared.clone()) else { return 0 };
+    let worker = Inline { engine: Engine::new(device, interrupt, || 0), now: Instant::now(), queues };
     let mut ignore = drop;
     let mut control = Control::new(&identity, worker, &mut ignore);
     let mut rest = bytes;

@@ -36,13 +36,9 @@ impl Server {
             Some(stop) => stop,
             None => eventfd(0, EventfdFlags::CLOEXEC).map_err(system("make an eventfd"))?,
         };
-        let identity = Identity {
-            features: device.features(),
-            queues: device.queue_sizes().len(),
-            config: device.config(),
-            shared_memory: options.shared_memory,
-        };
-        let interrupt = Eventfds::new(identity.queues);
+        let identity = Identity::of(&*device);
+        let interrupt = Eventfds::new(identity.queues, identity.shared.clone())
+            .map_err(system("wait for the front-end's answers"))?;
         let gpu =
             GpuThread::new(device, interrupt, options.stats).map_err(system("wait on the device's descriptors"))?;
         Ok(Self { endpoint, identity, gpu, name: options.name, on_gpu_socket: options.on_gpu_socket, stop })

@@ -31,17 +31,6 @@ fn cve_2026_16457_what_is_offered() {
 }
 
 #[test]
-fn shared_memory_is_bit_22_and_never_21() {
-    let served = Served::new(Options { shared_memory: vec![0, 1 << 30], ..Options::default() });
-    let front = Front::connect(&served);
-    let protocol = front.ask_word(code::GET_PROTOCOL_FEATURES);
-    assert_eq!((protocol >> 22 & 1, protocol >> 21 & 1), (1, 0));
-    let regions = front.ask(code::GET_SHMEM_CONFIG, &[]);
-    assert_eq!(regions.len(), 8 + 8 * 256);
-    assert_eq!((regions[0], &regions[16..24]), (2, &(1u64 << 30).to_ne_bytes()[..]));
-}
-
-#[test]
 fn a_request_goes_all_the_way() {
     let served = Served::listening();
     let mut front = Front::ready(&served);

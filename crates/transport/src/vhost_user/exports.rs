@@ -1,0 +1,88 @@
+//! What the control thread and the gpu thread both know of the guest's window.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::fstat;
+
+/// Device and inode of a file.
+pub type Name = (u64, u64);
+
+/// Which file that is.
+pub fn name(file: impl AsFd) -> Option<Name> {
+    fstat(file).ok().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Whether the front-end may be asked to map anything, and what it may have mapped.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Whether the front-end maps at all.
+    maps: AtomicBool,
+    /// Whether the rings run, as far as the control thread has read.
+    running: Mutex<bool>,
+    /// How often each file may be mapped.
+    exports: Mutex<HashMap<Name, usize>>,
+}
+
+impl Shared {
+    /// Whether requests to map are understood and answered.
+    pub fn maps(&self) -> bool {
+        self.maps.load(Ordering::Relaxed)
+    }
+
+    /// What was negotiated of it.
+    pub fn set_maps(&self, maps: bool) {
+        self.maps.store(maps, Ordering::Relaxed);
+    }
+
+    /// A stop was read from the socket, or a start. Once this returns nothing is sent that must not be.
+    pub fn set_running(&self, running: bool) {
+        *locked(&self.running) = running;
+    }
+
+    /// Whether the rings run.
+    pub fn runs(&self) -> bool {
+        *locked(&self.running)
+    }
+
+    /// Does what must not be done once a stop began, unless one has. A stop waits for it.
+    pub fn while_running<T>(&self, what: impl FnOnce() -> T) -> Option<T> {
+        let running = locked(&self.running);
+        running.then(what)
+    }
+
+    /// The front-end may map this file from now on, once more.
+    pub fn export(&self, name: Name) {
+        *locked(&self.exports).entry(name).or_default() += 1;
+    }
+
+    /// It has it mapped once less.
+    pub fn unexport(&self, name: Name) {
+        let mut exports = locked(&self.exports);
+        if let Some(count) = exports.get_mut(&name) {
+            *count -= 1;
+            if *count == 0 {
+                exports.remove(&name);
+            }
+        }
+    }
+
+    /// Whether that is a file of ours that the front-end may have mapped.
+    pub fn is_exported(&self, file: impl AsFd) -> bool {
+        let exports = locked(&self.exports);
+        !exports.is_empty() && name(file).is_some_and(|name| exports.contains_key(&name))
+    }
+
+    /// Another front-end.
+    pub fn reset(&self) {
+        self.set_maps(false);
+        self.set_running(false);
+        locked(&self.exports).clear();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
