@@ -2,38 +2,58 @@
 //! a process, and what crashes ends only that.
 
 use std::env;
-use std::process::Command;
+use std::ffi::OsStr;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use device::{Ticket, Way};
 use protocol::{Box3d, CapsetId, ContextId, Rect, ReplyError, Resource3d, ResourceId, Transfer3d};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use vm_memory::{Bytes, MmapRegion};
 
-use super::{Config, Virgl, stream};
+use super::{Config, Loaded, Virgl, find_render_server, stream};
 use crate::library::{Kind, Library, Piece, Sink};
 
 mod gl;
+mod vk;
 
 /// Longer than anything takes on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a case says when it could not be tried.
 const SKIPPED: &str = "SKIPPED";
 
-/// Runs an ignored test of this program in a process of its own.
+/// The words that stand before a program to run it where the test bed's library is, one on each line.
+const INSIDE: &str = "BEAMSPLIT_INSIDE";
+
+/// Runs an ignored test of this program in processes of its own: with the host's library, and with the test bed's.
 fn alone(case: &str) {
+    let mut tried = run(case, &[]);
+    if let Ok(inside) = env::var(INSIDE) {
+        tried = run(case, &inside.lines().collect::<Vec<_>>());
+    }
+    if let Err(why) = tried {
+        println!("{case} was not tried: {why}");
+        assert!(env::var_os("CI").is_none(), "{case} was not tried: {why}");
+    }
+}
+
+/// An error says why it could not be tried.
+fn run(case: &str, before: &[&str]) -> Result<(), String> {
     let name = format!("{}::{case}", module_path!().split_once("::").unwrap().1);
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", &name, "--ignored", "--nocapture", "--test-threads=1"]);
+    let program = env::current_exe().unwrap();
+    let mut words = before.iter().map(OsStr::new).chain([program.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args(["--exact", &name, "--ignored", "--nocapture", "--test-threads=1"]);
     let output = command.env("EGL_PLATFORM", "surfaceless").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{case}: {}\n{text}\n{errors}", output.status);
     assert!(text.contains("1 passed"), "{case} did not run:\n{text}");
-    if let Some(why) = text.lines().find_map(|line| line.split_once(SKIPPED)) {
-        println!("Not tried:{}", why.1);
-        assert!(env::var_os("CI").is_none(), "Not tried:{}", why.1);
+    match text.lines().find_map(|line| line.split_once(SKIPPED)) {
+        Some((_, why)) => Err(why.to_owned()),
+        None => Ok(()),
     }
 }
 
@@ -46,6 +66,19 @@ impl Sink for Told {
     }
 }
 
+fn load() -> Option<Loaded> {
+    match Virgl::load(None) {
+        Ok(loaded) => {
+            println!("{} from {}", loaded.version(), loaded.path().display());
+            Some(loaded)
+        }
+        Err(error) => {
+            println!("{SKIPPED} {error}");
+            None
+        }
+    }
+}
+
 /// A library that was started, and what it tells.
 struct World {
     library: Box<dyn Library>,
@@ -55,17 +88,25 @@ struct World {
 impl World {
     /// `None`: this machine has none; the case says so.
     fn gl() -> Option<Self> {
-        let loaded = match Virgl::load(None) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                println!("{SKIPPED} {error}");
-                return None;
-            }
-        };
-        println!("{} from {}", loaded.version(), loaded.path().display());
+        let loaded = load()?;
         let (sender, told) = channel();
         let config = Config { kind: Kind::Gl, node: None, server: None, sink: Arc::new(Told(sender)) };
         Some(Self { library: loaded.start(config).unwrap(), told })
+    }
+
+    /// As above, with its render server.
+    fn vk() -> Option<(Self, Child)> {
+        let loaded = load()?;
+        let Some(server) = find_render_server(loaded.path()) else {
+            println!("{SKIPPED} There is no render server");
+            return None;
+        };
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let server = Command::new(server).args(["--socket-fd", "0"]).stdin(theirs).spawn().unwrap();
+        let (sender, told) = channel();
+        let config = Config { kind: Kind::Vk, node: None, server: Some(ours), sink: Arc::new(Told(sender)) };
+        Some((Self { library: loaded.start(config).unwrap(), told }, server))
     }
 
     fn told(&mut self) -> Ticket {
