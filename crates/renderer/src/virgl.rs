@@ -19,7 +19,6 @@ pub mod stream;
 mod tests;
 
 use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,9 +71,6 @@ pub enum StartError {
     /// It found no driver.
     #[error("virglrenderer found no usable {0} driver (error {1}); its own words are in the log")]
     Refused(&'static str, i32),
-    /// No descriptors, no memory.
-    #[error("Cannot start virglrenderer: {0}")]
-    Io(#[from] io::Error),
 }
 
 /// How the library is started.
@@ -110,7 +106,7 @@ impl Virgl {
         let missing = |why: String| LoadError::Missing { name: name.display().to_string(), why };
         let library = ffi::open(name).map_err(missing)?;
         let path = server::mapped_from(name);
-        match ffi::Functions::bind(&library) {
+        match ffi::Functions::bind(library) {
             Ok(functions) => Ok(Loaded { functions, path }),
             Err(symbol) => Err(LoadError::Symbol { path, symbol }),
         }

@@ -24,7 +24,7 @@ use protocol::{Rect, Resource3d, Transfer3d};
 use vm_memory::VolatileSlice;
 
 use self::layout::*;
-pub(super) use self::vulkan::{Vulkan, look as look_at_vulkan};
+pub(super) use self::vulkan::look as look_at_vulkan;
 use super::renderer::{Calls, Memory};
 use super::{Config, log};
 use crate::library::{Kind, Piece, Sink};
@@ -74,7 +74,6 @@ macro_rules! functions {
 functions! {
     required {
         init: Init = "virgl_renderer_init",
-        cleanup: unsafe extern "C" fn(*mut c_void) = "virgl_renderer_cleanup",
         poll: Nothing = "virgl_renderer_poll",
         get_poll_fd: GetPollFd = "virgl_renderer_get_poll_fd",
         get_cap_set: GetCapSet = "virgl_renderer_get_cap_set",
@@ -239,9 +238,10 @@ impl Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let cookie = ptr::from_ref(self.shared).cast_mut().cast();
-        // SAFETY: on the thread of `new`; nothing is called after.
-        unsafe { (self.functions.cleanup)(cookie) };
+        // The library itself ends with the process: it cannot be started again, and threads of drivers may be at work.
+        for resource in self.attached.keys().copied().collect::<Vec<_>>() {
+            self.detach(resource);
+        }
     }
 }
 

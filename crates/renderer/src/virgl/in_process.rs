@@ -37,6 +37,8 @@ pub struct InProcess {
     told: Arc<Told>,
     contexts: Vec<ContextId>,
     resources: HashMap<ResourceId, Resource>,
+    /// Fences that are not done, and whose they are.
+    fences: HashMap<Ticket, ContextId>,
     generation: Option<u64>,
     regions: Vec<Region>,
     due: Option<Instant>,
@@ -86,6 +88,7 @@ impl InProcess {
             told: Arc::new(Told { tickets: Mutex::default(), bell }),
             contexts: Vec::new(),
             resources: HashMap::new(),
+            fences: HashMap::new(),
             generation: None,
             regions: Vec::new(),
             due: None,
@@ -192,6 +195,9 @@ impl ThreeD for InProcess {
     fn close(&mut self, context: ContextId) {
         self.contexts.retain(|open| *open != context);
         self.tell(|library| library.close(context));
+        // The library need not tell of them any more.
+        let left = self.fences.iter().filter(|(_, of)| **of == context);
+        left.for_each(|(ticket, _)| self.told.retired(*ticket));
     }
 
     fn join(&mut self, context: ContextId, resource: ResourceId) {
@@ -215,6 +221,7 @@ impl ThreeD for InProcess {
         if let Err(error) = self.call(|library| library.fence(ticket, context, ring)) {
             return Progress::Done(Err(error));
         }
+        self.fences.insert(ticket, context);
         self.look_again();
         Progress::Later
     }
@@ -286,6 +293,7 @@ impl ThreeD for InProcess {
             self.tell(|library| library.destroy(resource));
         }
         (self.generation, self.due) = (None, None);
+        self.fences.clear();
         self.regions.clear();
     }
 
@@ -299,7 +307,8 @@ impl ThreeD for InProcess {
         }
         let _ = rustix::io::read(&self.told.bell, &mut [0u8; 8]);
         let mut tickets = self.told.tickets.lock().unwrap_or_else(PoisonError::into_inner);
-        done.extend(tickets.drain(..).map(|ticket| Rendered { ticket, result: Ok(()) }));
+        let once = tickets.drain(..).filter(|ticket| self.fences.remove(ticket).is_some());
+        done.extend(once.map(|ticket| Rendered { ticket, result: Ok(()) }));
     }
 
     fn deadline(&self) -> Option<Instant> {

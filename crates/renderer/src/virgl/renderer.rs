@@ -13,7 +13,6 @@ use crate::library::{Exported, Kind, Library, Piece};
 /// Milliseconds between two looks at fences that nobody would tell of otherwise.
 const POLL: u32 = 1;
 /// `VIRTIO_GPU_BLOB_MEM_*`
-const MEM_GUEST: u32 = 1;
 const MEM_HOST3D: u32 = 2;
 /// `VIRTIO_GPU_BLOB_FLAG_USE_MAPPABLE`, and all flags that there are.
 const USE_MAPPABLE: u32 = 1;

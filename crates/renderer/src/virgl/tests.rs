@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -17,6 +18,7 @@ use super::{Config, Loaded, Virgl, find_render_server, stream};
 use crate::library::{Kind, Library, Piece, Sink};
 
 mod gl;
+mod probes;
 mod vk;
 
 /// Longer than anything takes on a machine that does other things too.
@@ -79,6 +81,16 @@ fn load() -> Option<Loaded> {
     }
 }
 
+/// A render server that goes with the library, and its socket.
+fn serve(loaded: &Loaded) -> Option<(OwnedFd, Child)> {
+    let Some(server) = find_render_server(loaded.path()) else {
+        println!("{SKIPPED} There is no render server");
+        return None;
+    };
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    Some((ours, Command::new(server).args(["--socket-fd", "0"]).stdin(theirs).spawn().unwrap()))
+}
+
 /// A library that was started, and what it tells.
 struct World {
     library: Box<dyn Library>,
@@ -97,13 +109,7 @@ impl World {
     /// As above, with its render server.
     fn vk() -> Option<(Self, Child)> {
         let loaded = load()?;
-        let Some(server) = find_render_server(loaded.path()) else {
-            println!("{SKIPPED} There is no render server");
-            return None;
-        };
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        let server = Command::new(server).args(["--socket-fd", "0"]).stdin(theirs).spawn().unwrap();
+        let (ours, server) = serve(&loaded)?;
         let (sender, told) = channel();
         let config = Config { kind: Kind::Vk, node: None, server: Some(ours), sink: Arc::new(Told(sender)) };
         Some((Self { library: loaded.start(config).unwrap(), told }, server))
