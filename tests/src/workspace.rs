@@ -42,17 +42,31 @@ fn build_binaries() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("BEAMSPLIT_BIN_DIR") {
         return Ok(dir.into());
     }
+    build(&["beamsplit-backend", "beamsplit"])
+}
+
+/// A file that building a package makes, in the profile of the running program.
+pub fn built(package: &str, file: &str) -> Result<PathBuf> {
+    Ok(build(&[package])?.join(file))
+}
+
+/// Builds packages in the profile of the running program, and returns the folder. Cargo knows whether there is anything to do.
+fn build(packages: &[&str]) -> Result<PathBuf> {
     let exe = std::env::current_exe().context("Cannot find the running program")?;
     let dir = exe.ancestors().skip(1).find(|dir| !dir.ends_with("deps")).context("Program without a folder")?;
     let mut cargo = cargo();
-    cargo.args(["build", "--quiet", "-p", "beamsplit-backend", "-p", "beamsplit"]);
+    cargo.args(["build", "--quiet"]);
+    for package in packages {
+        cargo.args(["-p", package]);
+    }
     if dir.ends_with("release") {
         cargo.arg("--release");
     }
     if let Some(target) = dir.parent() {
         cargo.arg("--target-dir").arg(target);
     }
-    ensure!(cargo.status().context("Cannot run cargo")?.success(), "The programs under test do not build");
+    let status = cargo.status().context("Cannot run cargo")?;
+    ensure!(status.success(), "{} does not build", packages.join(", "));
     Ok(dir.to_owned())
 }
 

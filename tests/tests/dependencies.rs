@@ -22,6 +22,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Nothing depends on these, so they may use what they like.
     ("guest-agent", &[]),
     ("guest-probe", &[]),
+    ("guest-scene", &[]),
+    ("udmabuf-stand-in", &[]),
     ("bench", EVERYTHING),
     ("tests", EVERYTHING),
     ("xtask", &["tests"]),

@@ -57,5 +57,6 @@ pub fn make_bed() -> Result<()> {
     bed::window()?;
     bed::vm_window()?;
     bed::desktop()?;
+    bed::mesa_disk()?;
     Ok(())
 }

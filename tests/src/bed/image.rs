@@ -219,14 +219,24 @@ pub fn desktop(linux: &Tree, layer: &Layer) -> Result<PathBuf> {
             fs::remove_dir_all(&root)?;
         }
         tree::build(layer, &root)?;
-        say(format_args!("bed: {}: writing the disk image", layer.name));
-        let mut mkfs = run::program(linux, "usr/sbin/mkfs.ext4");
-        mkfs.args(["-q", "-F", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=0", "-d"]);
-        mkfs.arg(&root).arg(path).arg(format!("{}M", megabytes(&root)? * 5 / 4 + 64));
-        checked(mkfs)?;
+        write_disk(linux, layer, &root, path)?;
         fs::remove_dir_all(&root)?;
         Ok(())
     })
+}
+
+/// A layer's tree, which is there, as such a disk image too.
+pub fn of_tree(linux: &Tree, layer: &Layer, of: &Tree) -> Result<PathBuf> {
+    let key = tree::key(layer).with(&VERSION.to_le_bytes());
+    cache::ensure(&format!("{}.ext4", layer.name), key, |path| write_disk(linux, layer, of.root(), path))
+}
+
+fn write_disk(linux: &Tree, layer: &Layer, root: &Path, path: &Path) -> Result<()> {
+    say(format_args!("bed: {}: writing the disk image", layer.name));
+    let mut mkfs = run::program(linux, "usr/sbin/mkfs.ext4");
+    mkfs.args(["-q", "-F", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0,lazy_itable_init=0", "-d"]);
+    mkfs.arg(root).arg(path).arg(format!("{}M", megabytes(root)? * 5 / 4 + 64));
+    checked(mkfs).map(drop)
 }
 
 fn megabytes(folder: &Path) -> Result<u64> {

@@ -13,6 +13,7 @@
 //! | [`tools`] | libvirt, a browser, VNC clients, edid-decode, QEMU's own GPU daemon | tests, bench |
 //! | [`page`] | noVNC | every device with a web page |
 //! | [`desktop`] | weston, Xorg, modetest | guests with a desktop, as a disk image |
+//! | [`mesa`] | OpenGL and Vulkan in software, virglrenderer, programs that draw | renderers of tests, and as a disk guests that draw |
 //! | [`window`] | Xvfb, a window manager, weston, what a viewer's window loads | a window on a host's desktop |
 //!
 //! Each lies under `target/bed/NAME-KEY`, where KEY is made of its inputs, and is built in another folder and renamed,
@@ -41,27 +42,33 @@ pub struct Layer {
     /// Packages that depend on too much: of each (and of what it depends on) only the files whose package name begins
     /// with one of these words are unpacked.
     pub only: &'static [(&'static str, &'static [&'static str])],
+    /// Files that are left out, as tar takes patterns: `./usr/lib/*/libbig.so*`.
+    pub without: &'static [&'static str],
 }
+
+/// A layer of nothing, for what others leave out.
+const EMPTY: Layer = Layer { name: "", packages: &[], only: &[], without: &[] };
 
 /// A kernel with its modules, busybox, what the initramfs needs.
 pub const LINUX: Layer = Layer {
     name: "linux",
     packages: &["busybox-static", "e2fsprogs", "fonts-dejavu-core"],
     only: &[("linux-image-amd64", &["linux-image-", "linux-binary-", "linux-modules-"])],
+    ..EMPTY
 };
 
 /// QEMU with its firmware.
-pub const VM: Layer = Layer { name: "vm", packages: &["qemu-system-x86", "seabios", "ovmf"], only: &[] };
+pub const VM: Layer = Layer { name: "vm", packages: &["qemu-system-x86", "seabios", "ovmf"], ..EMPTY };
 
 /// What UEFI firmware starts: a boot loader with its font, a program without an operating system.
 pub const BOOT: Layer = Layer {
     name: "boot",
-    packages: &[],
     only: &[("grub-efi-amd64-unsigned", &["grub-efi-amd64-unsigned", "grub-common"]), ("memtest86+", &["memtest86+"])],
+    ..EMPTY
 };
 
 /// What the web page is made of.
-pub const PAGE: Layer = Layer { name: "page", packages: &[], only: &[("novnc", &["novnc"])] };
+pub const PAGE: Layer = Layer { name: "page", only: &[("novnc", &["novnc"])], ..EMPTY };
 
 /// What the tests run on the host.
 pub const TOOLS: Layer = Layer {
@@ -91,6 +98,7 @@ pub const TOOLS: Layer = Layer {
         "xvfb",
     ],
     only: &[("qemu-system-gui", &["qemu-system-gui"])],
+    ..EMPTY
 };
 
 /// A desktop for a viewer's window: X servers, a window manager, a Wayland compositor, a hand to type and point, and the
@@ -114,7 +122,7 @@ pub const WINDOW: Layer = Layer {
         "xkb-data",
         "xvfb",
     ],
-    only: &[],
+    ..EMPTY
 };
 
 /// QEMU with a window of its own, and OpenGL in software, which it wants for that.
@@ -137,6 +145,7 @@ pub const VM_WINDOW: Layer = Layer {
         "seabios",
     ],
     only: &[("qemu-system-gui", &["qemu-system-gui", "qemu-system-modules-opengl"])],
+    ..EMPTY
 };
 
 /// What a guest with a desktop runs.
@@ -169,7 +178,53 @@ pub const DESKTOP: Layer = Layer {
         "xserver-xorg-input-libinput",
         "xterm",
     ],
-    only: &[],
+    ..EMPTY
+};
+
+/// OpenGL and Vulkan in software, what renders for guests, and the programs that draw: the same tree on the host and, as a disk,
+/// in a guest.
+pub const MESA: Layer = Layer {
+    name: "mesa",
+    packages: &[
+        "base-files",
+        "base-passwd",
+        "bash",
+        "coreutils",
+        "dash",
+        "glmark2-es2-drm",
+        "grep",
+        "kmscube",
+        "libegl-mesa0",
+        "libegl1",
+        "libepoxy0",
+        "libgbm1",
+        "libgl1",
+        "libgl1-mesa-dri",
+        "libgles2",
+        "libvirglrenderer1",
+        "libvulkan1",
+        "mesa-utils-bin",
+        "mesa-vulkan-drivers",
+        "virgl-server",
+        "vkmark",
+        "vulkan-tools",
+    ],
+    // Drivers of hardware that no guest of ours and no test has.
+    without: &[
+        "./usr/lib/*/libvulkan_asahi.so",
+        "./usr/lib/*/libvulkan_broadcom.so",
+        "./usr/lib/*/libvulkan_freedreno.so",
+        "./usr/lib/*/libvulkan_gfxstream.so",
+        "./usr/lib/*/libvulkan_intel*.so",
+        "./usr/lib/*/libvulkan_nouveau.so",
+        "./usr/lib/*/libvulkan_panfrost.so",
+        "./usr/lib/*/libvulkan_powervr_mesa.so",
+        "./usr/lib/*/libvulkan_radeon.so",
+        "./usr/share/vulkan/icd.d/[abfginpr]*",
+        "./usr/share/i18n/*",
+        "./usr/lib/locale/*",
+    ],
+    ..EMPTY
 };
 
 /// The tree with the kernel.
@@ -230,6 +285,18 @@ pub fn initramfs(groups: &[&str]) -> Result<PathBuf> {
 pub fn desktop() -> Result<&'static PathBuf> {
     static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     once(&IMAGE, || image::desktop(linux()?, &DESKTOP))
+}
+
+/// The tree with OpenGL and Vulkan.
+pub fn mesa() -> Result<&'static Tree> {
+    static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
+    once(&TREE, || tree::ensure(&MESA))
+}
+
+/// The same as a disk image.
+pub fn mesa_disk() -> Result<&'static PathBuf> {
+    static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&IMAGE, || image::of_tree(linux()?, &MESA, mesa()?))
 }
 
 /// Makes what is there only once a process, and tells everybody the same error when it cannot be made.

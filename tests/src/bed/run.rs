@@ -1,9 +1,13 @@
 //! Running the bed's programs.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::bed::Tree;
+use anyhow::{Context, Result};
+
+use crate::bed::{Tree, cache};
+use crate::workspace;
 
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
@@ -43,7 +47,28 @@ pub fn inside(tree: &Tree, program: &str) -> Command {
     if !rustix::process::geteuid().is_root() {
         command.arg("--map-root-user");
     }
-    command.args(["--mount", "sh", "-ec", script, "sh"]).arg(tree.root()).arg(crate::workspace::root()).arg(program);
+    command.args(["--mount", "sh", "-ec", script, "sh"]).arg(tree.root()).arg(workspace::root()).arg(program);
     command.envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C.UTF-8")]);
     command
+}
+
+/// A program inside a tree with the stand-in for `/dev/udmabuf`, without which lavapipe exports no memory: for it and all that it
+/// starts and leaves an environment.
+pub fn with_udmabuf(tree: &Tree, program: &str) -> Result<Command> {
+    // Where the tree's other libraries are: a sandbox lets programs load those.
+    const NAME: &str = "libudmabuf_stand_in.so";
+    let built = workspace::built("beamsplit-udmabuf-stand-in", NAME)?;
+    let place = tree.file(LIBRARIES).join(NAME);
+    let _lock = cache::lock("udmabuf-stand-in")?;
+    let bytes = fs::read(&built).with_context(|| format!("Cannot read {}", built.display()))?;
+    if fs::read(&place).ok().as_ref() != Some(&bytes) {
+        // Not in place: somebody may have it loaded.
+        let new = place.with_extension("new");
+        fs::write(&new, &bytes)
+            .and_then(|()| fs::rename(&new, &place))
+            .context("Cannot put the stand-in in its place")?;
+    }
+    let mut command = inside(tree, "/usr/bin/env");
+    command.arg(format!("LD_PRELOAD=/{LIBRARIES}/{NAME}")).arg(program);
+    Ok(command)
 }

@@ -43,9 +43,10 @@ pub fn ensure(layer: &Layer) -> Result<Tree> {
 /// What a layer's tree is made of.
 pub fn key(layer: &Layer) -> Key {
     let key = layer.packages.iter().fold(Key::new(VERSION), |key, package| key.with(package.as_bytes()));
-    layer.only.iter().fold(key, |key, (package, only)| {
+    let key = layer.only.iter().fold(key, |key, (package, only)| {
         only.iter().fold(key.with(package.as_bytes()), |key, word| key.with(word.as_bytes()))
-    })
+    });
+    layer.without.iter().fold(key, |key, pattern| key.with(pattern.as_bytes()))
 }
 
 /// Unpacks a layer's packages into a new folder.
@@ -61,7 +62,7 @@ pub fn build(layer: &Layer, root: &Path) -> Result<()> {
     };
     say(format_args!("bed: {}: unpacking", layer.name));
     lay_out(root)?;
-    unpack(&files, root)?;
+    unpack(&files, layer.without, root)?;
     finish(root)
 }
 
@@ -77,16 +78,17 @@ fn lay_out(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn unpack(files: &[PathBuf], root: &Path) -> Result<()> {
+fn unpack(files: &[PathBuf], without: &[&str], root: &Path) -> Result<()> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<()> {
         while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
             // Not `dpkg-deb -x`: its tar replaces a link to a folder by a folder.
-            let script = "dpkg-deb --fsys-tarfile \"$1\" | tar -x --keep-directory-symlink --no-same-owner \
+            let script = "file=$1 root=$2; shift 2; dpkg-deb --fsys-tarfile \"$file\" | tar -x --keep-directory-symlink --no-same-owner \
                           --exclude=./usr/share/doc/* --exclude=./usr/share/man/* --exclude=./usr/share/locale/* \
-                          --exclude=./usr/share/info/* -C \"$2\"";
+                          --exclude=./usr/share/info/* \"$@\" -C \"$root\"";
             let mut shell = Command::new("bash");
             shell.args(["-o", "pipefail", "-ec", script, "bash"]).arg(file).arg(root);
+            shell.args(without.iter().map(|pattern| format!("--exclude={pattern}")));
             checked(shell).with_context(|| format!("Cannot unpack {}", file.display()))?;
         }
         Ok(())

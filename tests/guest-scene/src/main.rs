@@ -1,0 +1,65 @@
+//! Pictures and numbers that a GPU makes, off-screen: so many frames, of which the last is written as it is in memory. What the
+//! same program makes on the host, with the same software renderer and no guest, is what it should have made in the guest.
+
+mod draw;
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Width and height of a picture.
+const SIZE: u32 = 256;
+/// Words that the compute shader makes.
+const WORDS: u32 = 64 << 10;
+/// Draws in a frame.
+const DRAWS: u32 = 64;
+
+const USAGE: &str = "guest-scene gl|vulkan FRAMES FILE";
+
+/// What a GPU made.
+struct Made {
+    renderer: String,
+    /// Pixels: red, green, blue, alpha, rows from one edge to the other.
+    pixels: Vec<u8>,
+    /// Seconds from the first frame to the end of the last.
+    seconds: f64,
+}
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (kind, frames, file) = match words.as_slice() {
+        [kind, frames, file] => (*kind, frames.parse().context("FRAMES is a number")?, *file),
+        _ => bail!(USAGE),
+    };
+    ensure!(frames > 0, "No frames");
+    let made = match kind {
+        "gl" => draw::gl::draw(frames)?,
+        "vulkan" => {
+            let (made, words) = draw::vulkan::draw(frames)?;
+            let wrong = (0..WORDS).zip(&words).filter(|(place, word)| mixed(*place) != **word).count();
+            ensure!(words.len() == WORDS as usize && wrong == 0, "{wrong} of {} words are wrong", words.len());
+            println!("words {} right", words.len());
+            made
+        }
+        _ => bail!(USAGE),
+    };
+    fs::write(file, &made.pixels).with_context(|| format!("Cannot write {file}"))?;
+    println!("renderer {}", made.renderer);
+    println!("frames {frames} in {:.3} s: {:.1} a second", made.seconds, f64::from(frames) / made.seconds);
+    Ok(())
+}
+
+/// What the compute shader makes of a place.
+fn mixed(place: u32) -> u32 {
+    (0..16).fold(place, |word, round| {
+        let word = (word ^ word >> 16).wrapping_mul(0x7feb_352d);
+        (word ^ word >> 15).wrapping_add(round)
+    })
+}
+
+/// Seconds since.
+fn seconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64()
+}
