@@ -24,3 +24,40 @@ pub const PARKED: usize = 4096;
 
 /// What a resource costs besides its pixels, in bytes: creating empty ones is not free.
 pub const RESOURCE_COST: u64 = 256;
+
+/// Contexts that exist: one costs next to nothing before its first work, and each process of a guest may have one.
+pub const CONTEXTS: usize = 1024;
+
+/// OpenGL contexts that have worked: each costs the renderer about 10 MiB and 50 ms of its only thread.
+pub const GL_CONTEXTS: usize = 64;
+
+/// Contexts of other kinds that have worked: each is a process.
+pub const VK_CONTEXTS: usize = 256;
+
+/// Pairs of a context and a resource that it may use: joining for ever would fill our tables.
+pub const MEMBERS: usize = 1 << 16;
+
+/// Bytes of one command stream: it is held twice on its way to the renderer.
+pub const SUBMIT_BYTES: usize = 4 << 20;
+
+/// Depth and layers of an image of a 3D renderer: 16,384 squared times 2,048 would be charged at our expense only.
+pub const IMAGE_LAYERS: u32 = 2048;
+
+/// The last level of detail of the largest image.
+pub const IMAGE_LEVELS: u32 = 15;
+
+/// Samples of one texel.
+pub const IMAGE_SAMPLES: u32 = 32;
+
+/// Bytes of one resource of a 3D renderer.
+pub const RENDERED_BYTES: u64 = 1 << 30;
+
+/// So many times the memory of images is what resources of a 3D renderer may be charged together. It is an estimate, at four
+/// bytes a texel; what command streams allocate is bounded by the limits of the renderer's process.
+pub const RENDERED_SHARE: u64 = 4;
+
+/// So many times the window is what blobs of the host may take together: a library grants one of a terabyte.
+pub const BLOB_SHARE: u64 = 8;
+
+/// Blobs that are mapped into the guest: each is a memory slot of the VMM, whose time for each grows with their number.
+pub const MAPPED_BLOBS: usize = 256;

@@ -1,14 +1,20 @@
 //! The GPU: one match over the commands of virtio 1.3, section 5.7.6, and the tables they work on.
 
+mod blobs;
 mod boot;
 mod config;
+mod contexts;
 mod heads;
 mod order;
+mod reads;
 mod resources;
 mod scanouts;
 mod served;
 mod state;
+mod three_d;
+mod timelines;
 mod told;
+mod window;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,18 +27,20 @@ pub use scanouts::Capture;
 pub use served::{CONTROL_QUEUE, CURSOR_QUEUE};
 pub use state::{RestoreError, State};
 
+use crate::caps;
 use crate::display::{Display, DisplayEvent};
 use crate::input::Desktop;
 use crate::memory::Memory;
 use crate::render::{Rendered, Renderer};
 use crate::stats::Stats;
-use crate::three_d::ThreeD;
+use crate::three_d::{ThreeD, Way};
 use crate::virtio::Ticket;
 use boot::Boot;
 use heads::Heads;
 use order::Order;
 use resources::Resources;
 use scanouts::Scanouts;
+use three_d::Rendering;
 use told::Told;
 
 /// How long a guest that asks for its modes waits for a VMM that does not answer.
@@ -67,11 +75,13 @@ pub enum Execution {
 /// A virtio-gpu.
 pub struct Gpu {
     renderer: Box<dyn Renderer>,
-    three_d: Option<Box<dyn ThreeD>>,
+    three_d: Option<Box<Rendering>>,
     display: Box<dyn Display>,
     config: Arc<GpuConfigSpace>,
     stats: Arc<Stats>,
     features: u64,
+    /// Between a start and the stop that follows.
+    runs: bool,
     heads: Heads,
     told: Told,
     /// The driver is to ask for the heads again.
@@ -103,8 +113,9 @@ impl Gpu {
             renderer,
             three_d: None,
             display,
-            config: Arc::new(GpuConfigSpace::new(heads.len())),
+            config: Arc::new(GpuConfigSpace::new(heads.len(), &[])),
             features: 0,
+            runs: false,
             resources: Resources::new(options.memory, stats.clone()),
             stats,
             heads,
@@ -125,8 +136,9 @@ impl Gpu {
 
     /// Gives it contexts. `window` is the size in bytes of the memory in which it shows blobs of the host to the guest; 0: none.
     pub fn with_three_d(mut self, three_d: Box<dyn ThreeD>, window: u64) -> Self {
-        let _ = window;
-        self.three_d = Some(three_d);
+        self.config = Arc::new(GpuConfigSpace::new(self.heads.len(), three_d.capsets()));
+        self.resources.allow_blobs(window);
+        self.three_d = Some(Box::new(Rendering::new(three_d, window, &self.stats)));
         self
     }
 
@@ -137,22 +149,55 @@ impl Gpu {
 
     /// How many commands wait for their reply.
     pub fn parked(&self) -> usize {
-        self.order.len()
+        self.order.len() + self.three_d.as_ref().map_or(0, |three_d| three_d.timelines.held())
     }
 
     /// Executes a command, or parks it behind an earlier one that names the same resource or head and is under way.
     pub fn execute(&mut self, memory: &Memory, header: Header, command: Command) -> Execution {
+        self.admit(memory, header, Ok(command))
+    }
+
+    /// As [`execute`](Self::execute), of what may be no command at all.
+    fn admit(&mut self, memory: &Memory, header: Header, command: Result<Command, ReplyError>) -> Execution {
         let ticket = self.order.ticket();
-        if !self.order.is_idle() {
-            if self.order.is_full() {
-                return Execution::Done(Reply::Error(ReplyError::OutOfMemory));
-            }
-            if self.order.must_wait(&command) {
-                self.order.wait(ticket, header, command);
-                return Execution::Later(ticket);
-            }
+        if self.parked() >= caps::PARKED {
+            return Execution::Done(Reply::Error(ReplyError::OutOfMemory));
         }
-        self.run(memory, ticket, header, command)
+        let line = self.three_d.is_some().then(|| self.line(&header)).flatten();
+        if let (Some(three_d), Some(line)) = (&mut self.three_d, line) {
+            three_d.timelines.enter(line, ticket, header);
+        }
+        let execution = match command {
+            Ok(command) if self.order.must_wait(&header, &command) => {
+                self.order.wait(ticket, header, command);
+                Execution::Later(ticket)
+            }
+            Ok(command) => self.run(memory, ticket, header, command),
+            Err(error) => Execution::Done(Reply::Error(error)),
+        };
+        match (execution, line) {
+            (Execution::Done(reply), Some(_)) => {
+                self.answer(ticket, header, reply);
+                let released = self.replies.pop_if(|(last, ..)| *last == ticket);
+                released.map_or(Execution::Later(ticket), |(_, _, reply)| Execution::Done(reply))
+            }
+            (execution, _) => execution,
+        }
+    }
+
+    /// A command is done. Its reply is given at once, or when it is its turn.
+    fn answer(&mut self, ticket: Ticket, header: Header, reply: Reply) {
+        match &mut self.three_d {
+            Some(three_d) => three_d.timelines.done(ticket, header, reply, &mut self.replies),
+            None => self.replies.push((ticket, header, reply)),
+        }
+    }
+
+    /// A command that was under way is done.
+    fn complete(&mut self, ticket: Ticket, reply: Reply) {
+        if let Some(done) = self.order.finish(ticket) {
+            self.answer(ticket, done.header, reply);
+        }
     }
 
     /// Executes a command that no earlier one stands in the way of.
@@ -169,9 +214,9 @@ impl Gpu {
             Command::ResourceCreate2d { resource, format, width, height } => {
                 self.create_2d(ticket, resource, format, width, height)
             }
-            Command::ResourceUnref { resource } => self.unref(memory, resource).into(),
+            Command::ResourceUnref { resource } => self.unref(memory, ticket, resource).into(),
             Command::SetScanout { rect, scanout, resource } => self.set_scanout(memory, scanout, resource, rect).into(),
-            Command::ResourceFlush { rect, resource } => self.flush(memory, resource, rect).into(),
+            Command::ResourceFlush { rect, resource } => self.flush(memory, ticket, resource, rect).into(),
             Command::TransferToHost2d { rect, offset, resource } => {
                 self.transfer_to_host_2d(memory, ticket, resource, rect, offset)
             }
@@ -179,27 +224,30 @@ impl Gpu {
                 self.attach_backing(memory, ticket, resource, entries)
             }
             Command::ResourceDetachBacking { resource } => self.detach_backing(memory, ticket, resource),
-            // No renderer of this device has a capability set.
-            Command::GetCapsetInfo { .. } | Command::GetCapset { .. } => Step::error(ReplyError::InvalidParameter),
+            Command::GetCapsetInfo { index } => Step::Reply(self.get_capset_info(index)),
+            Command::GetCapset { id, version } => Step::Reply(self.get_capset(id, version)),
             Command::GetEdid { scanout } => Step::Reply(self.get_edid(scanout)),
             Command::ResourceAssignUuid { resource } => Step::Reply(self.assign_uuid(resource)),
-            Command::ResourceCreateBlob(blob) => self.create_blob(memory, ticket, blob),
+            Command::ResourceCreateBlob(blob) => self.create_blob(memory, ticket, &header, blob),
             Command::SetScanoutBlob(blob) => self.set_scanout_blob(memory, blob).into(),
             Command::UpdateCursor { position, resource, hot_x, hot_y } => {
-                self.update_cursor(memory, position, resource, hot_x, hot_y).into()
+                self.update_cursor(memory, ticket, position, resource, (hot_x, hot_y)).into()
             }
             Command::MoveCursor { position } => self.move_cursor(position).into(),
-            // No renderer of this device has contexts.
-            Command::CtxCreate { .. }
-            | Command::CtxDestroy
-            | Command::CtxAttachResource { .. }
-            | Command::CtxDetachResource { .. }
-            | Command::ResourceCreate3d { .. }
-            | Command::TransferToHost3d(_)
-            | Command::TransferFromHost3d(_)
-            | Command::Submit3d { .. }
-            | Command::ResourceMapBlob { .. }
-            | Command::ResourceUnmapBlob { .. } => Step::error(ReplyError::Unspec),
+            Command::CtxCreate { context_init, name } => self.ctx_create(&header, context_init, name).into(),
+            Command::CtxDestroy => self.ctx_destroy(&header).into(),
+            Command::CtxAttachResource { resource } => self.ctx_attach(&header, resource).into(),
+            Command::CtxDetachResource { resource } => self.ctx_detach(&header, resource).into(),
+            Command::ResourceCreate3d { resource, desc } => self.create_3d(ticket, resource, desc).into(),
+            Command::TransferToHost3d(transfer) => {
+                self.transfer_3d(memory, ticket, &header, Way::ToHost, transfer).into()
+            }
+            Command::TransferFromHost3d(transfer) => {
+                self.transfer_3d(memory, ticket, &header, Way::FromHost, transfer).into()
+            }
+            Command::Submit3d { bytes } => self.submit_3d(ticket, &header, &bytes).into(),
+            Command::ResourceMapBlob { resource, offset } => self.map_blob(ticket, resource, offset).into(),
+            Command::ResourceUnmapBlob { resource } => self.unmap_blob(resource).into(),
         };
         match step {
             Step::Reply(reply) => Execution::Done(reply),
@@ -243,6 +291,9 @@ impl Gpu {
         self.hide_cursor();
         self.resources.clear();
         self.renderer.reset();
+        if let Some(three_d) = &mut self.three_d {
+            three_d.forget_guest();
+        }
     }
 
     fn get_display_info(&mut self) -> Reply {
@@ -263,7 +314,14 @@ impl Gpu {
     fn conclude(&mut self, undo: Undo, result: Result<(), ReplyError>) -> Reply {
         match (undo, result) {
             (Undo::Transfer(bytes), Ok(())) => self.stats.bytes_copied.add(bytes),
-            (_, Ok(())) | (Undo::Nothing | Undo::Transfer(_), Err(_)) => {}
+            (Undo::Blob(resource, created), Ok(())) => self.keep_made(resource, created),
+            (Undo::Pointer { ticket, resource, hot }, Ok(())) => self.take_pointer(ticket, resource, hot),
+            (Undo::Gone, _) => return Reply::OkNoData,
+            (_, Ok(())) | (Undo::Nothing | Undo::Transfer(_) | Undo::Pointer { .. }, Err(_)) => {}
+            (Undo::Rendered(resource, created) | Undo::Blob(resource, created), Err(_)) => {
+                self.forget_failed(resource, created);
+            }
+            (Undo::Pages(resource, attached), Err(_)) => self.forget_pages(resource, attached),
             (Undo::Create(resource), Err(_)) => self.resources.remove(resource),
             (Undo::Attach(resource), Err(_)) => self.resources.set_backing(resource, None),
             (Undo::Detach(resource, backing), Err(_)) => self.resources.set_backing(resource, Some(backing)),
@@ -275,7 +333,7 @@ impl Gpu {
     fn run_waiting(&mut self, memory: &Memory) {
         while let Some((ticket, header, command)) = self.order.next_runnable() {
             if let Execution::Done(reply) = self.run(memory, ticket, header, command) {
-                self.replies.push((ticket, header, reply));
+                self.answer(ticket, header, reply);
             }
         }
     }
@@ -287,7 +345,7 @@ impl Gpu {
                 Command::GetEdid { scanout } => self.get_edid(scanout),
                 _ => self.get_display_info(),
             };
-            self.replies.push((ticket, header, reply));
+            self.answer(ticket, header, reply);
         }
     }
 }
@@ -295,8 +353,8 @@ impl Gpu {
 /// How far a command came.
 enum Step {
     Reply(Reply),
-    /// The renderer goes on with it.
-    Later(Undo, ResourceId),
+    /// The renderer goes on with it. Later commands that name the resource wait for it.
+    Later(Undo, Option<ResourceId>),
 }
 
 impl Step {
@@ -311,7 +369,13 @@ impl From<Result<(), ReplyError>> for Step {
     }
 }
 
-/// What was recorded before the renderer was called, to be undone should it fail.
+impl From<Result<Step, ReplyError>> for Step {
+    fn from(result: Result<Step, ReplyError>) -> Self {
+        result.unwrap_or_else(Step::error)
+    }
+}
+
+/// What was recorded before a renderer was called, to be undone should it fail, or what was left to do should it not.
 enum Undo {
     Nothing,
     /// So many bytes are to be counted should it not fail.
@@ -319,4 +383,18 @@ enum Undo {
     Create(ResourceId),
     Attach(ResourceId),
     Detach(ResourceId, crate::backing::Backing),
+    /// A resource of the 3D renderer's, made by this command.
+    Rendered(ResourceId, Ticket),
+    /// A blob of the 3D renderer's, made by this command.
+    Blob(ResourceId, Ticket),
+    /// The 3D renderer's backing, given by this command.
+    Pages(ResourceId, Ticket),
+    /// The picture of the pointer is read by this command.
+    Pointer {
+        ticket: Ticket,
+        resource: ResourceId,
+        hot: (u32, u32),
+    },
+    /// The resource is gone, whatever becomes of its pages.
+    Gone,
 }

@@ -19,11 +19,27 @@ pub struct SharedImage {
 impl SharedImage {
     /// New memory, all zero.
     pub fn new(len: u64) -> io::Result<Self> {
+        let image = Self::unsealed(len)?;
+        image.seal()?;
+        Ok(image)
+    }
+
+    /// As [`new`](Self::new), but until [`seal`](Self::seal) whoever gets the file can map it for writing: who draws into it.
+    pub fn unsealed(len: u64) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        // The last moment at which a writable mapping can be made.
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
-        let region = map_new("beamsplit-image", len, seals)?;
+        let region = map_new("beamsplit-image", len, SealFlags::SHRINK | SealFlags::GROW)?;
         Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), region })
+    }
+
+    /// No new writable mapping can be made from now on. Those that there are stay.
+    pub fn seal(&self) -> io::Result<()> {
+        let file = self.file().ok_or(io::ErrorKind::NotFound)?;
+        Ok(fcntl_add_seals(file, SealFlags::FUTURE_WRITE | SealFlags::SEAL)?)
+    }
+
+    /// The memfd.
+    pub fn file(&self) -> Option<&File> {
+        Some(self.region.file_offset()?.file())
     }
 
     /// All of its bytes.
@@ -33,7 +49,7 @@ impl SharedImage {
 
     /// What a frame says of it.
     pub fn pixels(&self) -> Option<Pixels<'_>> {
-        let file = self.region.file_offset()?.file();
+        let file = self.file()?;
         Some(Pixels::Shared(Shared { id: self.id, file, slice: self.slice() }))
     }
 }

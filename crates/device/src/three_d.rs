@@ -12,7 +12,7 @@ use protocol::{CapsetId, ContextId, MemEntry, Rect, ReplyError, Resource3d, Reso
 use crate::display::Pixels;
 use crate::memory::Memory;
 use crate::render::{Progress, Rendered};
-use crate::virtio::{HostMapping, Ticket};
+use crate::virtio::{Front, HostMapping, Ticket};
 
 /// A capability set, as a guest is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,14 @@ pub struct Capset {
     pub rings: u8,
     /// Whether it needs memory of the host to be mapped into the guest.
     pub maps: bool,
+}
+
+impl Capset {
+    /// Whether a driver behind such a front-end can use it.
+    pub fn is_for(&self, front: Front) -> bool {
+        let needs_kind = !matches!(self.id, CapsetId::VIRGL | CapsetId::VIRGL2);
+        (front.maps || !self.maps) && (front.context_init || !needs_kind)
+    }
 }
 
 /// Which way pixels go.
@@ -55,6 +63,9 @@ pub struct HostBlob {
 
 /// Contexts, their resources and blobs. No method blocks; what is not done at once is told by [`poll`](Self::poll), once for
 /// each ticket.
+///
+/// Calls take effect in the order in which they were made, whatever the order of the answers: the device does not wait for one
+/// answer before it makes the next call.
 ///
 /// Whatever happens to the library, each ticket is answered. What was lost stays so: work on a lost context or resource fails
 /// at once with `Unspec`, and closing or destroying it is always right.

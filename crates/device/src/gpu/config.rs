@@ -1,8 +1,9 @@
 //! `virtio_gpu_config` (virtio 1.3, section 5.7.4).
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::virtio::ConfigSpace;
+use crate::three_d::Capset;
+use crate::virtio::{ConfigSpace, Front};
 
 /// `VIRTIO_GPU_EVENT_DISPLAY`: the heads changed.
 const EVENT_DISPLAY: u32 = 1 << 0;
@@ -13,13 +14,32 @@ const EVENT_DISPLAY: u32 = 1 << 0;
 pub struct GpuConfigSpace {
     events: AtomicU32,
     num_scanouts: u32,
+    /// Which of [`FRONTS`] is there.
+    front: AtomicUsize,
+    /// How many capability sets there are for each of them.
+    num_capsets: [u32; FRONTS.len()],
 }
+
+/// What a front-end can be; the first one is assumed until it is known.
+const FRONTS: [Front; 4] = [
+    Front { maps: false, context_init: false },
+    Front { maps: false, context_init: true },
+    Front { maps: true, context_init: false },
+    Front { maps: true, context_init: true },
+];
 
 impl GpuConfigSpace {
     const EVENTS_CLEAR: u64 = 4;
 
-    pub(super) fn new(num_scanouts: u32) -> Self {
-        Self { events: AtomicU32::new(0), num_scanouts }
+    pub(super) fn new(num_scanouts: u32, capsets: &[Capset]) -> Self {
+        let count = |front| capsets.iter().filter(|capset| capset.is_for(front)).count() as u32;
+        let num_capsets = FRONTS.map(count);
+        Self { events: AtomicU32::new(0), num_scanouts, front: AtomicUsize::new(0), num_capsets }
+    }
+
+    /// What the front-end can do, as far as it is known.
+    pub(super) fn front(&self) -> Front {
+        FRONTS[self.front.load(Ordering::Acquire)]
     }
 
     /// The driver is to ask for the heads again.
@@ -39,7 +59,12 @@ impl GpuConfigSpace {
 
 impl ConfigSpace for GpuConfigSpace {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let words = [self.events.load(Ordering::Acquire), 0, self.num_scanouts, 0];
+        let words = [
+            self.events.load(Ordering::Acquire),
+            0,
+            self.num_scanouts,
+            self.num_capsets[self.front.load(Ordering::Acquire)],
+        ];
         let bytes = words.map(u32::to_le_bytes).concat();
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let count = data.len().min(bytes.len() - start);
@@ -55,6 +80,11 @@ impl ConfigSpace for GpuConfigSpace {
         }
         self.events.fetch_and(!u32::from_le_bytes(clear), Ordering::AcqRel);
     }
+
+    fn front(&self, front: Front) {
+        let known = FRONTS.iter().position(|known| *known == front);
+        self.front.store(known.unwrap_or(0), Ordering::Release);
+    }
 }
 
 #[cfg(test)]
@@ -63,7 +93,7 @@ mod tests {
 
     #[test]
     fn cve_2026_50626_any_offset_and_width_reads_the_fields_and_then_zeros() {
-        let config = GpuConfigSpace::new(3);
+        let config = GpuConfigSpace::new(3, &[]);
         config.raise_display_event();
         let mut whole = [0xee; 40];
         config.read(0, &mut whole);
@@ -84,7 +114,7 @@ mod tests {
 
     #[test]
     fn writing_events_clear_clears_just_those_events() {
-        let config = GpuConfigSpace::new(1);
+        let config = GpuConfigSpace::new(1, &[]);
         config.raise_display_event();
         config.write(0, &[0xff; 4]);
         config.write(8, &[0xff; 12]);

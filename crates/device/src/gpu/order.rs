@@ -10,7 +10,6 @@ use protocol::command::ScanoutBlob;
 use protocol::{Command, Header, ResourceId, ScanoutId};
 
 use super::Undo;
-use crate::caps;
 use crate::virtio::Ticket;
 
 /// What commands are ordered by.
@@ -19,14 +18,24 @@ enum Key {
     Resource(ResourceId),
     Scanout(ScanoutId),
     Cursor,
+    /// Work in a context is never in its own way, but if it waits for a resource, what follows in its context waits too.
+    Context(u32),
 }
 
-fn keys(command: &Command) -> impl Iterator<Item = Key> {
+fn keys(header: &Header, command: &Command) -> impl Iterator<Item = Key> {
     let place = match command {
         Command::SetScanout { scanout, .. } | Command::SetScanoutBlob(ScanoutBlob { scanout, .. }) => {
             Some(Key::Scanout(*scanout))
         }
         Command::UpdateCursor { .. } | Command::MoveCursor { .. } => Some(Key::Cursor),
+        Command::CtxCreate { .. }
+        | Command::CtxDestroy
+        | Command::CtxAttachResource { .. }
+        | Command::CtxDetachResource { .. }
+        | Command::TransferToHost3d(_)
+        | Command::TransferFromHost3d(_)
+        | Command::Submit3d { .. } => Some(Key::Context(header.ctx_id)),
+        Command::ResourceCreateBlob(_) if header.ctx_id != 0 => Some(Key::Context(header.ctx_id)),
         _ => None,
     };
     command.resource().map(Key::Resource).into_iter().chain(place)
@@ -36,7 +45,7 @@ fn keys(command: &Command) -> impl Iterator<Item = Key> {
 pub(super) struct UnderWay {
     pub header: Header,
     pub undo: Undo,
-    resource: ResourceId,
+    resource: Option<ResourceId>,
 }
 
 type Parked = (Ticket, Header, Command);
@@ -81,17 +90,13 @@ impl Order {
         self.len() == 0
     }
 
-    pub fn is_full(&self) -> bool {
-        self.len() >= caps::PARKED
-    }
-
     pub fn is_waiting_for_modes(&self) -> bool {
         !self.for_modes.is_empty()
     }
 
     /// Whether an earlier command must complete first.
-    pub fn must_wait(&self, command: &Command) -> bool {
-        keys(command).any(|key| self.is_busy(key) || self.queues.contains_key(&key))
+    pub fn must_wait(&self, header: &Header, command: &Command) -> bool {
+        keys(header, command).any(|key| self.is_busy(key) || self.queues.contains_key(&key))
     }
 
     fn is_busy(&self, key: Key) -> bool {
@@ -99,7 +104,7 @@ impl Order {
     }
 
     pub fn wait(&mut self, ticket: Ticket, header: Header, command: Command) {
-        for key in keys(&command) {
+        for key in keys(&header, &command) {
             self.queues.entry(key).or_default().push_back(ticket);
         }
         self.waiting.insert(ticket, (header, command));
@@ -109,19 +114,24 @@ impl Order {
         self.for_modes.push((ticket, header, command));
     }
 
-    pub fn under_way(&mut self, ticket: Ticket, header: Header, undo: Undo, resource: ResourceId) {
-        *self.busy.entry(resource).or_default() += 1;
+    /// A command goes on by itself. Later ones that name `resource` wait for it; none: it is in nobody's way.
+    pub fn under_way(&mut self, ticket: Ticket, header: Header, undo: Undo, resource: Option<ResourceId>) {
+        if let Some(resource) = resource {
+            *self.busy.entry(resource).or_default() += 1;
+        }
         self.under_way.insert(ticket, UnderWay { header, undo, resource });
     }
 
     /// The command of a ticket, the first time it is asked for.
     pub fn finish(&mut self, ticket: Ticket) -> Option<UnderWay> {
         let done = self.under_way.remove(&ticket)?;
-        if let Some(count) = self.busy.get_mut(&done.resource) {
+        if let Some(resource) = done.resource
+            && let Some(count) = self.busy.get_mut(&resource)
+        {
             *count -= 1;
             if *count == 0 {
-                self.busy.remove(&done.resource);
-                self.nominate(Key::Resource(done.resource));
+                self.busy.remove(&resource);
+                self.nominate(Key::Resource(resource));
             }
         }
         Some(done)
@@ -154,14 +164,14 @@ impl Order {
             {
                 self.looks += 1;
             }
-            let Some((_, command)) = self.waiting.get(&ticket) else { continue };
+            let Some((header, command)) = self.waiting.get(&ticket) else { continue };
             let is_first = |key| self.queues.get(&key).and_then(VecDeque::front) == Some(&ticket);
             // Who is not runnable is nominated again when what stands in its way is done.
-            if keys(command).any(|key| self.is_busy(key) || !is_first(key)) {
+            if keys(header, command).any(|key| self.is_busy(key) || !is_first(key)) {
                 continue;
             }
             let Some((header, command)) = self.waiting.remove(&ticket) else { continue };
-            for key in keys(&command) {
+            for key in keys(&header, &command) {
                 self.leave_queue(key);
             }
             self.running = Some((ticket, header));
@@ -206,6 +216,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caps;
     use protocol::Rect;
 
     fn header() -> Header {
@@ -224,14 +235,14 @@ mod tests {
     /// A renderer that is late works on a resource; returns its ticket.
     fn occupy(order: &mut Order, resource: u32) -> Ticket {
         let ticket = order.ticket();
-        order.under_way(ticket, header(), Undo::Nothing, ResourceId(resource));
+        order.under_way(ticket, header(), Undo::Nothing, Some(ResourceId(resource)));
         ticket
     }
 
     /// Parks a command if it must wait.
     fn park(order: &mut Order, command: Command) -> Ticket {
         let ticket = order.ticket();
-        assert!(order.must_wait(&command));
+        assert!(order.must_wait(&header(), &command));
         order.wait(ticket, header(), command);
         ticket
     }
@@ -255,7 +266,7 @@ mod tests {
         assert!(order.finish(one).is_some());
         assert_eq!(runnable(&mut order), [first, second, third, fourth]);
         assert!(order.is_idle());
-        assert!(!order.must_wait(&scanout(0, 1)));
+        assert!(!order.must_wait(&header(), &scanout(0, 1)));
     }
 
     #[test]
@@ -266,7 +277,7 @@ mod tests {
         order.finish(before);
         let (ticket, header, _) = order.next_runnable().unwrap();
         assert_eq!(ticket, first);
-        order.under_way(ticket, header, Undo::Nothing, ResourceId(1));
+        order.under_way(ticket, header, Undo::Nothing, Some(ResourceId(1)));
         assert!(runnable(&mut order).is_empty());
         order.finish(first);
         assert_eq!(runnable(&mut order), [second]);
@@ -283,7 +294,7 @@ mod tests {
         assert!(order.next_runnable().is_some());
         assert_eq!(order.take_all().len(), 3, "the one that runs is among them");
         assert!(order.is_idle() && runnable(&mut order).is_empty());
-        assert!(!order.must_wait(&unref(1)) && !order.must_wait(&unref(2)));
+        assert!(!order.must_wait(&header(), &unref(1)) && !order.must_wait(&header(), &unref(2)));
     }
 
     #[test]
@@ -305,7 +316,7 @@ mod tests {
             order.finish(open);
             let (ticket, header, _) = order.next_runnable().unwrap();
             assert_eq!(ticket, expected);
-            order.under_way(ticket, header, Undo::Nothing, ResourceId(1));
+            order.under_way(ticket, header, Undo::Nothing, Some(ResourceId(1)));
             assert!(order.next_runnable().is_none());
             open = ticket;
         }

@@ -5,9 +5,11 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use protocol::command::CreateBlob;
-use protocol::{Format, MemEntry, Rect, Reply, ReplyError, ResourceId, feature};
+use protocol::{ContextId, Format, Header, MemEntry, Rect, Reply, ReplyError, Resource3d, ResourceId, feature};
 use uuid::Uuid;
 
+use super::blobs::{BLOB_FLAGS, BLOB_MEM_HOST3D, BLOB_MEM_HOST3D_GUEST, Blob, GONE};
+use super::three_d::{estimate, is_flat};
 use super::{Gpu, Step, Undo};
 use crate::backing::Backing;
 use crate::caps;
@@ -18,30 +20,142 @@ use crate::virtio::Ticket;
 
 /// `VIRTIO_GPU_BLOB_MEM_GUEST`.
 const BLOB_MEM_GUEST: u32 = 1;
-/// `VIRTIO_GPU_BLOB_FLAG_USE_*`, all of them.
-const BLOB_FLAGS: u32 = 0b111;
+
+/// What a resource is, and thereby who has its pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Desc {
+    /// As [`ResourceDesc::Image`].
+    Image { format: Format, width: u32, height: u32 },
+    /// As [`ResourceDesc::GuestBlob`].
+    GuestBlob { size: u64 },
+    /// The 3D renderer's.
+    Rendered(Resource3d),
+    /// The 3D renderer's.
+    HostBlob(Blob),
+    /// It was the 3D renderer's before this device was restored.
+    Lost,
+}
+
+impl Desc {
+    /// Whether the 3D renderer has it.
+    pub fn is_rendered(&self) -> bool {
+        matches!(self, Desc::Rendered(_) | Desc::HostBlob(_))
+    }
+
+    /// What a head or a pointer has to know to show it as an image.
+    pub fn image(&self) -> Option<(Format, u32, u32)> {
+        match self {
+            Desc::Image { format, width, height } => Some((*format, *width, *height)),
+            Desc::Rendered(desc) if is_flat(desc) => {
+                Format::from_wire(desc.format).map(|format| (format, desc.width, desc.height))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a context may use it.
+    pub fn may_join(&self, context: ContextId) -> bool {
+        match self {
+            Desc::HostBlob(blob) => blob.may_join(context),
+            _ => true,
+        }
+    }
+
+    /// The fewest bytes that a backing has.
+    fn least_backing(&self) -> u64 {
+        match self {
+            Desc::GuestBlob { size } => *size,
+            Desc::HostBlob(blob) => blob.host.size,
+            Desc::Image { .. } | Desc::Rendered(_) | Desc::Lost => 1,
+        }
+    }
+}
+
+impl From<ResourceDesc> for Desc {
+    fn from(desc: ResourceDesc) -> Self {
+        match desc {
+            ResourceDesc::Image { format, width, height } => Desc::Image { format, width, height },
+            ResourceDesc::GuestBlob { size } => Desc::GuestBlob { size },
+        }
+    }
+}
 
 pub(super) struct Resource {
-    pub desc: ResourceDesc,
+    pub desc: Desc,
     pub backing: Option<Backing>,
+    /// The command that made it: a later one may give its name to another.
+    created: Ticket,
+    /// The command that gave it to the 3D renderer's last backing.
+    pub attached: Ticket,
     pub uuid: Option<Uuid>,
     /// Made by a driver that has stopped, and not used since.
     stale: bool,
-    cost: u64,
+    cost: Cost,
+}
+
+/// What a resource is charged against each cap.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    /// Memory of our own.
+    memory: u64,
+    /// The 3D renderer's, as far as it can be estimated.
+    rendered: u64,
+    /// Of the 3D renderer's blobs.
+    blobs: u64,
+}
+
+impl Cost {
+    fn of(desc: &Desc) -> Self {
+        let none = Self { memory: caps::RESOURCE_COST, ..Self::default() };
+        match desc {
+            Desc::Image { width, height, .. } => {
+                Self { memory: image_bytes(*width, *height).saturating_add(caps::RESOURCE_COST), ..none }
+            }
+            Desc::Rendered(desc) => Self { rendered: estimate(desc), ..none },
+            Desc::HostBlob(blob) => Self { blobs: blob.cost(), ..none },
+            Desc::GuestBlob { .. } | Desc::Lost => none,
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            memory: self.memory.saturating_add(other.memory),
+            rendered: self.rendered.saturating_add(other.rendered),
+            blobs: self.blobs.saturating_add(other.blobs),
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            memory: self.memory - other.memory,
+            rendered: self.rendered - other.rendered,
+            blobs: self.blobs - other.blobs,
+        }
+    }
+
+    fn is_within(&self, cap: &Self) -> bool {
+        self.memory <= cap.memory && self.rendered <= cap.rendered && self.blobs <= cap.blobs
+    }
 }
 
 /// The table of resources, which holds the caps: what is in it has been charged.
 pub(super) struct Resources {
     table: HashMap<ResourceId, Resource>,
-    memory_cap: u64,
-    memory_used: u64,
+    cap: Cost,
+    used: Cost,
     entries_used: usize,
     stats: Arc<Stats>,
 }
 
 impl Resources {
     pub fn new(memory_cap: u64, stats: Arc<Stats>) -> Self {
-        Self { table: HashMap::new(), memory_cap, memory_used: 0, entries_used: 0, stats }
+        let cap = Cost { memory: memory_cap, rendered: memory_cap.saturating_mul(caps::RENDERED_SHARE), blobs: 0 };
+        Self { table: HashMap::new(), cap, used: Cost::default(), entries_used: 0, stats }
+    }
+
+    /// Allows blobs of the host, as many as go with a window of so many bytes.
+    pub fn allow_blobs(&mut self, window: u64) {
+        self.cap.blobs = Blob::share(window);
     }
 
     pub fn get(&mut self, resource: ResourceId) -> Result<&mut Resource, ReplyError> {
@@ -79,28 +193,32 @@ impl Resources {
     }
 
     /// Records a new resource, if the caps have room for it.
-    pub fn insert(&mut self, resource: ResourceId, desc: ResourceDesc) -> Result<(), ReplyError> {
-        let pixels = match desc {
-            ResourceDesc::Image { width, height, .. } => image_bytes(width, height),
-            ResourceDesc::GuestBlob { .. } => 0,
-        };
-        let cost = pixels + caps::RESOURCE_COST;
-        let used = self.memory_used + cost;
-        if used > self.memory_cap || self.table.len() >= caps::RESOURCES {
+    pub fn insert(&mut self, resource: ResourceId, desc: Desc, created: Ticket) -> Result<(), ReplyError> {
+        let cost = Cost::of(&desc);
+        let used = self.used.plus(cost);
+        if !used.is_within(&self.cap) || self.table.len() >= caps::RESOURCES {
             return Err(ReplyError::OutOfMemory);
         }
         match self.table.entry(resource) {
             Entry::Occupied(_) => return Err(ReplyError::InvalidResourceId),
-            Entry::Vacant(vacant) => vacant.insert(Resource { desc, backing: None, uuid: None, stale: false, cost }),
+            Entry::Vacant(vacant) => vacant.insert(Resource {
+                desc,
+                backing: None,
+                created,
+                attached: created,
+                uuid: None,
+                stale: false,
+                cost,
+            }),
         };
-        self.memory_used = used;
+        self.used = used;
         self.publish();
         Ok(())
     }
 
     pub fn remove(&mut self, resource: ResourceId) {
         if let Some(gone) = self.table.remove(&resource) {
-            self.memory_used -= gone.cost;
+            self.used = self.used.minus(gone.cost);
             self.entries_used -= gone.backing.map_or(0, |backing| backing.entries().len());
             self.publish();
         }
@@ -108,7 +226,7 @@ impl Resources {
 
     pub fn clear(&mut self) {
         self.table.clear();
-        self.memory_used = 0;
+        self.used = Cost::default();
         self.entries_used = 0;
         self.publish();
     }
@@ -134,7 +252,7 @@ impl Resources {
 
     fn publish(&self) {
         self.stats.resources.set(self.table.len() as u64);
-        self.stats.image_bytes.set(self.memory_used);
+        self.stats.image_bytes.set(self.used.memory);
     }
 }
 
@@ -161,11 +279,13 @@ impl Gpu {
         self.create(ticket, resource, ResourceDesc::Image { format, width, height }, None)
     }
 
-    pub(super) fn create_blob(&mut self, memory: &Memory, ticket: Ticket, blob: CreateBlob) -> Step {
+    pub(super) fn create_blob(&mut self, memory: &Memory, ticket: Ticket, header: &Header, blob: CreateBlob) -> Step {
         if !self.has(feature::RESOURCE_BLOB) {
             return Step::error(ReplyError::Unspec);
         }
-        // The other kinds of blob are made by a context, and this renderer has none.
+        if matches!(blob.blob_mem, BLOB_MEM_HOST3D | BLOB_MEM_HOST3D_GUEST) {
+            return self.create_host_blob(memory, ticket, header, blob).unwrap_or_else(Step::error);
+        }
         if blob.blob_mem != BLOB_MEM_GUEST || blob.blob_flags & !BLOB_FLAGS != 0 || blob.size == 0 {
             return Step::error(ReplyError::InvalidParameter);
         }
@@ -182,48 +302,94 @@ impl Gpu {
     }
 
     fn create(&mut self, ticket: Ticket, resource: ResourceId, desc: ResourceDesc, backing: Option<Backing>) -> Step {
-        if !self.resources.is_free(resource) {
-            return Step::error(ReplyError::InvalidResourceId);
-        }
-        if self.resources.is_stale(resource) {
-            self.drop_resource(resource);
-        }
-        let mut inserted = self.resources.insert(resource, desc);
-        if inserted == Err(ReplyError::OutOfMemory) {
-            // What an earlier driver left behind may not starve this one.
-            for stale in self.resources.stale() {
-                self.drop_resource(stale);
-            }
-            inserted = self.resources.insert(resource, desc);
-        }
-        if let Err(error) = inserted {
+        if let Err(error) = self.make_room(resource, desc.into(), ticket) {
             return Step::error(error);
         }
         self.resources.set_backing(resource, backing);
         match self.renderer.create(ticket, resource, desc) {
             Progress::Done(result) => Step::Reply(self.conclude(Undo::Create(resource), result)),
-            Progress::Later => Step::Later(Undo::Create(resource), resource),
+            Progress::Later => Step::Later(Undo::Create(resource), Some(resource)),
         }
     }
 
-    pub(super) fn unref(&mut self, memory: &Memory, resource: ResourceId) -> Result<(), ReplyError> {
-        self.resources.get(resource)?;
-        self.catch_up_on(memory, resource);
-        self.drop_resource(resource);
-        Ok(())
+    /// Records a new resource.
+    pub(super) fn make_room(&mut self, resource: ResourceId, desc: Desc, ticket: Ticket) -> Result<(), ReplyError> {
+        if !self.resources.is_free(resource) {
+            return Err(ReplyError::InvalidResourceId);
+        }
+        if self.resources.is_stale(resource) {
+            self.drop_resource(resource);
+        }
+        match self.resources.insert(resource, desc, ticket) {
+            Err(ReplyError::OutOfMemory) => {
+                // What an earlier driver left behind may not starve this one.
+                for stale in self.resources.stale() {
+                    self.drop_resource(stale);
+                }
+                self.resources.insert(resource, desc, ticket)
+            }
+            inserted => inserted,
+        }
     }
 
-    /// The heads that show it show nothing, before its pixels are gone.
+    pub(super) fn unref(&mut self, memory: &Memory, ticket: Ticket, resource: ResourceId) -> Result<Step, ReplyError> {
+        let found = self.resources.get(resource)?;
+        let has_pages = found.desc.is_rendered() && found.backing.is_some();
+        self.catch_up_on(memory, resource);
+        let step = match has_pages {
+            true => self.detach_rendered(ticket, resource, Undo::Gone)?,
+            false => Step::Reply(Reply::OkNoData),
+        };
+        self.drop_resource(resource);
+        Ok(step)
+    }
+
+    /// The heads that show it show nothing, before its pixels are gone. Whoever waits for something of it waits no more.
     fn drop_resource(&mut self, resource: ResourceId) {
         for scanout in self.scanouts.remove(resource) {
             self.display.set_scanout(scanout, None);
         }
+        let is_rendered = self.resources.get(resource).is_ok_and(|found| found.desc.is_rendered());
         self.resources.remove(resource);
-        self.renderer.destroy(resource);
+        let Some(three_d) = &mut self.three_d else { return self.renderer.destroy(resource) };
+        three_d.contexts.forget(resource);
+        if !is_rendered {
+            return self.renderer.destroy(resource);
+        }
+        three_d.renderer.destroy(resource);
+        let mapped = three_d.window.take_away(resource);
+        let flushes = three_d.reads.forget(resource).into_iter().map(|flush| (flush, GONE));
+        for (ticket, reply) in flushes.chain(mapped) {
+            self.complete(ticket, reply);
+        }
+    }
+
+    /// What the 3D renderer could not make is not there, unless its name is another's by now.
+    pub(super) fn forget_failed(&mut self, resource: ResourceId, created: Ticket) {
+        if self.resources.table.get(&resource).is_some_and(|found| found.created == created) {
+            self.drop_resource(resource);
+        }
+    }
+
+    /// As [`forget_failed`](Self::forget_failed), of a blob that could be made.
+    pub(super) fn keep_made(&mut self, resource: ResourceId, created: Ticket) {
+        if self.resources.table.get(&resource).is_some_and(|found| found.created == created) {
+            self.blob_made(resource);
+        }
+    }
+
+    /// The 3D renderer did not take a backing, if it has not another one by now.
+    pub(super) fn forget_pages(&mut self, resource: ResourceId, attached: Ticket) {
+        let ticket = self.order.ticket();
+        let Some(three_d) = &mut self.three_d else { return };
+        if self.resources.table.get(&resource).is_some_and(|found| found.attached == attached) {
+            three_d.renderer.detach(ticket, resource);
+            self.resources.set_backing(resource, None);
+        }
     }
 
     /// A backing whose every entry lies in guest memory now.
-    fn new_backing(&self, memory: &Memory, entries: Vec<MemEntry>) -> Result<Backing, ReplyError> {
+    pub(super) fn new_backing(&self, memory: &Memory, entries: Vec<MemEntry>) -> Result<Backing, ReplyError> {
         self.resources.check_entries(entries.len())?;
         let backing = Backing::new(entries);
         backing.check(memory)?;
@@ -240,11 +406,14 @@ impl Gpu {
         if let Err(error) = self.record_backing(memory, resource, entries) {
             return Step::error(error);
         }
+        if self.resources.get(resource).is_ok_and(|found| found.desc.is_rendered()) {
+            return self.attach_rendered(ticket, resource).unwrap_or_else(Step::error);
+        }
         let backing = self.resources.get(resource).ok().and_then(|found| found.backing.as_ref());
         let entries = backing.map_or(&[][..], Backing::entries);
         match self.renderer.attach(ticket, resource, entries) {
             Progress::Done(result) => Step::Reply(self.conclude(Undo::Attach(resource), result)),
-            Progress::Later => Step::Later(Undo::Attach(resource), resource),
+            Progress::Later => Step::Later(Undo::Attach(resource), Some(resource)),
         }
     }
 
@@ -259,10 +428,10 @@ impl Gpu {
         if found.backing.is_some() {
             return Err(ReplyError::Unspec);
         }
-        let least = match found.desc {
-            ResourceDesc::GuestBlob { size } => size,
-            ResourceDesc::Image { .. } => 1,
-        };
+        if found.desc == Desc::Lost {
+            return Err(ReplyError::Unspec);
+        }
+        let least = found.desc.least_backing();
         let backing = self.new_backing(memory, entries)?;
         if backing.len() < least {
             return Err(ReplyError::InvalidParameter);
@@ -279,9 +448,12 @@ impl Gpu {
         let Some(backing) = self.resources.swap_backing(resource, None) else {
             return Step::error(ReplyError::Unspec);
         };
+        if self.resources.get(resource).is_ok_and(|found| found.desc.is_rendered()) {
+            return self.detach_rendered(ticket, resource, Undo::Nothing).unwrap_or_else(Step::error);
+        }
         match self.renderer.detach(ticket, resource) {
             Progress::Done(result) => Step::Reply(self.conclude(Undo::Detach(resource, backing), result)),
-            Progress::Later => Step::Later(Undo::Detach(resource, backing), resource),
+            Progress::Later => Step::Later(Undo::Detach(resource, backing), Some(resource)),
         }
     }
 
@@ -298,12 +470,12 @@ impl Gpu {
             Err(error) => return Step::error(error),
         };
         let bytes = match found.desc {
-            ResourceDesc::Image { width, height, .. } if rect.is_within(width, height) => {
-                image_bytes(rect.width, rect.height)
-            }
-            ResourceDesc::Image { .. } => return Step::error(ReplyError::InvalidParameter),
+            Desc::Image { width, height, .. } if rect.is_within(width, height) => image_bytes(rect.width, rect.height),
             // The guest's pages are the blob: there is nothing to copy.
-            ResourceDesc::GuestBlob { .. } => return Step::Reply(Reply::OkNoData),
+            Desc::GuestBlob { .. } => return Step::Reply(Reply::OkNoData),
+            Desc::Image { .. } | Desc::Rendered(_) | Desc::HostBlob(_) | Desc::Lost => {
+                return Step::error(ReplyError::InvalidParameter);
+            }
         };
         let pages = match found.backing.as_mut().ok_or(ReplyError::Unspec).and_then(|backing| backing.pages(memory)) {
             Ok(pages) => pages,
@@ -311,7 +483,7 @@ impl Gpu {
         };
         match self.renderer.transfer_to_host(ticket, resource, Transfer { rect, offset }, &pages) {
             Progress::Done(result) => Step::Reply(self.conclude(Undo::Transfer(bytes), result)),
-            Progress::Later => Step::Later(Undo::Transfer(bytes), resource),
+            Progress::Later => Step::Later(Undo::Transfer(bytes), Some(resource)),
         }
     }
 

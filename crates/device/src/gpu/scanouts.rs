@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::command::{CursorPosition, ScanoutBlob};
-use protocol::{Format, Rect, ReplyError, ResourceId, ScanoutId};
+use protocol::{Format, Rect, Reply, ReplyError, ResourceId, ScanoutId};
 use serde::{Deserialize, Serialize};
 
-use super::Gpu;
 use super::boot::Boot;
-use super::resources::Resources;
+use super::resources::{Desc, Resources};
+use super::three_d::Rendering;
+use super::{Gpu, Step};
 use crate::caps;
 use crate::display::{Cursor, Frame, Pixels};
 use crate::memory::Memory;
-use crate::render::{Renderer, ResourceDesc};
+use crate::render::Renderer;
+use crate::virtio::Ticket;
 
 /// What a head shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,22 +76,60 @@ pub(super) struct Scanouts {
     pub pointer: Option<Pointer>,
     /// The heads that the display knows to be on: pixels may come later than the command.
     lit: BTreeSet<ScanoutId>,
+    /// The heads whose pixels the 3D renderer was not asked for yet: until it gave them, they show what they did before.
+    awaited: BTreeSet<ScanoutId>,
 }
 
 impl Scanouts {
+    /// A head that the display knows, with the pixels that it knows.
+    fn lit(&self, id: ScanoutId) -> Option<&Scanout> {
+        self.shown.get(&id).filter(|_| self.lit.contains(&id) && !self.awaited.contains(&id))
+    }
+
+    /// The part of a resource that heads need when `rect` of it changed.
+    pub fn to_read(&self, resource: ResourceId, rect: &Rect) -> Option<Rect> {
+        let heads = self.shown.iter().filter(|(_, scanout)| scanout.resource == resource);
+        let parts = heads.filter_map(|(id, scanout)| match self.awaited.contains(id) {
+            true => Some(scanout.rect),
+            false => scanout.rect.intersection(rect),
+        });
+        parts.reduce(|all, part| all.union(&part))
+    }
+
+    /// The 3D renderer gave a part of a resource: heads that waited for it are to be shown anew.
+    pub fn pixels_came(&mut self, resource: ResourceId, area: &Rect) {
+        let Self { shown, lit, awaited, .. } = self;
+        awaited.retain(|id| {
+            let came = shown.get(id).is_none_or(|scanout| {
+                scanout.resource == resource && scanout.rect.intersection(area) == Some(scanout.rect)
+            });
+            if came {
+                lit.remove(id);
+            }
+            !came
+        });
+    }
+
     fn showing(&self, what: impl Fn(&Scanout) -> bool) -> Vec<ScanoutId> {
         self.shown.iter().filter(|(_, scanout)| what(scanout)).map(|(id, _)| *id).collect()
     }
 
     /// Switches the heads off that show a resource. Returns those that a display knows to be on.
     pub fn remove(&mut self, resource: ResourceId) -> Vec<ScanoutId> {
-        let gone = self.shown.extract_if(.., |_, scanout| scanout.resource == resource);
-        gone.map(|(id, _)| id).filter(|id| self.lit.remove(id)).collect()
+        let gone: Vec<_> = self.shown.extract_if(.., |_, scanout| scanout.resource == resource).collect();
+        gone.into_iter().map(|(id, _)| id).filter(|id| self.forget(*id)).collect()
+    }
+
+    /// Nothing is shown. Returns whether a display knows the head to be on.
+    fn forget(&mut self, id: ScanoutId) -> bool {
+        self.awaited.remove(&id);
+        self.lit.remove(&id)
     }
 
     /// Switches all heads off. Returns those that a display knows to be on.
     pub fn clear(&mut self) -> BTreeSet<ScanoutId> {
         self.shown.clear();
+        self.awaited.clear();
         self.darken()
     }
 
@@ -115,22 +155,26 @@ pub struct Capture {
 /// The pixels of a head, if they are all there.
 fn frame<'a>(
     renderer: &'a mut dyn Renderer,
+    three_d: &'a mut Option<Box<Rendering>>,
     resources: &'a mut Resources,
     memory: &'a Memory,
     scanout: &Scanout,
     shared: bool,
 ) -> Result<Option<Frame<'a>>, ReplyError> {
     let found = resources.get(scanout.resource)?;
-    let (pixels, len) = match found.desc {
-        ResourceDesc::Image { width, height, .. } => {
-            let Some(pixels) = renderer.pixels(scanout.resource, shared) else { return Ok(None) };
-            (pixels, u64::from(width) * u64::from(height) * u64::from(Format::BYTES_PER_PIXEL))
-        }
-        ResourceDesc::GuestBlob { .. } => {
+    let pixels = match found.desc {
+        Desc::Image { .. } => renderer.pixels(scanout.resource, shared),
+        Desc::Rendered(_) => three_d.as_mut().and_then(|three_d| three_d.renderer.pixels(scanout.resource)),
+        Desc::GuestBlob { .. } => {
             let backing = found.backing.as_mut().ok_or(ReplyError::Unspec)?;
-            let pages = backing.pages(memory)?;
-            (Pixels::Guest(pages), pages.len())
+            Some(Pixels::Guest(backing.pages(memory)?))
         }
+        Desc::HostBlob(_) | Desc::Lost => None,
+    };
+    let Some(pixels) = pixels else { return Ok(None) };
+    let len = match found.desc.image() {
+        Some((_, width, height)) => u64::from(width) * u64::from(height) * u64::from(Format::BYTES_PER_PIXEL),
+        None => u64::MAX,
     };
     let present = match &pixels {
         Pixels::Private(bytes) => bytes.len() as u64,
@@ -171,9 +215,8 @@ impl Gpu {
             self.switch_off(memory, id);
             return Ok(());
         }
-        let ResourceDesc::Image { format, width, height } = self.resources.get(resource)?.desc else {
-            return Err(ReplyError::InvalidParameter);
-        };
+        let desc = self.resources.get(resource)?.desc;
+        let (format, width, height) = desc.image().ok_or(ReplyError::InvalidParameter)?;
         if rect.is_empty() || !rect.is_within(width, height) {
             return Err(ReplyError::InvalidParameter);
         }
@@ -187,7 +230,7 @@ impl Gpu {
             self.switch_off(memory, blob.scanout);
             return Ok(());
         }
-        let ResourceDesc::GuestBlob { size } = self.resources.get(blob.resource)?.desc else {
+        let Desc::GuestBlob { size } = self.resources.get(blob.resource)?.desc else {
             return Err(ReplyError::InvalidParameter);
         };
         let ScanoutBlob { scanout: id, resource, rect, width, height, format, stride, offset } = blob;
@@ -210,17 +253,26 @@ impl Gpu {
     fn switch_off(&mut self, memory: &Memory, id: ScanoutId) {
         self.catch_up_with(memory, id);
         self.scanouts.shown.remove(&id);
-        if self.scanouts.lit.remove(&id) {
+        if self.scanouts.forget(id) {
             self.display.set_scanout(id, None);
         }
     }
 
     fn show(&mut self, memory: &Memory, id: ScanoutId, scanout: Scanout) -> Result<(), ReplyError> {
         let shared = self.display.wants_shared();
-        let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, &scanout, shared)?;
+        let Self { renderer, three_d, resources, .. } = self;
+        let awaited = resources.get(scanout.resource)?.desc.is_rendered();
+        let frame = frame(renderer.as_mut(), three_d, resources, memory, &scanout, shared)?;
         self.scanouts.shown.insert(id, scanout);
+        match awaited {
+            true => self.scanouts.awaited.insert(id),
+            false => self.scanouts.awaited.remove(&id),
+        };
         if self.boot.as_mut().is_some_and(Boot::gives_way) {
             self.leave_boot(memory);
+            return Ok(());
+        }
+        if awaited {
             return Ok(());
         }
         match &frame {
@@ -231,19 +283,37 @@ impl Gpu {
         Ok(())
     }
 
-    pub(super) fn flush(&mut self, memory: &Memory, resource: ResourceId, rect: Rect) -> Result<(), ReplyError> {
-        if let ResourceDesc::Image { width, height, .. } = self.resources.get(resource)?.desc
-            && !rect.is_within(width, height)
-        {
+    pub(super) fn flush(
+        &mut self,
+        memory: &Memory,
+        ticket: Ticket,
+        resource: ResourceId,
+        rect: Rect,
+    ) -> Result<Step, ReplyError> {
+        let desc = self.resources.get(resource)?.desc;
+        if desc.image().is_some_and(|(_, width, height)| !rect.is_within(width, height)) {
             return Err(ReplyError::InvalidParameter);
         }
-        if !self.shows_driver() {
-            return Ok(());
+        match desc {
+            Desc::Image { .. } | Desc::GuestBlob { .. } if self.shows_driver() => {
+                self.show_damage(memory, resource, &rect).map(|()| Step::Reply(Reply::OkNoData))
+            }
+            Desc::Image { .. } | Desc::GuestBlob { .. } | Desc::HostBlob(_) => Ok(Step::Reply(Reply::OkNoData)),
+            Desc::Rendered(_) => Ok(self.flush_rendered(memory, ticket, resource, rect)),
+            Desc::Lost => Err(ReplyError::Unspec),
         }
+    }
+
+    /// Pixels of a resource changed: heads that have it show them.
+    pub(super) fn show_damage(&mut self, memory: &Memory, resource: ResourceId, rect: &Rect) -> Result<(), ReplyError> {
         let shared = self.display.wants_shared();
+        let Self { renderer, three_d, resources, .. } = self;
         for (id, scanout) in self.scanouts.shown.iter().filter(|(_, scanout)| scanout.resource == resource) {
-            let Some(damage) = scanout.shown(&rect) else { continue };
-            let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared)?;
+            if self.scanouts.awaited.contains(id) {
+                continue;
+            }
+            let Some(damage) = scanout.shown(rect) else { continue };
+            let frame = frame(renderer.as_mut(), three_d, resources, memory, scanout, shared)?;
             let Some(frame) = frame else { continue };
             if self.scanouts.lit.insert(*id) {
                 self.display.set_scanout(*id, Some(&frame));
@@ -263,10 +333,11 @@ impl Gpu {
             return self.display.supply(id, Some(&frame), inside);
         }
         let shared = self.display.wants_shared();
-        let lit = self.scanouts.shown.get(&id).filter(|_| self.scanouts.lit.contains(&id));
-        let frame = lit.and_then(|scanout| {
-            frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared).ok().flatten()
-        });
+        let Self { renderer, three_d, resources, .. } = self;
+        let frame = self
+            .scanouts
+            .lit(id)
+            .and_then(|scanout| frame(renderer.as_mut(), three_d, resources, memory, scanout, shared).ok().flatten());
         let inside = frame.as_ref().map_or(damage, |frame| frame.rect().intersection(&damage).unwrap_or_default());
         self.display.supply(id, frame.as_ref(), inside);
     }
@@ -277,8 +348,9 @@ impl Gpu {
             return self.show_boot();
         }
         let shared = self.display.wants_shared();
+        let Self { renderer, three_d, resources, .. } = self;
         for (id, scanout) in &self.scanouts.shown {
-            let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared);
+            let frame = frame(renderer.as_mut(), three_d, resources, memory, scanout, shared);
             if let Ok(Some(frame)) = frame {
                 self.scanouts.lit.insert(*id);
                 self.display.set_scanout(*id, Some(&frame));
@@ -291,28 +363,36 @@ impl Gpu {
     pub(super) fn update_cursor(
         &mut self,
         memory: &Memory,
+        ticket: Ticket,
         position: CursorPosition,
         resource: ResourceId,
-        hot_x: u32,
-        hot_y: u32,
-    ) -> Result<(), ReplyError> {
+        (hot_x, hot_y): (u32, u32),
+    ) -> Result<Step, ReplyError> {
         let CursorPosition { scanout, x, y } = position;
         self.check_scanout(scanout)?;
+        if let Some(three_d) = &mut self.three_d {
+            three_d.reads.pointer = None;
+            if resource.0 != 0 && self.resources.get(resource)?.desc.is_rendered() {
+                self.scanouts.pointer = Some(Pointer::moved(self.scanouts.pointer.take(), scanout, x, y));
+                return Ok(self.read_pointer(ticket, resource, (hot_x, hot_y)));
+            }
+        }
         let image = match resource.0 {
             0 => None,
             _ => Some(self.read_pointer_image(memory, resource)?),
         };
         self.scanouts.pointer = Some(Pointer { scanout, x, y, hot_x, hot_y, image });
         self.show_pointer();
-        Ok(())
+        Ok(Step::Reply(Reply::OkNoData))
     }
 
     /// A picture of at most 64 times 64 pixels; a blob is exactly that, as Linux makes them.
     fn read_pointer_image(&mut self, memory: &Memory, resource: ResourceId) -> Result<PointerImage, ReplyError> {
         const SIZE: u32 = caps::CURSOR_SIZE;
         let (format, width, height) = match self.resources.get(resource)?.desc {
-            ResourceDesc::Image { format, width, height } => (format, width, height),
-            ResourceDesc::GuestBlob { .. } => (Format::B8G8R8A8, SIZE, SIZE),
+            Desc::Image { format, width, height } => (format, width, height),
+            Desc::GuestBlob { .. } => (Format::B8G8R8A8, SIZE, SIZE),
+            Desc::Rendered(_) | Desc::HostBlob(_) | Desc::Lost => return Err(ReplyError::Unspec),
         };
         if width > SIZE || height > SIZE {
             return Err(ReplyError::InvalidParameter);
@@ -336,7 +416,7 @@ impl Gpu {
         Ok(())
     }
 
-    fn show_pointer(&mut self) {
+    pub(super) fn show_pointer(&mut self) {
         let pointer = self.scanouts.pointer.as_ref().filter(|_| self.shows_driver());
         let Some(Pointer { scanout, x, y, hot_x, hot_y, image }) = pointer else { return };
         let image = image.as_ref().filter(|image| !image.pixels.is_empty()).map(|image| Frame {
@@ -359,7 +439,8 @@ impl Gpu {
     }
 
     fn copy_frame(&mut self, memory: &Memory, scanout: &Scanout) -> Result<Option<Capture>, ReplyError> {
-        let frame = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, false)?;
+        let Self { renderer, three_d, resources, .. } = self;
+        let frame = frame(renderer.as_mut(), three_d, resources, memory, scanout, false)?;
         frame.map(|frame| frame.copy()).transpose()
     }
 
@@ -379,9 +460,10 @@ impl Gpu {
     }
 
     fn catch_up_with(&mut self, memory: &Memory, id: ScanoutId) {
-        let Some(scanout) = self.scanouts.shown.get(&id).filter(|_| self.scanouts.lit.contains(&id)) else { return };
         let shared = self.display.wants_shared();
-        if let Ok(Some(frame)) = frame(self.renderer.as_mut(), &mut self.resources, memory, scanout, shared) {
+        let Self { renderer, three_d, resources, .. } = self;
+        let Some(scanout) = self.scanouts.lit(id) else { return };
+        if let Ok(Some(frame)) = frame(renderer.as_mut(), three_d, resources, memory, scanout, shared) {
             self.display.catch_up(id, &frame);
         }
     }

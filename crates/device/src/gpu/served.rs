@@ -16,7 +16,7 @@ use crate::guest_log;
 use crate::input::Desktop;
 use crate::memory::Memory;
 use crate::render::Rendered;
-use crate::virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, VirtioDevice};
+use crate::virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};
 
 /// The queue of all commands but the pointer's (virtio 1.3, section 5.7.2).
 pub const CONTROL_QUEUE: u16 = 0;
@@ -43,7 +43,11 @@ impl VirtioDevice for Gpu {
         if !self.is_virtio() {
             return 0;
         }
-        feature::EDID | feature::RESOURCE_UUID | feature::RESOURCE_BLOB
+        let three_d = match &self.three_d {
+            Some(three_d) if !three_d.renderer.capsets().is_empty() => feature::VIRGL | feature::CONTEXT_INIT,
+            _ => 0,
+        };
+        feature::EDID | feature::RESOURCE_UUID | feature::RESOURCE_BLOB | three_d
     }
 
     fn config(&self) -> Arc<dyn ConfigSpace> {
@@ -52,10 +56,16 @@ impl VirtioDevice for Gpu {
 
     fn start(&mut self, features: u64, start: Start) {
         self.features = features;
+        self.runs = true;
         if start == Start::Fresh {
             self.config.clear_events();
             self.resources.mark_stale();
             self.undecided = !self.resources.is_empty();
+            if let Some(three_d) = &mut self.three_d {
+                three_d.contexts.mark_stale();
+                three_d.window.take_all_away();
+                self.undecided |= !three_d.contexts.is_empty();
+            }
             if !self.undecided {
                 self.told = Told::default();
             }
@@ -69,6 +79,7 @@ impl VirtioDevice for Gpu {
     }
 
     fn stop(&mut self) {
+        self.runs = false;
         if catch_unwind(AssertUnwindSafe(|| self.enter_boot())).is_err() {
             self.stats.panics.add(1);
         }
@@ -79,12 +90,18 @@ impl VirtioDevice for Gpu {
         self.order.forget_rooms();
         self.replies.clear();
         self.undecided = false;
+        self.runs = false;
         self.features = 0;
         self.config.clear_events();
         self.told = Told::default();
         self.tell_driver = false;
         if catch_unwind(AssertUnwindSafe(|| {
             self.forget_guest();
+            if let Some(three_d) = &mut self.three_d {
+                three_d.timelines.take_all();
+                three_d.window.forget();
+                three_d.renderer.submit_all();
+            }
             self.display.reset();
             self.reset_boot();
         }))
@@ -112,10 +129,17 @@ impl VirtioDevice for Gpu {
             out.broken |= self.recover(panic.as_ref(), now);
         }
         out.config_changed |= std::mem::take(&mut self.tell_driver);
+        // A front-end that began to stop must not be asked for anything.
+        if let Some(three_d) = self.three_d.as_mut().filter(|_| self.runs) {
+            three_d.window.requests(&mut out.window);
+        }
         self.give_replies(out);
     }
 
     fn abandon(&mut self, out: &mut Outbox) {
+        if let Some(three_d) = &mut self.three_d {
+            three_d.window.abandon();
+        }
         for (ticket, header, undo) in self.order.take_all() {
             let undone = catch_unwind(AssertUnwindSafe(|| {
                 if let Undo::Create(resource) = undo {
@@ -128,7 +152,25 @@ impl VirtioDevice for Gpu {
             }
             self.replies.push((ticket, header, Reply::Error(ReplyError::Unspec)));
         }
+        self.give_up_timelines();
         self.give_replies(out);
+    }
+
+    fn shared_memory(&self) -> Vec<u64> {
+        match &self.three_d {
+            Some(three_d) if three_d.window.size() > 0 => vec![0, three_d.window.size()],
+            _ => Vec::new(),
+        }
+    }
+
+    fn memory(&mut self, memory: &Memory) {
+        if let Some(three_d) = &mut self.three_d {
+            three_d.renderer.memory(memory);
+        }
+    }
+
+    fn mapped(&mut self, ticket: Ticket, ok: bool) {
+        self.take_mapped(ticket, ok);
     }
 
     fn config_accessed(&mut self) {
@@ -139,12 +181,14 @@ impl VirtioDevice for Gpu {
     }
 
     fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.renderer.poll_fd().into_iter().chain(self.display.poll_fd()).collect()
+        let three_d = self.three_d.as_ref().and_then(|three_d| three_d.renderer.poll_fd());
+        self.renderer.poll_fd().into_iter().chain(self.display.poll_fd()).chain(three_d).collect()
     }
 
     fn deadline(&self) -> Option<Instant> {
         let deadlines = [self.order.modes_deadline, self.display.deadline(), self.boot_deadline()];
-        deadlines.into_iter().flatten().min()
+        let three_d = self.three_d.as_ref().map(|three_d| [three_d.renderer.deadline(), three_d.window.deadline()]);
+        deadlines.into_iter().chain(three_d.into_iter().flatten()).flatten().min()
     }
 }
 
@@ -152,21 +196,16 @@ impl Gpu {
     fn serve(&mut self, memory: &Memory, queue: u16, request: &Request<'_>, out: &mut Vec<u8>) -> Answer {
         self.stats.commands.add(1);
         let (header, command) = Command::decode(request.bytes);
-        let execution = if request.carried > request.bytes.len() as u64 {
-            Execution::Done(Reply::Error(ReplyError::OutOfMemory))
-        } else {
-            match command {
-                Ok(command) if command.is_cursor() != (queue == CURSOR_QUEUE) => {
-                    Execution::Done(Reply::Error(ReplyError::Unspec))
-                }
-                Ok(command) => self.execute(memory, header, command),
-                Err(error) => {
-                    guest_log!(debug, "{error}");
-                    Execution::Done(Reply::Error(error.into()))
-                }
+        let command = match command {
+            _ if request.carried > request.bytes.len() as u64 => Err(ReplyError::OutOfMemory),
+            Ok(command) if command.is_cursor() != (queue == CURSOR_QUEUE) => Err(ReplyError::Unspec),
+            Ok(command) => Ok(command),
+            Err(error) => {
+                guest_log!(debug, "{error}");
+                Err(error.into())
             }
         };
-        match execution {
+        match self.admit(memory, header, command) {
             Execution::Done(reply) => {
                 self.stats.errors.add(u64::from(reply.is_error()));
                 encode(&reply, &header, request.writable, out);
@@ -188,7 +227,10 @@ impl Gpu {
             // An answer that nobody waits for: a second one, or one to a request that was abandoned.
             let Some(done) = self.order.finish(ticket) else { continue };
             let reply = self.conclude(done.undo, result);
-            self.replies.push((ticket, done.header, reply));
+            self.answer(ticket, done.header, reply);
+        }
+        if self.three_d.is_some() {
+            self.advance_3d(memory, now, &mut rendered);
         }
         self.rendered = rendered;
 
@@ -203,9 +245,34 @@ impl Gpu {
         self.events = events;
         self.poll_boot(memory, now);
 
-        if self.order.is_idle() {
-            return;
+        if !self.order.is_idle() {
+            self.advance_waiting(memory, now);
         }
+        if let Some(three_d) = &mut self.three_d {
+            three_d.renderer.submit_all();
+        }
+    }
+
+    /// Takes in what the 3D renderer has to say, and what was waited for too long.
+    fn advance_3d(&mut self, memory: &Memory, now: Instant, rendered: &mut Vec<Rendered>) {
+        let Some(three_d) = &mut self.three_d else { return };
+        three_d.renderer.poll(now, rendered);
+        let mut late = Vec::new();
+        three_d.window.pass(now, &mut late);
+        for Rendered { ticket, result } in rendered.drain(..) {
+            if let Some(done) = self.order.finish(ticket) {
+                let reply = self.conclude(done.undo, result);
+                self.answer(ticket, done.header, reply);
+            } else if !self.three_d.as_mut().is_some_and(|it| it.timelines.retired(ticket, &mut self.replies)) {
+                self.finish_read(memory, ticket, result);
+            }
+        }
+        for (ticket, reply) in late {
+            self.complete(ticket, reply);
+        }
+    }
+
+    fn advance_waiting(&mut self, memory: &Memory, now: Instant) {
         if self.order.is_waiting_for_modes() {
             let deadline = *self.order.modes_deadline.get_or_insert(now + MODES_WAIT);
             if self.display.modes() != Modes::Pending || now >= deadline {
@@ -213,6 +280,13 @@ impl Gpu {
             }
         }
         self.run_waiting(memory);
+    }
+
+    /// Nobody waits for fences any more: what is done is answered so.
+    fn give_up_timelines(&mut self) {
+        if let Some(three_d) = &mut self.three_d {
+            self.replies.append(&mut three_d.timelines.take_all());
+        }
     }
 
     /// Hands out what became of parked commands.
@@ -297,6 +371,7 @@ impl Gpu {
         for (ticket, header, _) in self.order.take_all() {
             self.replies.push((ticket, header, Reply::Error(ReplyError::Unspec)));
         }
+        self.give_up_timelines();
         let dropped = catch_unwind(AssertUnwindSafe(|| {
             self.forget_guest();
             self.forget_boot();

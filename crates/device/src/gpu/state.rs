@@ -6,6 +6,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::Gpu;
+use super::resources::Desc;
 use super::scanouts::{Pointer, Scanout};
 use crate::backing::Backing;
 use crate::caps;
@@ -38,8 +39,17 @@ struct ResourceState {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
-    Image { format: Format, width: u32, height: u32, pixels: Vec<u8> },
-    GuestBlob { size: u64 },
+    Image {
+        format: Format,
+        width: u32,
+        height: u32,
+        pixels: Vec<u8>,
+    },
+    GuestBlob {
+        size: u64,
+    },
+    /// A resource of the 3D renderer's, which cannot be saved: the guest can only drop it.
+    Lost,
 }
 
 /// Why a state cannot be.
@@ -61,7 +71,7 @@ impl Gpu {
             .iter()
             .map(|(id, resource)| {
                 let kind = match resource.desc {
-                    ResourceDesc::Image { format, width, height } => {
+                    Desc::Image { format, width, height } => {
                         let pixels = renderer.pixels(id, false).map_or_else(Vec::new, |pixels| match pixels {
                             Pixels::Private(bytes) => bytes.to_vec(),
                             Pixels::Shared(shared) => {
@@ -73,19 +83,26 @@ impl Gpu {
                         });
                         Kind::Image { format, width, height, pixels }
                     }
-                    ResourceDesc::GuestBlob { size } => Kind::GuestBlob { size },
+                    Desc::GuestBlob { size } => Kind::GuestBlob { size },
+                    Desc::Rendered(_) | Desc::HostBlob(_) | Desc::Lost => Kind::Lost,
                 };
                 let entries = resource.backing.as_ref().map(|backing| backing.entries().to_vec());
                 ResourceState { id, kind, uuid: resource.uuid, entries }
             })
             .collect();
         saved.sort_by_key(|resource| resource.id);
+        let has_pixels = |scanout: &Scanout| {
+            let found = saved.binary_search_by_key(&scanout.resource, |resource| resource.id);
+            found.is_ok_and(|at| saved[at].kind != Kind::Lost)
+        };
+        let shown = self.scanouts.shown.iter().filter(|(_, scanout)| has_pixels(scanout));
+        let scanouts = shown.map(|(id, scanout)| (*id, *scanout)).collect();
         State {
             version: VERSION,
             features: self.features,
             heads: self.heads.modes().map(|mode| (mode.width, mode.height, mode.refresh)).collect(),
             resources: saved,
-            scanouts: self.scanouts.shown.iter().map(|(id, scanout)| (*id, *scanout)).collect(),
+            scanouts,
             pointer: self.scanouts.pointer.clone(),
         }
     }
@@ -134,15 +151,18 @@ impl Gpu {
             Kind::Image { format, width, height, .. } => {
                 let possible = 1..=caps::IMAGE_SIZE;
                 (possible.contains(&width) && possible.contains(&height)).then_some(())?;
-                ResourceDesc::Image { format, width, height }
+                Some(ResourceDesc::Image { format, width, height })
             }
-            Kind::GuestBlob { size } => ResourceDesc::GuestBlob { size },
+            Kind::GuestBlob { size } => Some(ResourceDesc::GuestBlob { size }),
+            Kind::Lost => None,
         };
         (saved.id.0 != 0).then_some(())?;
-        self.resources.insert(saved.id, desc).ok()?;
         // Nobody waits for the ticket: a renderer that answers later is in order all the same.
         let ticket = self.order.ticket();
-        self.create_restored(ticket, saved.id, desc)?;
+        self.resources.insert(saved.id, desc.map_or(Desc::Lost, Desc::from), ticket).ok()?;
+        if let Some(desc) = desc {
+            self.create_restored(ticket, saved.id, desc)?;
+        }
         if let Kind::Image { pixels, .. } = saved.kind
             && !pixels.is_empty()
         {
@@ -151,7 +171,7 @@ impl Gpu {
         if let Some(entries) = saved.entries {
             self.resources.check_entries(entries.len()).ok()?;
             let backing = Backing::new(entries);
-            if let ResourceDesc::GuestBlob { size } = desc {
+            if let Some(ResourceDesc::GuestBlob { size }) = desc {
                 (backing.len() >= size).then_some(())?;
             }
             self.resources.set_backing(saved.id, Some(backing));
@@ -170,10 +190,11 @@ impl Gpu {
     fn restore_scanout(&mut self, id: ScanoutId, scanout: Scanout) -> Option<()> {
         (id.0 < protocol::MAX_SCANOUTS).then_some(())?;
         let len = match self.resources.get(scanout.resource).ok()?.desc {
-            ResourceDesc::Image { width, height, .. } => {
+            Desc::Image { width, height, .. } => {
                 u64::from(width) * u64::from(height) * u64::from(Format::BYTES_PER_PIXEL)
             }
-            ResourceDesc::GuestBlob { size } => size,
+            Desc::GuestBlob { size } => size,
+            Desc::Rendered(_) | Desc::HostBlob(_) | Desc::Lost => return None,
         };
         let Scanout { rect, stride, .. } = scanout;
         let within = rect.is_within(caps::IMAGE_SIZE, caps::IMAGE_SIZE) && !rect.is_empty();

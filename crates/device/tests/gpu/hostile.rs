@@ -194,15 +194,16 @@ conversations! {
 
     qemu_11_1_1_submit_3d_larger_than_its_chain: "
         raw 0x0207 0 0 -> unspec
-        raw 0x0207 0xffffffff 0 1 2 3 -> unspec
+        raw 0x0207 0xffffffff 0 1 2 3 -> invalid_parameter
         raw 0x0207 3 0 1 -> unspec
-        raw 0x0207 fence=1 -> unspec fence=1
+        raw 0x0207 fence=1 -> invalid_parameter fence=1
     ";
 
     commands_of_features_that_are_not_offered: "
         # CTX_CREATE, CTX_DESTROY, CTX_ATTACH_RESOURCE, CTX_DETACH_RESOURCE, RESOURCE_CREATE_3D, TRANSFER_TO_HOST_3D,
         # TRANSFER_FROM_HOST_3D, RESOURCE_MAP_BLOB, RESOURCE_UNMAP_BLOB
-        raw 0x0200 64 0 0x41414141 -> unspec
+        raw 0x0200 64 0 0x41414141 -> invalid_parameter
+        raw 0x0200 64 0 0x41414141 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 -> unspec
         raw 0x0201 -> unspec
         raw 0x0202 1 0 -> unspec
         raw 0x0203 1 0 -> unspec

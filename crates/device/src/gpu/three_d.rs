@@ -1,0 +1,311 @@
+//! Work of a 3D renderer: capability sets, resources, transfers, command streams (virtio 1.3, section 5.7.6.8).
+
+use std::sync::Arc;
+
+use protocol::reply::Reply;
+use protocol::{Box3d, CapsetId, ContextId, Header, MemEntry, Rect, ReplyError, Resource3d, ResourceId, Transfer3d};
+use protocol::{feature, three_d::FLAG_Y_0_TOP};
+
+use super::config::GpuConfigSpace;
+use super::contexts::Contexts;
+use super::reads::Reads;
+use super::resources::Desc;
+use super::timelines::{Line, Timelines};
+use super::window::Window;
+use super::{Gpu, Step, Undo};
+use crate::caps;
+use crate::memory::Memory;
+use crate::render::Progress;
+use crate::stats::Stats;
+use crate::three_d::{Capset, ThreeD, Way};
+use crate::virtio::Ticket;
+
+/// Everything that a GPU with a 3D renderer has and one without does not.
+pub(super) struct Rendering {
+    pub renderer: Box<dyn ThreeD>,
+    pub contexts: Contexts,
+    pub timelines: Timelines,
+    pub reads: Reads,
+    pub window: Window,
+}
+
+impl Rendering {
+    pub fn new(renderer: Box<dyn ThreeD>, window: u64, stats: &Arc<Stats>) -> Self {
+        Self {
+            renderer,
+            contexts: Contexts::new(stats.clone()),
+            timelines: Timelines::default(),
+            reads: Reads::default(),
+            window: Window::new(window, stats.clone()),
+        }
+    }
+
+    /// The capability sets that the driver is told of.
+    pub fn offered(&self, config: &GpuConfigSpace) -> impl Iterator<Item = &Capset> {
+        let front = config.front();
+        self.renderer.capsets().iter().filter(move |capset| capset.is_for(front))
+    }
+
+    pub fn offers(&self, config: &GpuConfigSpace, id: CapsetId) -> bool {
+        self.offered(config).any(|capset| capset.id == id)
+    }
+
+    /// All that the guest made is gone.
+    pub fn forget_guest(&mut self) {
+        self.contexts.clear();
+        self.reads = Reads::default();
+        self.window.take_all_away();
+        self.renderer.reset();
+    }
+}
+
+/// Targets of Gallium (`enum pipe_texture_target`).
+mod target {
+    pub const BUFFER: u32 = 0;
+    pub const TEXTURE_2D: u32 = 2;
+    pub const TEXTURE_3D: u32 = 3;
+    pub const TEXTURE_RECT: u32 = 5;
+    pub const TEXTURE_1D_ARRAY: u32 = 6;
+    pub const LAST: u32 = 8;
+}
+
+/// One more than the largest number of a format.
+const FORMATS: u32 = 512;
+
+/// Whether a resource is one that a renderer may be asked for.
+fn check(desc: &Resource3d) -> Result<(), ReplyError> {
+    let Resource3d { target, format, width, height, depth, array_size, last_level, nr_samples, .. } = *desc;
+    let is_empty = [width, height, depth, array_size].contains(&0);
+    if is_empty || target > target::LAST || format >= FORMATS || desc.flags & !FLAG_Y_0_TOP != 0 {
+        return Err(ReplyError::InvalidParameter);
+    }
+    let is_small = if target == target::BUFFER {
+        u64::from(width) <= caps::RENDERED_BYTES && height == 1 && depth == 1 && array_size == 1 && last_level == 0
+    } else {
+        width.max(height) <= caps::IMAGE_SIZE
+            && depth.max(array_size) <= caps::IMAGE_LAYERS
+            && last_level <= caps::IMAGE_LEVELS
+    };
+    let is_possible = is_small && nr_samples <= caps::IMAGE_SAMPLES && estimate(desc) <= caps::RENDERED_BYTES;
+    is_possible.then_some(()).ok_or(ReplyError::OutOfMemory)
+}
+
+/// Bytes that a resource is charged: four for a texel, and a third more for levels of detail.
+pub(super) fn estimate(desc: &Resource3d) -> u64 {
+    if desc.target == target::BUFFER {
+        return u64::from(desc.width);
+    }
+    let sides = [desc.width, desc.height, desc.depth, desc.array_size, desc.nr_samples.max(1)];
+    let texels: u128 = sides.map(u128::from).iter().product();
+    let bytes = texels.saturating_mul(4);
+    let bytes = if desc.last_level > 0 { bytes.saturating_add(bytes / 3) } else { bytes };
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+/// Whether a head can show it.
+pub(super) fn is_flat(desc: &Resource3d) -> bool {
+    matches!(desc.target, target::TEXTURE_2D | target::TEXTURE_RECT) && desc.nr_samples <= 1
+}
+
+/// Whether a part lies in a level of a resource.
+fn contains(desc: &Resource3d, level: u32, area: &Box3d) -> bool {
+    let at_level = |side: u32| u64::from((side >> level.min(31)).max(1));
+    let ends = |start: u32, len: u32| u64::from(start) + u64::from(len);
+    let layers = match desc.target {
+        target::TEXTURE_3D => at_level(desc.depth),
+        _ => u64::from(desc.array_size),
+    };
+    // Some count the layers of a row as its height.
+    let height = match desc.target {
+        target::TEXTURE_1D_ARRAY => at_level(desc.height).max(layers),
+        _ => at_level(desc.height),
+    };
+    level <= desc.last_level
+        && ends(area.x, area.width) <= at_level(desc.width)
+        && ends(area.y, area.height) <= height
+        && ends(area.z, area.depth) <= layers
+}
+
+impl Gpu {
+    /// Whether the driver may speak of contexts.
+    fn speaks_3d(&self) -> Result<(), ReplyError> {
+        (self.three_d.is_some() && self.has(feature::VIRGL)).then_some(()).ok_or(ReplyError::Unspec)
+    }
+
+    pub(super) fn get_capset_info(&self, index: u32) -> Reply {
+        let three_d = self.three_d.as_ref();
+        let capset = three_d.and_then(|three_d| three_d.offered(&self.config).nth(index as usize));
+        match capset {
+            Some(capset) => Reply::CapsetInfo {
+                id: capset.id.0,
+                max_version: capset.version,
+                max_size: u32::try_from(capset.bytes.len()).unwrap_or(u32::MAX),
+            },
+            None => Reply::Error(ReplyError::InvalidParameter),
+        }
+    }
+
+    pub(super) fn get_capset(&self, id: u32, version: u32) -> Reply {
+        let three_d = self.three_d.as_ref();
+        let capset = three_d.and_then(|three_d| three_d.offered(&self.config).find(|capset| capset.id.0 == id));
+        match capset.filter(|capset| version <= capset.version) {
+            Some(capset) => Reply::Capset(capset.bytes.to_vec()),
+            None => Reply::Error(ReplyError::InvalidParameter),
+        }
+    }
+
+    pub(super) fn create_3d(
+        &mut self,
+        ticket: Ticket,
+        resource: ResourceId,
+        desc: Resource3d,
+    ) -> Result<Step, ReplyError> {
+        self.speaks_3d()?;
+        check(&desc)?;
+        self.make_room(resource, Desc::Rendered(desc), ticket)?;
+        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
+        let progress = three_d.renderer.create(ticket, resource, &desc);
+        Ok(self.step(progress, Undo::Rendered(resource, ticket)))
+    }
+
+    /// Gives a resource of the 3D renderer's the backing that was recorded for it.
+    pub(super) fn attach_rendered(&mut self, ticket: Ticket, resource: ResourceId) -> Result<Step, ReplyError> {
+        let found = self.resources.get(resource)?;
+        found.attached = ticket;
+        let entries: &[MemEntry] = found.backing.as_ref().map_or(&[], |backing| backing.entries());
+        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
+        let progress = three_d.renderer.attach(ticket, resource, entries);
+        Ok(self.step(progress, Undo::Pages(resource, ticket)))
+    }
+
+    /// The pages are the guest's again once the renderer says so.
+    pub(super) fn detach_rendered(
+        &mut self,
+        ticket: Ticket,
+        resource: ResourceId,
+        undo: Undo,
+    ) -> Result<Step, ReplyError> {
+        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
+        let progress = three_d.renderer.detach(ticket, resource);
+        Ok(self.step(progress, undo))
+    }
+
+    pub(super) fn transfer_3d(
+        &mut self,
+        memory: &Memory,
+        ticket: Ticket,
+        header: &Header,
+        way: Way,
+        transfer: Transfer3d,
+    ) -> Result<Step, ReplyError> {
+        self.speaks_3d()?;
+        let (context, resource) = (ContextId(header.ctx_id), transfer.resource);
+        let found = self.resources.get(resource)?;
+        let desc = match found.desc {
+            Desc::Rendered(desc) => desc,
+            Desc::Image { width, .. } if way == Way::ToHost => {
+                let rect = flat_part(&transfer, width).ok_or(ReplyError::InvalidParameter)?;
+                return Ok(self.transfer_to_host_2d(memory, ticket, resource, rect, transfer.offset));
+            }
+            Desc::GuestBlob { .. } if way == Way::ToHost => return Ok(Step::Reply(Reply::OkNoData)),
+            _ => return Err(ReplyError::InvalidParameter),
+        };
+        let room = found.backing.as_ref().ok_or(ReplyError::Unspec)?.len();
+        if !contains(&desc, transfer.level, &transfer.area) || transfer.offset > room {
+            return Err(ReplyError::InvalidParameter);
+        }
+        if context.0 != 0 {
+            self.open_context(context)?;
+        }
+        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
+        if context.0 != 0 && !three_d.contexts.is_member(context, resource) {
+            return Err(ReplyError::InvalidResourceId);
+        }
+        let Box3d { width, height, depth, .. } = transfer.area;
+        let progress = match [width, height, depth].contains(&0) {
+            true => Progress::Done(Ok(())),
+            false => three_d.renderer.transfer(ticket, context, way, &transfer),
+        };
+        self.fence(ticket, header, context);
+        Ok(self.step(progress, Undo::Nothing))
+    }
+
+    pub(super) fn submit_3d(&mut self, ticket: Ticket, header: &Header, commands: &[u8]) -> Result<Step, ReplyError> {
+        self.speaks_3d()?;
+        if commands.len() > caps::SUBMIT_BYTES {
+            return Err(ReplyError::OutOfMemory);
+        }
+        if !commands.len().is_multiple_of(size_of::<u32>()) {
+            return Err(ReplyError::InvalidParameter);
+        }
+        let (context, line) = (ContextId(header.ctx_id), self.line(header));
+        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
+        let found = three_d.contexts.get(context)?;
+        let capset = found.capset;
+        if commands.is_empty() && !found.is_open {
+            // Nothing can be under way.
+            return Ok(Step::Reply(Reply::OkNoData));
+        }
+        if let Some(Line::Ring(_, ring)) = line {
+            let rings =
+                three_d.renderer.capsets().iter().find(|other| other.id == capset).map_or(0, |other| other.rings);
+            if ring >= rings {
+                return Err(ReplyError::InvalidParameter);
+            }
+        }
+        self.open_context(context)?;
+        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
+        let progress = if commands.is_empty() {
+            Progress::Done(Ok(()))
+        } else {
+            three_d.contexts.get(context)?.is_unfenced = true;
+            self.stats.submits.add(1);
+            three_d.renderer.submit(ticket, context, commands)
+        };
+        self.fence(ticket, header, context);
+        Ok(self.step(progress, Undo::Nothing))
+    }
+
+    /// Has the renderer tell when the command with this header is complete, if more than the command itself may be under way.
+    fn fence(&mut self, ticket: Ticket, header: &Header, context: ContextId) {
+        let line = self.line(header);
+        let Some(three_d) = &mut self.three_d else { return };
+        let Ok(found) = three_d.contexts.get(context) else { return };
+        let ring = match line {
+            None => return,
+            Some(Line::Global) if !std::mem::take(&mut found.is_unfenced) => return,
+            Some(Line::Global) => 0,
+            Some(Line::Ring(_, ring)) => ring,
+        };
+        let fence = self.order.ticket();
+        if three_d.renderer.fence(fence, context, ring) == Progress::Later {
+            three_d.timelines.wait_for(ticket, fence);
+            self.stats.fences.add(1);
+        }
+    }
+
+    /// The timeline of a command with this header, if it has a fence.
+    pub(super) fn line(&self, header: &Header) -> Option<Line> {
+        let fence = header.fence()?;
+        match fence.ring.filter(|_| self.has(feature::CONTEXT_INIT)) {
+            Some(ring) => Some(Line::Ring(fence.ctx, ring)),
+            None => Some(Line::Global),
+        }
+    }
+
+    /// What the 3D renderer began is in nobody's way: it keeps to the order of the calls.
+    pub(super) fn step(&mut self, progress: Progress, undo: Undo) -> Step {
+        match progress {
+            Progress::Done(result) => Step::Reply(self.conclude(undo, result)),
+            Progress::Later => Step::Later(undo, None),
+        }
+    }
+}
+
+/// The part of an image that is no 3D renderer's, if the transfer says no more than a 2D one could.
+fn flat_part(transfer: &Transfer3d, width: u32) -> Option<Rect> {
+    let Transfer3d { area, level, stride, layer_stride, .. } = *transfer;
+    let is_flat = level == 0 && area.z == 0 && area.depth == 1 && layer_stride == 0;
+    let is_packed = stride == 0 || u64::from(stride) == u64::from(width) * 4;
+    (is_flat && is_packed).then_some(Rect::new(area.x, area.y, area.width, area.height))
+}
