@@ -10,6 +10,9 @@ use vm_memory::VolatileSlice;
 use super::rules::{self, Copy};
 use crate::library::{Exported, Kind, Library, Piece};
 
+#[cfg(test)]
+mod tests;
+
 /// Milliseconds between two looks at fences that nobody would tell of otherwise.
 const POLL: u32 = 1;
 /// `VIRTIO_GPU_BLOB_MEM_*`

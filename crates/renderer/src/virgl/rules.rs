@@ -86,7 +86,8 @@ pub(super) fn copy(desc: &Resource3d, transfer: &Transfer3d, backing: u64) -> Co
     let one = stride * (rows - 1) + row;
     let all = layer.checked_mul(u64::from(area.depth - 1)).and_then(|before| before.checked_add(one));
     let ends = all.and_then(|all| all.checked_add(transfer.offset));
-    let overlaps = stride < row || (area.depth > 1 && layer < stride * rows);
+    // As the library itself counts, for one layer too.
+    let overlaps = stride < row || (transfer.layer_stride != 0 && layer < stride * rows);
     if overlaps || ends.is_none_or(|end| end > backing) { Copy::Outside } else { Copy::Fits }
 }
 

@@ -78,6 +78,12 @@ fn copies() {
         slice.read_slice(&mut back[..LEN / 2], LEN).unwrap();
         slice.read_slice(&mut back[LEN / 2..], 0).unwrap();
         assert_eq!(back, image, "flags {flags}");
+        // The last pixel of the backing goes to the last one of the picture.
+        let corner = Box3d { x: 15, y: 7, width: 1, height: 1, depth: 1, ..Box3d::default() };
+        slice.write_slice(&[9, 8, 7, 6], LEN / 2 - 4).unwrap();
+        let last = Transfer3d { area: corner, offset: LEN as u64 - 4, ..transfer(16, 8) };
+        world.library.transfer(CONTEXT, Way::ToHost, &last).unwrap();
+        assert_eq!(world.read(PICTURE, Rect { x: 15, y: 7, width: 1, height: 1 }), [9, 8, 7, 6]);
         // Pages belong to the library until they are taken back.
         assert!(Arc::strong_count(&mapping) > 1);
         world.library.detach(PICTURE);
