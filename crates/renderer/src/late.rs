@@ -2,6 +2,8 @@
 //!
 //! The device must give the same replies through it as through the renderer inside it, whatever the seed.
 
+mod three_d;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -53,7 +55,7 @@ struct Waiting {
     rendered: Rendered,
 }
 
-impl<R: Renderer> Late<R> {
+impl<R> Late<R> {
     /// Puts off what `inner` answers.
     pub fn new(inner: R, mood: Mood) -> io::Result<Self> {
         let ready = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -101,6 +103,19 @@ impl<R: Renderer> Late<R> {
         // A counter that is already full is readable all the same.
         let _ = rustix::io::write(&self.ready, &1u64.to_ne_bytes());
         Progress::Later
+    }
+
+    /// Appends the answers that are due.
+    fn give(&mut self, done: &mut Vec<Rendered>) {
+        self.now += 1;
+        let now = self.now;
+        let mut due: Vec<Waiting> = self.waiting.extract_if(.., |waiting| waiting.due <= now).collect();
+        due.sort_by_key(|waiting| waiting.order);
+        done.extend(due.iter().map(|waiting| waiting.rendered));
+        if self.waiting.is_empty() {
+            // Nothing to read is as good.
+            let _ = rustix::io::read(&self.ready, &mut [0u8; 8]);
+        }
     }
 }
 
@@ -156,15 +171,7 @@ impl<R: Renderer> Renderer for Late<R> {
     }
 
     fn poll(&mut self, done: &mut Vec<Rendered>) {
-        self.now += 1;
-        let now = self.now;
-        let mut due: Vec<Waiting> = self.waiting.extract_if(.., |waiting| waiting.due <= now).collect();
-        due.sort_by_key(|waiting| waiting.order);
-        done.extend(due.iter().map(|waiting| waiting.rendered));
-        if self.waiting.is_empty() {
-            // Nothing to read is as good.
-            let _ = rustix::io::read(&self.ready, &mut [0u8; 8]);
-        }
+        self.give(done);
         self.inner.poll(done);
     }
 }

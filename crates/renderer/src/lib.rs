@@ -1,6 +1,6 @@
 //! Who makes pixels. Every renderer implements [`device::Renderer`] and knows neither queue, nor socket, nor scanout.
 //!
-//! - [`Null`] says yes and has no pixels: the floor of a benchmark;
+//! - [`Null`] and [`Null3d`] say yes and have no pixels: the floor of a benchmark;
 //! - [`Soft`] keeps 2D images in memory of its own and copies the guest's pages into them;
 //! - [`library`] is the seam to a host's library for OpenGL and Vulkan, [`virgl`] that library, and [`isolated`] a process of its
 //!   own around it;
@@ -18,5 +18,5 @@ pub mod virgl;
 
 #[cfg(feature = "late")]
 pub use late::{Late, Mood};
-pub use null::Null;
+pub use null::{Null, Null3d};
 pub use soft::{SHARED_IMAGES, Soft};

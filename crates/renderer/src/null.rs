@@ -1,7 +1,11 @@
-//! A renderer without pixels.
+//! Renderers without pixels.
+
+mod three_d;
 
 use device::{Pages, Pixels, Progress, Renderer, ResourceDesc, Ticket, Transfer};
 use protocol::{MemEntry, ReplyError, ResourceId};
+
+pub use three_d::Null3d;
 
 /// Says yes to everything and has no pixels.
 #[derive(Clone, Copy, Debug, Default)]
