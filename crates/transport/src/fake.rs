@@ -1,13 +1,18 @@
 //! A device that does as the request's first byte says, and remembers what was asked of it; or one that talks by itself.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, memfd_create};
 
-use device::{Answer, Completion, ConfigSpace, Memory, Outbox, Request, Start, Ticket, VirtioDevice};
+use device::{
+    Answer, Completion, ConfigSpace, Front, HostMapping, MapRequest, Memory, Outbox, Request, Start, Ticket,
+    UnmapRequest, VirtioDevice, WindowRequest,
+};
 
 /// Answered with its own bytes.
 pub const ECHO: u8 = b'e';
@@ -46,6 +51,14 @@ pub struct Seen {
     pub rude: bool,
     /// The next question for a deadline panics: nobody expects that.
     pub panic_outside: bool,
+    /// What it wants of its window at the next poll.
+    pub window: Vec<WindowRequest>,
+    /// What became of that.
+    pub mapped: Vec<(u64, bool)>,
+    /// What the front-end can do.
+    pub front: Front,
+    /// How many regions each table had that it was told of.
+    pub tables: Vec<usize>,
     /// It panics instead of giving up what it promised.
     pub panic_in_abandon: bool,
     next_ticket: u64,
@@ -79,6 +92,40 @@ impl Shared {
         self.wake();
     }
 
+    /// Has the device show `len` bytes of a file of their own at `at`. Returns the file.
+    pub fn map(&self, ticket: u64, at: u64, len: u64) -> Arc<File> {
+        let file = Arc::new(File::from(memfd_create("shown", MemfdFlags::CLOEXEC).unwrap()));
+        file.set_len(len).unwrap();
+        self.map_file(ticket, at, len, file.clone());
+        file
+    }
+
+    pub fn map_file(&self, ticket: u64, at: u64, len: u64, file: Arc<File>) {
+        let mapping = HostMapping { file, offset: 0, len, caching: 1 };
+        self.ask(WindowRequest::Map(MapRequest { ticket: Ticket(ticket), region: 1, at, mapping }));
+    }
+
+    pub fn unmap(&self, ticket: u64, at: u64, len: u64) {
+        self.ask(WindowRequest::Unmap(UnmapRequest { ticket: Ticket(ticket), region: 1, at, len }));
+    }
+
+    fn ask(&self, request: WindowRequest) {
+        self.lock().window.push(request);
+        self.wake();
+    }
+
+    /// Returns once so many requests were answered, and what, since the last call.
+    pub fn wait_mapped(&self, count: usize) -> Vec<(u64, bool)> {
+        loop {
+            let mut seen = self.lock();
+            if seen.mapped.len() >= count {
+                return std::mem::take(&mut seen.mapped);
+            }
+            drop(seen);
+            std::thread::yield_now();
+        }
+    }
+
     pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().calls)
     }
@@ -88,6 +135,7 @@ impl Shared {
 pub struct Fake {
     pub seen: Shared,
     talks: bool,
+    regions: Vec<u64>,
 }
 
 impl Fake {
@@ -95,13 +143,19 @@ impl Fake {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         let seen = Shared(Arc::default(), Arc::new(wake));
         seen.lock().config = vec![0xc0; 20];
-        (Self { seen: seen.clone(), talks: false }, seen)
+        (Self { seen: seen.clone(), talks: false, regions: Vec::new() }, seen)
     }
 
     /// One that fills queue 0 with what it has to say.
     pub fn talking() -> (Self, Shared) {
         let (fake, seen) = Self::new();
         (Self { talks: true, ..fake }, seen)
+    }
+
+    /// One that shows memory of the host, in region 1.
+    pub fn showing() -> (Self, Shared) {
+        let (fake, seen) = Self::new();
+        (Self { regions: vec![0, 1 << 30], ..fake }, seen)
     }
 }
 
@@ -112,6 +166,10 @@ impl ConfigSpace for Shared {
             let at = offset.saturating_add(at as u64);
             *byte = usize::try_from(at).ok().and_then(|at| seen.config.get(at)).copied().unwrap_or(0);
         }
+    }
+
+    fn front(&self, front: Front) {
+        self.lock().front = front;
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
@@ -126,6 +184,18 @@ impl ConfigSpace for Shared {
 }
 
 impl VirtioDevice for Fake {
+    fn shared_memory(&self) -> Vec<u64> {
+        self.regions.clone()
+    }
+
+    fn memory(&mut self, memory: &Memory) {
+        self.seen.lock().tables.push(memory.regions().len());
+    }
+
+    fn mapped(&mut self, ticket: Ticket, ok: bool) {
+        self.seen.lock().mapped.push((ticket.0, ok));
+    }
+
     fn device_id(&self) -> u32 {
         16
     }
@@ -192,6 +262,7 @@ impl VirtioDevice for Fake {
         let mut seen = self.seen.lock();
         out.completions.extend(seen.ready.drain(..).map(|(ticket, reply)| Completion { ticket, reply }));
         out.config_changed |= std::mem::take(&mut seen.config_changed);
+        out.window.append(&mut seen.window);
     }
 
     fn supplies(&self, queue: u16) -> bool {

@@ -3,6 +3,7 @@
 mod far;
 mod reset;
 mod supply;
+mod window;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,6 +6,7 @@ mod memory;
 mod pause;
 mod several;
 mod supply;
+mod window;
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

@@ -139,6 +139,7 @@ impl BackendChannel {
                     let name = name(&map.mapping.file);
                     self.unexport((region, at), |names| names.iter().rposition(|held| Some(*held) == name));
                 }
+                WindowRequest::Unmap(_) if !done => {}
                 WindowRequest::Unmap(_) => self.unexport((region, at), |names| (!names.is_empty()).then_some(0)),
             }
         }

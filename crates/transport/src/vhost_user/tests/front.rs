@@ -48,6 +48,11 @@ impl Served {
         Self::with(Fake::talking(), options)
     }
 
+    /// Shows memory of the host.
+    pub fn showing() -> Self {
+        Self::with(Fake::showing(), Options::default())
+    }
+
     fn with((fake, seen): (Fake, Shared), options: Options) -> Self {
         let path = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(path.path().join("socket")).unwrap();
@@ -143,8 +148,12 @@ impl Front {
     }
 
     pub fn negotiate(&self) {
+        self.accept(1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 15);
+    }
+
+    /// Protocol features.
+    pub fn accept(&self, features: u64) {
         self.ask_word(code::GET_PROTOCOL_FEATURES);
-        let features: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 15;
         self.send(code::SET_PROTOCOL_FEATURES, 0, &features.to_ne_bytes(), &[]);
         self.send(code::SET_OWNER, 0, &[], &[]);
     }
