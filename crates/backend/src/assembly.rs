@@ -8,12 +8,15 @@ use device::gpu::{Gpu, GpuOptions};
 use device::vga::{Vga, VgaPort};
 use device::{Desktop, Display, InputKind, InputOptions, InputStats, Renderer, Stats};
 use display::{Capture, GpuSocketSender, Many, NoDisplay, VhostUserGpu, Viewer, ViewerInput};
-use serde_json::{Map, json};
+use jail::files::Grant;
+use renderer::isolated::{Isolated, Options};
+use serde_json::{Map, Value, json};
 use transport::serve::{Endpoint, ServeError};
 use transport::vfio_user::pci::Shape;
 use transport::vfio_user::rom::Rom;
 use transport::{vfio_user, vhost_user};
 
+use crate::capabilities::Offer;
 use crate::card::Card;
 use crate::config::Config;
 use crate::control::Sections;
@@ -21,7 +24,7 @@ use crate::control::mailbox::Inbox;
 use crate::input::word_for;
 use crate::launcher::Link;
 use crate::preflight::folder_of;
-use crate::sandbox::Grant;
+use crate::renderers::{Lives, Renderers};
 use crate::values::RendererKind;
 use crate::vgpu::Vgpu;
 
@@ -62,11 +65,13 @@ pub struct Parts {
     pub viewer: Option<OwnedFd>,
     /// Where input devices learn where the heads are.
     pub desktop: Arc<Desktop>,
+    /// What is offered of 3D, and who starts what draws it.
+    pub three_d: Option<(Offer, Renderers)>,
 }
 
 /// A device that is ready to be served: nothing was read from a guest yet and no thread started.
 pub fn server(config: &Config, parts: Parts) -> Result<Server> {
-    let Parts { vmm, rom, stop, stats, inbox, viewer, desktop } = parts;
+    let Parts { vmm, rom, stop, stats, inbox, viewer, desktop, three_d } = parts;
     let mut memory = config.memory - config.card.as_ref().map_or(0, Card::boot_memory);
     let mut displays: Vec<Box<dyn Display>> = Vec::new();
     let mut side_sockets = None;
@@ -88,6 +93,10 @@ pub fn server(config: &Config, parts: Parts) -> Result<Server> {
     }
     let options = GpuOptions { heads: config.heads.clone(), edid: config.edid.clone(), memory };
     let gpu = Gpu::new(options, renderer(config.renderer), side_by_side(displays)?, stats.clone());
+    let gpu = match three_d {
+        Some((offer, renderers)) => with_three_d(gpu, config, offer, renderers)?,
+        None => gpu,
+    };
     let (mut gpu, port) = with_boot(gpu, config.card.as_ref())?;
     gpu.lay_out_on(desktop);
     let device = Box::new(Vgpu::new(gpu, inbox));
@@ -112,6 +121,15 @@ fn with_boot(gpu: Gpu, card: Option<&Card>) -> Result<(Gpu, Option<VgaPort>)> {
     let Some(options) = card.and_then(Card::boot_display) else { return Ok((gpu, None)) };
     let (vga, port) = Vga::new(options).context("Cannot make a framebuffer")?;
     Ok((gpu.with_boot(vga), Some(port)))
+}
+
+/// The GPU with 3D, which processes of their own draw.
+fn with_three_d(gpu: Gpu, config: &Config, offer: Offer, renderers: Renderers) -> Result<Gpu> {
+    let words = config.three_d.as_ref().context("3D was offered and not asked for")?;
+    let (name, stats) = (config.name.clone(), gpu.stats().clone());
+    let options = Options { capsets: offer.capsets, patience: words.patience, restarts: words.restarts, name, stats };
+    let isolated = Isolated::new(options, Box::new(renderers)).context("Cannot prepare for 3D")?;
+    Ok(gpu.with_three_d(Box::new(isolated), offer.window))
 }
 
 /// An input device that is ready to be served, as a PCI function if it has the shape of one: its viewers will send through
@@ -164,13 +182,24 @@ pub fn grants(config: &Config) -> Vec<Grant> {
     capture.into_iter().chain(executable).collect()
 }
 
-/// What `/v1/stats` says of the parts: the counters of the GPU and of the input devices, and the viewer where there is one.
-pub fn sections(stats: Arc<Stats>, inputs: Vec<(InputKind, Arc<InputStats>)>, mut link: Option<Link>) -> Sections {
+/// What `/v1/stats` says of the parts: the counters of the GPU and of the input devices, and the viewer and what draws 3D where
+/// there are such.
+pub fn sections(
+    stats: Arc<Stats>,
+    inputs: Vec<(InputKind, Arc<InputStats>)>,
+    mut link: Option<Link>,
+    three_d: Option<(Map<String, Value>, Lives)>,
+) -> Sections {
     Box::new(move || {
         let mut sections = Map::from_iter([("device".to_owned(), json!(stats.snapshot()))]);
         let inputs = inputs.iter().map(|(kind, stats)| (word_for(*kind).to_owned(), json!(stats.snapshot())));
         sections.extend(inputs);
-        sections.extend(link.as_mut().map(|link| ("viewer".to_owned(), link.describe())));
+        let viewer = link.as_mut().and_then(Link::describe);
+        sections.extend(viewer.map(|viewer| ("viewer".to_owned(), viewer)));
+        if let Some((offer, lives)) = &three_d {
+            let said: Map<_, _> = offer.clone().into_iter().chain(lives.describe()).collect();
+            sections.insert("renderer".to_owned(), said.into());
+        }
         sections
     })
 }

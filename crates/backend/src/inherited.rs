@@ -1,7 +1,7 @@
 //! Descriptors that another process opened for us and named by number: the VMM's socket (`--fd`), the launcher's.
 #![allow(unsafe_code)] // A number becomes an owned descriptor only here; the standard library has no safe way.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, ensure};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
@@ -26,11 +26,32 @@ pub fn unix_socket(fd: RawFd, kind: SocketType) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Takes ownership of all else that was passed, whatever it is: nothing that is started gets it unless it is told so.
+pub fn rest() -> Result<Vec<OwnedFd>> {
+    let numbers = std::fs::read_dir("/proc/self/fd").context("Cannot look what was passed")?;
+    let numbers = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
+    let passed = numbers.filter(|number| *number > 2).filter_map(|number| {
+        // SAFETY: `number` is not negative; the borrow ends before this closure does, and nothing closes it meanwhile.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        let flags = fcntl_getfd(borrowed).ok().filter(|flags| !flags.contains(FdFlags::CLOEXEC))?;
+        fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC).ok()?;
+        // SAFETY: it is open, as was just seen, and nothing in this process owns it, as its mark told.
+        Some(unsafe { OwnedFd::from_raw_fd(number) })
+    });
+    Ok(passed.collect())
+}
+
+/// Lets the next program started have this descriptor, and names it. Who stays long marks it again, or closes it.
+pub fn inherit(fd: BorrowedFd<'_>) -> Result<String> {
+    fcntl_setfd(fd, FdFlags::empty()).context("Cannot pass a descriptor on")?;
+    Ok(fd.as_raw_fd().to_string())
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use std::fs::File;
-    use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+    use std::os::fd::{AsFd, IntoRawFd};
     use std::os::unix::net::UnixStream;
 
     #[test]

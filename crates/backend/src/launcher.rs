@@ -1,16 +1,21 @@
-//! Programs that are started after the device locked itself in: today the viewer.
+//! Programs that are started after the device locked itself in: a viewer, and processes that draw 3D.
 //!
-//! A locked-in process cannot execute anything. So, only when a viewer is asked for, the device starts a small copy of
-//! itself first, in the role of a launcher. The launcher keeps what a viewer needs (the sockets for frames and input, the
-//! bound listeners) and starts one viewer after another with them; it never sees a byte of the guest. When the device ends,
-//! however it ends, their socket pair hangs up and the launcher takes the viewer with it.
+//! A locked-in process cannot execute anything. So, only when one of them is asked for, the device starts a small copy of
+//! itself first, in the role of a launcher. For the viewer it keeps what that needs (the sockets for frames and input, the
+//! bound listeners) and starts one after another with them; processes that draw 3D it starts and ends as the device says
+//! ([`nursery`]). It never sees a byte of the guest. When the device ends, however it ends, their socket pair hangs up and
+//! the launcher takes all it started with it.
 
 mod backoff;
+mod lines;
+pub mod message;
+mod nursery;
 mod role;
+mod viewer;
 
 use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,13 +23,16 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use device::input::InputKind;
 use rustix::fs::{Access, access};
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use role::NONE;
 pub use role::{ROLE, run};
 
+use crate::child::Spec;
+use crate::inherited::inherit;
+use crate::renderers::Renderers;
 use crate::values::Window;
 
 /// The program that has the viewer.
@@ -63,15 +71,17 @@ pub struct Status {
 pub struct Link {
     socket: OwnedFd,
     last: Status,
+    /// Whether there is a viewer.
+    viewed: bool,
     vnc: Vec<SocketAddr>,
     web: Vec<SocketAddr>,
 }
 
 impl Link {
     /// Where people connect, and what the launcher last said, for `/v1/stats`.
-    pub fn describe(&mut self) -> Value {
+    pub fn describe(&mut self) -> Option<Value> {
         let Status { pid, starts } = self.status();
-        json!({ "pid": pid, "starts": starts, "vnc": self.vnc, "web": self.web })
+        self.viewed.then(|| json!({ "pid": pid, "starts": starts, "vnc": self.vnc, "web": self.web }))
     }
 
     /// What the launcher last said. Never waits.
@@ -109,14 +119,44 @@ fn first_executable(beside: &Path, path: &OsStr) -> Option<PathBuf> {
         .find(|program| program.is_file() && access(program, Access::EXEC_OK).is_ok())
 }
 
+/// A device's launcher, seen from the device.
+#[derive(Debug)]
+pub struct Launcher {
+    /// Where the viewer's state is learned, where there is one. The launcher lives as long as this.
+    pub link: Link,
+    /// Where processes for 3D are asked for, where that was asked for.
+    pub renderers: Option<Renderers>,
+}
+
 /// Starts the launcher. Call it before the device locks itself in; what `viewer` holds is open in the launcher alone
 /// afterwards.
-pub fn start(viewer: Viewer) -> Result<Link> {
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+pub fn start(viewer: Option<Viewer>, children: Option<&Spec>) -> Result<Launcher> {
+    let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (ours, theirs) = pair()?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("beamsplit-device").arg(ROLE).stdin(Stdio::null());
-    command.arg(inherit(theirs.as_fd())?).arg(viewer.program);
-    command.arg("--fd").arg(inherit(viewer.frames.as_fd())?);
+    command.arg0("beamsplit-device").arg(ROLE).stdin(Stdio::null()).arg(inherit(theirs.as_fd())?);
+    let orders = children.map(|spec| Ok::<_, anyhow::Error>((pair()?, spec.word()?))).transpose()?;
+    match &orders {
+        Some(((_, theirs), spec)) => command.arg(inherit(theirs.as_fd())?).arg(spec),
+        None => command.args([NONE, NONE]),
+    };
+    let addresses = |listeners: &[(TcpListener, u8)]| listeners.iter().map(|(socket, _)| socket.local_addr()).collect();
+    let none = [].as_slice();
+    let vnc: std::io::Result<_> = addresses(viewer.as_ref().map_or(none, |viewer| &viewer.vnc));
+    let web: std::io::Result<_> = addresses(viewer.as_ref().map_or(none, |viewer| &viewer.web));
+    let (vnc, web) = (vnc?, web?);
+    let viewed = viewer.is_some();
+    if let Some(viewer) = &viewer {
+        viewers_words(&mut command, viewer)?;
+    }
+    // It is never waited for: it ends after us, and what is left of one that ends before us is an entry in a table.
+    command.spawn().context("Cannot start the launcher")?;
+    let renderers = orders.map(|((ours, _), _)| Renderers::new(ours));
+    Ok(Launcher { link: Link { socket: ours, last: Status::default(), viewed, vnc, web }, renderers })
+}
+
+fn viewers_words(command: &mut Command, viewer: &Viewer) -> Result<()> {
+    command.arg(&viewer.program).arg("--fd").arg(inherit(viewer.frames.as_fd())?);
     for (name, listeners) in [("--vnc-fd", &viewer.vnc), ("--web-fd", &viewer.web)] {
         for (listener, head) in listeners {
             command.arg(name).arg(format!("{},head={head}", inherit(listener.as_fd())?));
@@ -137,18 +177,7 @@ pub fn start(viewer: Viewer) -> Result<Link> {
         Some(window) => drop(command.arg(format!("--window={window}"))),
         None => {}
     }
-    let addresses = |listeners: &[(TcpListener, u8)]| listeners.iter().map(|(socket, _)| socket.local_addr()).collect();
-    let (vnc, web): (std::io::Result<_>, std::io::Result<_>) = (addresses(&viewer.vnc), addresses(&viewer.web));
-    let (vnc, web) = (vnc?, web?);
-    // It is never waited for: it ends after us, and what is left of one that ends before us is an entry in a table.
-    command.spawn().context("Cannot start the launcher of the viewer")?;
-    Ok(Link { socket: ours, last: Status::default(), vnc, web })
-}
-
-/// Lets the next program started have this descriptor, and names it. We close ours soon.
-fn inherit(fd: BorrowedFd<'_>) -> Result<String> {
-    fcntl_setfd(fd, FdFlags::empty()).context("Cannot pass a descriptor on")?;
-    Ok(fd.as_raw_fd().to_string())
+    Ok(())
 }
 
 #[cfg(test)]

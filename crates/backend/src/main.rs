@@ -6,7 +6,9 @@
 
 mod args;
 mod assembly;
+mod capabilities;
 mod card;
+mod child;
 mod config;
 mod control;
 mod inherited;
@@ -14,6 +16,7 @@ mod input;
 mod launcher;
 mod logging;
 mod preflight;
+mod renderers;
 mod rights;
 mod sandbox;
 mod stop;
@@ -31,21 +34,19 @@ use device::{Desktop, Stats};
 
 use args::{Options, Usage};
 use assembly::Parts;
+use capabilities::{Line, Offer};
 use card::Card;
 use config::Config;
 use control::mailbox::mailbox;
 use input::Input;
 use preflight::Sockets;
 
-/// What we can do that the vhost-user convention has a word for: neither virgl nor render-node is true yet.
-const CAPABILITIES: &str = "{\n  \"type\": \"gpu\",\n  \"features\": []\n}";
-
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
-    let done = match words.get(1) {
-        Some(word) if word == launcher::ROLE => launcher::run(&words[2..]),
-        _ => understand(words),
-    };
+    let role = words.get(1).and_then(|word| {
+        if word == launcher::ROLE { Some(launcher::run(&words[2..])) } else { child::run(&words[1..]) }
+    });
+    let done = role.unwrap_or_else(|| understand(words));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
 
 fn understand(words: Vec<OsString>) -> Result<()> {
     match Options::parse_words(words) {
-        Ok(options) if options.print_capabilities => println!("{CAPABILITIES}"),
+        Ok(options) if options.print_capabilities => capabilities::print(&options)?,
         Ok(options) => serve(Config::load(options)?)?,
         // --help and --version come as errors whose code is 0.
         Err(text) if text.exit_code() == 0 => text.print()?,
@@ -73,6 +74,7 @@ fn serve(config: Config) -> Result<()> {
 
     preflight::check(&config)?;
     let rom = config.card.as_ref().map(Card::read_rom).transpose()?.flatten();
+    let offer = offer(&config)?;
     let program = config.sinks.need_viewer().then(launcher::find_program).transpose()?;
     sandbox::raise_file_limit();
     let stop = stop::on_signals().context("Cannot prepare for signals")?;
@@ -82,24 +84,29 @@ fn serve(config: Config) -> Result<()> {
     let (asker, inbox) = mailbox().context("Cannot make a mailbox")?;
     let inputs = inputs.into_iter().map(|(kind, listener)| Input::prepare(&config, kind, listener, &desktop));
     let mut inputs = inputs.collect::<Result<Vec<_>>>()?;
-    let (viewer, launcher) = match program {
+    let (frames, viewer) = match program {
         Some(program) => {
             let (ours, frames) = frames::pair().context("Cannot make a socket for the viewer")?;
             let inputs = inputs.iter_mut().filter_map(Input::take_viewers_end).collect();
             let (tokens, window) = (config.tokens.clone(), config.sinks.window.clone());
-            let viewer = launcher::Viewer { program, frames, vnc, web, inputs, tokens, window };
-            (Some(ours), Some(launcher::start(viewer)?))
+            (Some(ours), Some(launcher::Viewer { program, frames, vnc, web, inputs, tokens, window }))
         }
         None => (None, None),
     };
+    let needed = viewer.is_some() || offer.is_some();
+    let launcher = needed.then(|| launcher::start(viewer, offer.as_ref().map(|offer| &offer.spec))).transpose()?;
+    let (link, renderers) = launcher.map(|launcher| (launcher.link, launcher.renderers)).unzip();
+    let three_d = offer.zip(renderers.flatten());
+    let facts = three_d.as_ref().map(|(offer, renderers)| (capabilities::describe(offer), renderers.lives()));
     let inbox = control.is_some().then_some(inbox);
-    let server = assembly::server(&config, Parts { vmm, rom, stop, stats: stats.clone(), inbox, viewer, desktop })?;
+    let parts = Parts { vmm, rom, stop, stats: stats.clone(), inbox, viewer: frames, desktop, three_d };
+    let server = assembly::server(&config, parts)?;
 
     let missing = sandbox::lock_in(config.sandbox, &assembly::grants(&config)).context("Cannot lock in")?;
     missing.iter().for_each(|line| tracing::warn!("{line}"));
     if let Some(listener) = control {
         let inputs = inputs.iter().map(Input::stats).collect();
-        let sections = assembly::sections(stats, inputs, launcher);
+        let sections = assembly::sections(stats, inputs, link, facts);
         let facts = control::Facts { name: config.name.clone(), started, sections };
         control::Server { listener, asker, facts }.start().context("Cannot start the thread of the control socket")?;
     }
@@ -109,4 +116,17 @@ fn serve(config: Config) -> Result<()> {
     // Where the sandbox lets it: elsewhere the next start takes their place.
     drop(made);
     Ok(())
+}
+
+/// What the guest is offered of 3D, where that was asked for and something was found.
+fn offer(config: &Config) -> Result<Option<Offer>> {
+    let Some(words) = &config.three_d else { return Ok(None) };
+    let found = capabilities::find(words, config.sandbox, config.memory, &config.name)?;
+    for line in &found.report.lines {
+        match line {
+            Line::Good(text) => tracing::info!("{text}"),
+            Line::Missing(text) => tracing::warn!("{text}"),
+        }
+    }
+    Ok(found.offer)
 }

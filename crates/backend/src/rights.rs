@@ -22,6 +22,29 @@ pub fn explain(error: Error, path: &Path) -> anyhow::Error {
     }
 }
 
+/// The same about a device file, of which nobody makes another.
+pub fn explain_device(error: Error, path: &Path) -> anyhow::Error {
+    let Ok(there) = path.metadata() else { return anyhow!("{}: {}", path.display(), plain(&error)) };
+    if error.kind() != ErrorKind::PermissionDenied {
+        return anyhow!("{}: {}", path.display(), plain(&error));
+    }
+    let who = Who { uid: geteuid().as_raw(), groups: our_groups() };
+    let names = Names { users: database("/etc/passwd"), groups: database("/etc/group") };
+    anyhow!(device_advice(&there.into(), &who, &names, path))
+}
+
+fn device_advice(owner: &Owner, who: &Who, names: &Names, path: &Path) -> String {
+    let user = name_of(&names.users, who.uid);
+    // The root's own group is not for joining.
+    if owner.mode >> 3 & WRITE_BIT != 0 && !who.groups.contains(&owner.gid) && owner.gid != 0 {
+        return advice(owner, who, names, path);
+    }
+    let path = path.display();
+    format!(
+        "Permission denied: {path} is for root alone; give it to {user}: sudo setfacl -m u:{user}:rw {path} (until the next boot; a udev rule lasts)"
+    )
+}
+
 /// The system's words without its error number.
 fn plain(error: &Error) -> String {
     let text = error.to_string();
@@ -123,6 +146,16 @@ mod tests {
         let owner = Owner { uid: 0, gid: 104, mode: 0o40770 };
         let who = Who { uid: 1000, groups: vec![1000, 104] };
         assert!(!advice(&owner, &who, &names(), Path::new("/run/beamsplit")).contains("usermod"));
+    }
+
+    #[test]
+    fn a_device_of_roots_alone_is_given_by_a_command() {
+        let owner = Owner { uid: 0, gid: 0, mode: 0o20600 };
+        let text = device_advice(&owner, &ann(), &names(), Path::new("/dev/udmabuf"));
+        assert!(text.contains("sudo setfacl -m u:ann:rw /dev/udmabuf"), "{text}");
+        let owner = Owner { uid: 0, gid: 104, mode: 0o20660 };
+        let text = device_advice(&owner, &ann(), &names(), Path::new("/dev/udmabuf"));
+        assert!(text.contains("sudo usermod -aG kvm ann"), "{text}");
     }
 
     #[test]

@@ -2,22 +2,18 @@
 //! network, no other program and no other process within reach.
 //!
 //! Five locks, each of which holds without the others: no new privileges, no capabilities, no core dumps, a list of
-//! files (Landlock, [`files`]) and a list of system calls (seccomp, [`calls`]). What is refused fails with an error
-//! and ends nothing: a device must not die, for its VM would lose its GPU for good.
+//! files and a list of system calls ([`calls`]). What is refused fails with an error and ends nothing: a device must not
+//! die, for its VM would lose its GPU for good.
 
 mod calls;
-mod files;
 
 use anyhow::{Context, Result};
-use rustix::io::Errno;
+use jail::calls::Otherwise;
+use jail::files::{self, Grant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs,
-};
+use rustix::thread::set_no_new_privs;
 
 use crate::values::SandboxMode;
-pub use files::Grant;
 
 /// Descriptors a device may hold: a thousand memory regions, its rings, its clients. Stops a peer that sends fds for ever
 /// at a number that no parent's limit cuts short.
@@ -32,17 +28,16 @@ pub fn lock_in(mode: SandboxMode, grants: &[Grant]) -> Result<Vec<String>> {
         }
         SandboxMode::Log => {
             set_no_new_privs(true).context("Cannot give up new privileges")?;
-            calls::allow(mode, true)?;
+            jail::calls::allow_only(calls::ALWAYS.iter().chain(calls::FILES), Otherwise::Report)?;
             Ok(vec!["Sandbox log: nothing is refused; unexpected system calls go to the kernel's audit log".to_owned()])
         }
         SandboxMode::On => {
-            set_no_new_privs(true).context("Cannot give up new privileges")?;
-            drop_capabilities().context("Cannot give up capabilities")?;
-            let none = Rlimit { current: Some(0), maximum: Some(0) };
-            setrlimit(Resource::Core, none).context("Cannot forbid core dumps")?;
+            jail::give_up_privileges()?;
             let enforced = files::allow_only(grants)?;
             // Without Landlock no file can be told from another: then none is opened at all, if the device can do so.
-            calls::allow(mode, enforced.guards_files() || !grants.iter().all(Grant::is_optional))?;
+            let opens = enforced.guards_files() || !grants.iter().all(Grant::is_optional);
+            let list = calls::ALWAYS.iter().chain(calls::FILES.iter().filter(|_| opens));
+            jail::calls::allow_only(list, Otherwise::Refuse)?;
             Ok(enforced.missing().into_iter().collect())
         }
     }
@@ -56,22 +51,6 @@ pub fn raise_file_limit() {
         // Failing leaves what there was, which a small guest does not notice.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
     }
-}
-
-/// Gives up every capability, also those that a program executed as root would get back.
-pub fn drop_capabilities() -> Result<(), Errno> {
-    if capabilities(None)?.effective.contains(CapabilitySet::SETPCAP) {
-        for bit in 0..64 {
-            let capability = CapabilitySet::from_bits_retain(1 << bit);
-            match remove_capability_from_bounding_set(capability) {
-                // Past the last one that this kernel knows.
-                Err(Errno::INVAL) => break,
-                other => other?,
-            }
-        }
-    }
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use device::input::InputKind;
 use protocol::CapsetId;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The most heads a virtio-gpu has (VIRTIO_GPU_MAX_SCANOUTS).
 const MAX_HEADS: usize = 16;
@@ -92,7 +92,7 @@ pub enum RendererKind {
 }
 
 /// How strictly the process locks itself in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SandboxMode {
     /// What the device does not need is refused.

@@ -32,7 +32,8 @@ fn wrong_words_end_with_code_2_and_one_line() {
         (&["--fd", "3", "--nonsense"], "--nonsense"),
         (&["--fd", "3", "--socket-path", "/x"], "--socket-path"),
         (&["--fd", "3", "--heads", "wide"], "wide"),
-        (&["--fd", "3", "--renderer", "virgl"], "planned"),
+        (&["--fd", "3", "--renderer", "soft", "--virgl"], "--virgl"),
+        (&["--fd", "3", "--transport", "vfio-user", "--virgl", "--capsets", "venus"], "changes all the time"),
         (&["--fd", "3", "--display", "vnc=0.0.0.0:5900"], "password"),
         (&["--fd", "3", "--input-socket", "/x"], "needs somebody who types"),
         (&["--fd", "3", "--display", "none", "--input-socket", "/x,touch"], "needs somebody who types"),
@@ -105,7 +106,11 @@ fn the_program_says_what_it_can_do_before_it_looks_at_anything_else() {
     let output = run(&["--print-capabilities", "--virgl", "--socket-path", "/nonexistent/gpu"]);
     assert!(output.status.success());
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(value, serde_json::json!({ "type": "gpu", "features": [] }));
+    assert_eq!(value["type"], "gpu");
+    // Which of them depends on the host.
+    let features = value["features"].as_array().unwrap();
+    assert!(features.iter().all(|feature| feature == "virgl" || feature == "render-node"), "{value}");
+    assert_eq!(value.as_object().unwrap().len(), 2);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
@@ -32,9 +33,15 @@ impl Bed {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         // As after an exec.
         fcntl_setfd(&theirs, FdFlags::empty()).unwrap();
-        let words: Vec<OsString> =
-            vec![theirs.into_raw_fd().to_string().into(), program.into(), "--fd".into(), "7".into()];
-        let launcher = std::thread::spawn(move || run(&words));
+        let words: Vec<OsString> = vec![
+            theirs.into_raw_fd().to_string().into(),
+            NONE.into(),
+            NONE.into(),
+            program.into(),
+            "--fd".into(),
+            "7".into(),
+        ];
+        let launcher = std::thread::spawn(move || role::start(&words, || Ok(Vec::new())));
         Bed { device, launcher: Some(launcher), folder }
     }
 

@@ -2,55 +2,7 @@
 //!
 //! What is not on it fails with EPERM, and with `--sandbox log` is made and reported in the kernel's audit log.
 
-use std::collections::BTreeMap;
-
-use anyhow::{Context, Result};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    apply_filter,
-};
-
-use crate::values::SandboxMode;
-
-/// System calls and why a device makes them.
-pub struct Group {
-    /// The reason.
-    pub why: &'static str,
-    /// The calls.
-    pub calls: &'static [Call],
-}
-
-/// A system call, perhaps only with certain arguments.
-pub enum Call {
-    /// However it is made.
-    Any(i64),
-    /// When the argument at this place has none of these bits.
-    Without(i64, u8, u64),
-    /// When the argument at this place has all of these bits.
-    With(i64, u8, u64),
-    /// When the argument at this place is one of these.
-    Only(i64, u8, &'static [u64]),
-}
-
-impl Call {
-    pub(super) fn number(&self) -> i64 {
-        match *self {
-            Call::Any(number) | Call::Without(number, ..) | Call::With(number, ..) | Call::Only(number, ..) => number,
-        }
-    }
-
-    fn rules(&self) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-        let rule = |place, operator, value| {
-            SeccompRule::new(vec![SeccompCondition::new(place, SeccompCmpArgLen::Qword, operator, value)?])
-        };
-        match *self {
-            Call::Any(_) => Ok(Vec::new()),
-            Call::Without(_, place, bits) => Ok(vec![rule(place, SeccompCmpOp::MaskedEq(bits), 0)?]),
-            Call::With(_, place, bits) => Ok(vec![rule(place, SeccompCmpOp::MaskedEq(bits), bits)?]),
-            Call::Only(_, place, values) => values.iter().map(|value| rule(place, SeccompCmpOp::Eq, *value)).collect(),
-        }
-    }
-}
+use jail::calls::{Call, Group};
 
 use Call::{Any, Only, With, Without};
 
@@ -78,6 +30,8 @@ pub const ALWAYS: &[Group] = &[
             Any(libc::SYS_dup3),
             Any(libc::SYS_fcntl),
             Any(libc::SYS_fstat),
+            // Tells a dma-buf from a file.
+            Any(libc::SYS_fstatfs),
             Any(libc::SYS_ppoll),
             Any(libc::SYS_epoll_create1),
             Any(libc::SYS_epoll_ctl),
@@ -194,34 +148,6 @@ pub const FILES: &[Group] = &[
     },
 ];
 
-/// Lets only the calls of the list pass; those of [`FILES`] only with `files`.
-pub fn allow(mode: SandboxMode, files: bool) -> Result<()> {
-    let otherwise = match mode {
-        SandboxMode::On => SeccompAction::Errno(libc::EPERM as u32),
-        SandboxMode::Log => SeccompAction::Log,
-        SandboxMode::Off => return Ok(()),
-    };
-    let mut rules = BTreeMap::new();
-    for group in ALWAYS.iter().chain(FILES.iter().filter(|_| files)) {
-        tracing::debug!("System calls allowed: {}", group.why);
-        for call in group.calls {
-            rules.insert(call.number(), call.rules()?);
-        }
-    }
-    // The C library starts threads by clone3, whose flags lie in memory that a filter cannot read. Told that there is no
-    // clone3 it takes clone, whose flags it can. The refusal is a filter of its own, as a filter has one error to give.
-    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    install(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
-    rules.insert(libc::SYS_clone3, Vec::new());
-    install(rules, otherwise, SeccompAction::Allow)
-}
-
-fn install(rules: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, listed: SeccompAction) -> Result<()> {
-    let filter = SeccompFilter::new(rules, otherwise, listed, std::env::consts::ARCH.try_into()?)?;
-    let program = BpfProgram::try_from(filter)?;
-    apply_filter(&program).context("Cannot install the list of system calls (seccomp)")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,41 +158,8 @@ mod tests {
 
     #[test]
     fn nothing_on_the_list_leads_out() {
-        let ways_out = [
-            libc::SYS_execve,
-            libc::SYS_execveat,
-            libc::SYS_fork,
-            libc::SYS_vfork,
-            libc::SYS_clone3,
-            libc::SYS_socket,
-            libc::SYS_connect,
-            libc::SYS_bind,
-            libc::SYS_listen,
-            libc::SYS_ptrace,
-            libc::SYS_process_vm_readv,
-            libc::SYS_process_vm_writev,
-            libc::SYS_pidfd_getfd,
-            libc::SYS_pidfd_open,
-            libc::SYS_kill,
-            libc::SYS_tkill,
-            libc::SYS_bpf,
-            libc::SYS_io_uring_setup,
-            libc::SYS_userfaultfd,
-            libc::SYS_mount,
-            libc::SYS_unshare,
-            libc::SYS_setns,
-            libc::SYS_keyctl,
-            libc::SYS_add_key,
-            libc::SYS_perf_event_open,
-            libc::SYS_init_module,
-            libc::SYS_open_by_handle_at,
-            libc::SYS_pkey_mprotect,
-            libc::SYS_shmat,
-            libc::SYS_personality,
-            libc::SYS_seccomp,
-        ];
         for call in all() {
-            assert!(!ways_out.contains(&call.number()), "{}", call.number());
+            assert!(!jail::calls::WAYS_OUT.contains(&call.number()), "{}", call.number());
         }
     }
 

@@ -3,51 +3,7 @@
 //!
 //! The device has a list of its own, for a process that does other things; the two are alike where the processes are.
 
-use std::collections::BTreeMap;
-
-use anyhow::{Context, Result};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    apply_filter_all_threads,
-};
-
-/// System calls and why a viewer makes them.
-struct Group {
-    why: &'static str,
-    calls: &'static [Call],
-}
-
-/// A system call, perhaps only with certain arguments.
-enum Call {
-    /// However it is made.
-    Any(i64),
-    /// When the argument at this place has none of these bits.
-    Without(i64, u8, u64),
-    /// When the argument at this place has all of these bits.
-    With(i64, u8, u64),
-    /// When the argument at this place is one of these.
-    Only(i64, u8, &'static [u64]),
-}
-
-impl Call {
-    fn number(&self) -> i64 {
-        match *self {
-            Call::Any(number) | Call::Without(number, ..) | Call::With(number, ..) | Call::Only(number, ..) => number,
-        }
-    }
-
-    fn rules(&self) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-        let rule = |place, operator, value| {
-            SeccompRule::new(vec![SeccompCondition::new(place, SeccompCmpArgLen::Qword, operator, value)?])
-        };
-        match *self {
-            Call::Any(_) => Ok(Vec::new()),
-            Call::Without(_, place, bits) => Ok(vec![rule(place, SeccompCmpOp::MaskedEq(bits), 0)?]),
-            Call::With(_, place, bits) => Ok(vec![rule(place, SeccompCmpOp::MaskedEq(bits), bits)?]),
-            Call::Only(_, place, values) => values.iter().map(|value| rule(place, SeccompCmpOp::Eq, *value)).collect(),
-        }
-    }
-}
+use jail::calls::{Call, Group};
 
 use Call::{Any, Only, With, Without};
 
@@ -56,7 +12,8 @@ const UNIX: &[u64] = &[libc::AF_UNIX as u64];
 const THREAD_NAMES: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, libc::PR_SET_VMA as u64];
 const SOCKETS_AND_TERMINALS: &[u64] = &[libc::FIONBIO, libc::FIONREAD, libc::TCGETS];
 
-const LIST: &[Group] = &[
+/// What a viewer needs.
+pub const LIST: &[Group] = &[
     Group {
         why: "read, write and wait for what is open",
         calls: &[
@@ -176,29 +133,6 @@ const LIST: &[Group] = &[
     },
 ];
 
-/// Lets only the calls of the list pass, in all threads.
-pub fn allow() -> Result<()> {
-    let mut rules = BTreeMap::new();
-    for group in LIST {
-        tracing::debug!("System calls allowed: {}", group.why);
-        for call in group.calls {
-            rules.insert(call.number(), call.rules()?);
-        }
-    }
-    // The C library starts threads by clone3, whose flags lie in memory that a filter cannot read. Told that there is no
-    // clone3 it takes clone, whose flags it can. The refusal is a filter of its own, as a filter has one error to give.
-    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    install(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
-    rules.insert(libc::SYS_clone3, Vec::new());
-    install(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
-}
-
-fn install(rules: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, listed: SeccompAction) -> Result<()> {
-    let filter = SeccompFilter::new(rules, otherwise, listed, std::env::consts::ARCH.try_into()?)?;
-    let program = BpfProgram::try_from(filter)?;
-    apply_filter_all_threads(&program).context("Cannot install the list of system calls (seccomp)")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,40 +143,8 @@ mod tests {
 
     #[test]
     fn nothing_on_the_list_leads_out() {
-        let ways_out = [
-            libc::SYS_execve,
-            libc::SYS_execveat,
-            libc::SYS_fork,
-            libc::SYS_vfork,
-            libc::SYS_clone3,
-            libc::SYS_socket,
-            libc::SYS_connect,
-            libc::SYS_bind,
-            libc::SYS_listen,
-            libc::SYS_ptrace,
-            libc::SYS_process_vm_readv,
-            libc::SYS_process_vm_writev,
-            libc::SYS_pidfd_getfd,
-            libc::SYS_pidfd_open,
-            libc::SYS_kill,
-            libc::SYS_tkill,
-            libc::SYS_bpf,
-            libc::SYS_io_uring_setup,
-            libc::SYS_userfaultfd,
-            libc::SYS_mount,
-            libc::SYS_unshare,
-            libc::SYS_setns,
-            libc::SYS_keyctl,
-            libc::SYS_perf_event_open,
-            libc::SYS_open_by_handle_at,
-            libc::SYS_pkey_mprotect,
-            libc::SYS_shmat,
-            libc::SYS_personality,
-            libc::SYS_seccomp,
-            libc::SYS_renameat2,
-            libc::SYS_unlinkat,
-            libc::SYS_fchmod,
-        ];
+        let change_files = [libc::SYS_renameat2, libc::SYS_unlinkat, libc::SYS_fchmod];
+        let ways_out: Vec<i64> = jail::calls::WAYS_OUT.iter().chain(&change_files).copied().collect();
         for call in all() {
             assert!(!ways_out.contains(&call.number()), "{}", call.number());
         }

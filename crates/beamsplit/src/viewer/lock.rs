@@ -3,15 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
-};
+use jail::calls::Otherwise;
+use jail::files::{self, Grant};
 
 use super::calls;
-
-/// The newest rules that we ask for (Linux 6.12). An older kernel enforces those it has.
-const WANTED: ABI = ABI::V6;
 
 /// Where noVNC can be: what the user names, the system's share, the one beside our own folder.
 pub fn page_folders() -> Vec<PathBuf> {
@@ -23,20 +18,12 @@ pub fn page_folders() -> Vec<PathBuf> {
 /// Gives up every file but those below `readable`, executing, new ports and connections, signals to others, and every system
 /// call that a viewer does not need. Threads that run already keep their files, so there should be none.
 pub fn lock_in(readable: &[PathBuf]) -> Result<()> {
-    let rules = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(WANTED))?
-        .handle_access(AccessNet::from_all(WANTED))?
-        .scope(Scope::from_all(WANTED))?;
-    let mut rules = rules.create()?;
     // A folder that is not there needs no permission.
-    for place in readable.iter().filter_map(|folder| PathFd::new(folder).ok()) {
-        rules = rules.add_rule(PathBeneath::new(place, AccessFs::ReadFile | AccessFs::ReadDir))?;
-    }
-    if rules.restrict_self()?.ruleset == RulesetStatus::NotEnforced {
+    let readable: Vec<Grant> = readable.iter().filter(|place| place.exists()).map(|place| Grant::read(place)).collect();
+    if !files::allow_only(&readable)?.guards_files() {
         tracing::warn!("This kernel has no Landlock (Linux 5.13): the viewer can read all files of its user");
     }
-    calls::allow()
+    Ok(jail::calls::allow_only(calls::LIST, Otherwise::Refuse)?)
 }
 
 #[cfg(test)]

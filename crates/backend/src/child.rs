@@ -1,0 +1,169 @@
+//! The roles in which this program runs the libraries that draw 3D: in processes of their own, which may crash, hang, or be
+//! taken over by what a guest sends, and reach nothing but what they draw with.
+//!
+//! - [`ROLE`]: serves one device; started by its launcher;
+//! - [`SERVER_ROLE`]: becomes the render server that Vulkan runs in, locked in before it is executed;
+//! - [`PROBE_ROLE`]: finds out what works, says so on its standard output, and ends.
+//!
+//! The order within: privileges go, what needs a process or a file that the jail does not have is opened, the jail closes
+//! ([`jail`](self::lock)), and only then the library is loaded: its threads are born inside.
+
+mod environment;
+mod lists;
+mod lock;
+mod probe;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use renderer::library::Kind;
+use renderer::virgl::{Config, Virgl};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use serde::{Deserialize, Serialize};
+
+pub use environment::environment;
+pub use probe::{Finding, ask};
+
+use crate::inherited::{self, inherit};
+use crate::sandbox;
+use crate::values::SandboxMode;
+
+/// The first words of command lines that make this program one of these. Not for people.
+pub const ROLE: &str = "as-renderer";
+/// See [`ROLE`].
+pub const SERVER_ROLE: &str = "as-render-server";
+/// See [`ROLE`].
+pub const PROBE_ROLE: &str = "as-probe";
+
+/// What such a process is told besides what it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The library, where it is not the system's.
+    pub library: Option<PathBuf>,
+    /// The program that becomes the render server.
+    pub server: Option<PathBuf>,
+    /// The render node.
+    pub node: Option<PathBuf>,
+    /// Where drivers keep what they compiled.
+    pub shaders: Option<PathBuf>,
+    /// How strictly it is locked in.
+    pub sandbox: SandboxMode,
+    /// The most memory of its own, in bytes.
+    pub memory: u64,
+}
+
+impl Spec {
+    /// As one word of a command line.
+    pub fn word(&self) -> Result<String> {
+        serde_json::to_string(self).context("A path is no text: name another one")
+    }
+
+    /// See [`word`](Self::word).
+    pub fn from_word(word: &str) -> Result<Self> {
+        serde_json::from_str(word).context("A process for 3D is started by its device only")
+    }
+}
+
+/// What a kind is called on command lines and in logs.
+pub fn word_for(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Gl => "gl",
+        Kind::Vk => "vk",
+    }
+}
+
+fn kind_of(word: Option<&str>) -> Result<Kind> {
+    match word {
+        Some("gl") => Ok(Kind::Gl),
+        Some("vk") => Ok(Kind::Vk),
+        _ => bail!("A process for 3D is started by its device only"),
+    }
+}
+
+/// Lives as one of them, if the first word says so.
+pub fn run(words: &[OsString]) -> Option<Result<()>> {
+    let text: Vec<Option<&str>> = words.iter().map(|word| word.to_str()).collect();
+    match text[..] {
+        [Some(ROLE), kind, Some(socket), Some(spec)] => Some(render(kind, socket, spec)),
+        [Some(SERVER_ROLE), Some(socket), Some(spec)] => Some(serve(socket, spec)),
+        [Some(PROBE_ROLE), kind, Some(spec)] => Some(probe::run(kind, spec)),
+        [Some(ROLE | SERVER_ROLE | PROBE_ROLE), ..] => {
+            Some(Err(anyhow::anyhow!("A process for 3D is started by its device only")))
+        }
+        _ => None,
+    }
+}
+
+fn render(kind: Option<&str>, socket: &str, spec: &str) -> Result<()> {
+    let (kind, spec) = (kind_of(kind)?, Spec::from_word(spec)?);
+    let number = socket.parse().context("The socket is no number")?;
+    let socket = inherited::unix_socket(number, SocketType::SEQPACKET)?;
+    // Who watches over us goes: so do we. That the device goes, the socket tells.
+    set_parent_process_death_signal(Some(Signal::KILL)).context("Cannot follow the launcher")?;
+    let Held { node, server } = prepare(kind, &spec, spec.server.as_deref().map(PathBuf::from))?;
+    renderer::isolated::child::run(socket, move |sink| {
+        let library = Virgl::load(spec.library.as_deref()).map_err(|error| error.to_string())?;
+        library.start(Config { kind, node, server, sink }).map_err(|error| error.to_string())
+    })
+    .context("Cannot go on drawing")
+}
+
+/// What a library gets that it could not open any more.
+struct Held {
+    node: Option<OwnedFd>,
+    server: Option<OwnedFd>,
+}
+
+/// Gives up all rights, opens what is needed, and locks this process in.
+fn prepare(kind: Kind, spec: &Spec, server: Option<PathBuf>) -> Result<Held> {
+    if spec.sandbox != SandboxMode::Off {
+        jail::give_up_privileges()?;
+    }
+    sandbox::raise_file_limit();
+    let most = Rlimit { current: Some(spec.memory), maximum: Some(spec.memory) };
+    setrlimit(Resource::Data, most).context("Cannot limit the memory of a process for 3D")?;
+    let node = spec.node.as_ref().map(|path| {
+        let node = open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        node.with_context(|| format!("Cannot open the render node {}", path.display()))
+    });
+    let server = match kind {
+        Kind::Gl => None,
+        Kind::Vk => Some(start_server(spec, server)?),
+    };
+    lock::lock_in(spec, lock::Who::Library)?;
+    Ok(Held { node: node.transpose()?, server })
+}
+
+/// Starts the render server, and returns the socket to it.
+fn start_server(spec: &Spec, server: Option<PathBuf>) -> Result<OwnedFd> {
+    let server = server.context("No render server (virgl_render_server): install the package virgl-server")?;
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let spec = Spec { server: Some(server), ..spec.clone() };
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("beamsplit-device").arg(SERVER_ROLE).arg(inherit(theirs.as_fd())?).arg(spec.word()?);
+    // It is never waited for: it ends when we do.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("Cannot start the render server")?;
+    Ok(ours)
+}
+
+fn serve(socket: &str, spec: &str) -> Result<()> {
+    let spec = Spec::from_word(spec)?;
+    let program = spec.server.clone().context("A render server has no name")?;
+    let number = socket.parse().context("The socket is no number")?;
+    let socket = inherited::unix_socket(number, SocketType::SEQPACKET)?;
+    set_parent_process_death_signal(Some(Signal::KILL)).context("Cannot follow who started us")?;
+    let word = inherit(socket.as_fd())?;
+    // Else what is wrong with it is told as a refusal of the jail.
+    File::open(&program).with_context(|| format!("Cannot read the render server {}", program.display()))?;
+    lock::lock_in(&spec, lock::Who::Server(&program))?;
+    let error = Command::new(&program).arg("--socket-fd").arg(word).exec();
+    Err(error).with_context(|| format!("Cannot run the render server {}", program.display()))
+}

@@ -1,0 +1,137 @@
+//! What a process for 3D is locked in with. The files are a table; what of it is not there needs no permission.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use jail::calls::{self, Otherwise};
+use jail::files::{self, Grant};
+use rustix::thread::set_no_new_privs;
+
+use super::{Spec, environment, lists};
+use crate::values::SandboxMode;
+
+/// Who is locked in.
+#[derive(Debug, Clone, Copy)]
+pub enum Who<'a> {
+    /// A library in our own process: it runs no program.
+    Library,
+    /// This render server, still to be executed.
+    Server(&'a Path),
+}
+
+/// What is read, and why.
+const READ: &[(&str, &str)] = &[
+    ("/usr/lib", "libraries and drivers"),
+    ("/usr/lib32", "the same"),
+    ("/usr/lib64", "the same"),
+    ("/lib", "the same, where it is no part of /usr"),
+    ("/lib64", "the same"),
+    ("/usr/local/lib", "the same, built here"),
+    ("/etc/ld.so.cache", "where libraries are"),
+    ("/usr/share/glvnd", "which EGL there is"),
+    ("/etc/glvnd", "the same"),
+    ("/usr/share/egl", "its platforms"),
+    ("/etc/egl", "the same"),
+    ("/usr/share/vulkan", "which Vulkan drivers there are"),
+    ("/etc/vulkan", "the same"),
+    ("/usr/local/share/vulkan", "the same"),
+    ("/usr/share/drirc.d", "what Mesa does for which program"),
+    ("/etc/drirc", "the same"),
+    ("/usr/share/libdrm", "names of GPUs"),
+    ("/usr/share/nvidia", "what NVIDIA's driver does for which program"),
+    ("/sys/devices/system/cpu", "how many processors there are"),
+    ("/proc/self", "which libraries are loaded"),
+    ("/proc/cpuinfo", "what the processor can do"),
+    ("/proc/meminfo", "how much memory there is"),
+    ("/dev/urandom", "chance"),
+];
+
+/// What is read besides with a render node.
+const READ_WITH_NODE: &[(&str, &str)] = &[
+    ("/sys/dev/char", "what is behind a device's number"),
+    ("/sys/devices", "which GPU it is"),
+    ("/sys/module/nvidia", "the version of NVIDIA's driver"),
+    ("/proc/driver/nvidia", "the same"),
+];
+
+/// What is written too.
+const SPOKEN_WITH: &[(&str, &str)] =
+    &[("/dev/null", "nothing"), ("/dev/udmabuf", "memory that a software driver shows to the guest")];
+
+/// What is written too with a render node: the parts of NVIDIA's driver, which has no other way.
+const SPOKEN_WITH_NODE: &[(&str, &str)] = &[
+    ("/dev/nvidia0", "draw"),
+    ("/dev/nvidiactl", "draw"),
+    ("/dev/nvidia-uvm", "memory"),
+    ("/dev/nvidia-modeset", "draw"),
+];
+
+/// Programs that run other programs.
+const LOADERS: &[&str] = &["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1", "/lib/ld-musl-x86_64.so.1"];
+
+/// Locks this process in, for good.
+pub fn lock_in(spec: &Spec, who: Who<'_>) -> Result<()> {
+    let list = || lists::LIBRARY.iter().chain(lists::SERVER.iter().filter(|_| matches!(who, Who::Server(_))));
+    match spec.sandbox {
+        SandboxMode::Off => {}
+        SandboxMode::Log => {
+            set_no_new_privs(true)?;
+            calls::allow_only(list(), Otherwise::Report)?;
+        }
+        SandboxMode::On => {
+            let enforced = files::allow_only(&grants(spec, who))?;
+            if !enforced.guards_files() {
+                eprintln!("This kernel has no Landlock (Linux 5.13): what draws 3D can read all files of its user");
+            }
+            calls::allow_only(list(), Otherwise::Refuse)?;
+        }
+    }
+    Ok(())
+}
+
+fn grants(spec: &Spec, who: Who<'_>) -> Vec<Grant> {
+    let with_node = |table: &'static [(&str, &str)]| table.iter().filter(|_| spec.node.is_some());
+    let read = READ.iter().chain(with_node(READ_WITH_NODE)).map(|(path, _)| PathBuf::from(path));
+    let beside =
+        spec.library.iter().chain(&spec.server).filter_map(|path| Some(path.canonicalize().ok()?.parent()?.to_owned()));
+    let read = read.chain(beside).chain(environment::paths(std::env::vars_os()));
+    let spoken = SPOKEN_WITH.iter().chain(with_node(SPOKEN_WITH_NODE)).map(|(path, _)| PathBuf::from(path));
+    let spoken = spoken.chain(spec.node.clone());
+    let there = |path: &PathBuf| path.exists();
+    let mut grants: Vec<Grant> = read.filter(there).map(|path| Grant::read(&path)).collect();
+    grants.extend(spoken.filter(there).map(|path| Grant::speak(&path)));
+    grants.extend(spec.shaders.as_ref().filter(|path| there(path)).map(|path| Grant::keep(path)));
+    if let Who::Server(program) = who {
+        let loaders = LOADERS.iter().map(Path::new).filter(|path| path.exists());
+        grants.extend(loaders.chain([program]).map(Grant::run));
+    }
+    grants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec { library: None, server: None, node: None, shaders: None, sandbox: SandboxMode::On, memory: 0 }
+    }
+
+    #[test]
+    fn a_library_runs_nothing_and_a_server_itself_alone() {
+        let runs = |who| grants(&spec(), who).iter().filter(|grant| grant.runs()).count();
+        assert_eq!(runs(Who::Library), 0);
+        let loaders = LOADERS.iter().filter(|path| Path::new(path).exists()).count();
+        assert_eq!(runs(Who::Server(Path::new("/proc/self/exe"))), loaders + 1);
+    }
+
+    #[test]
+    fn each_file_of_the_table_has_a_reason_and_none_is_a_home() {
+        for (path, why) in [READ, READ_WITH_NODE, SPOKEN_WITH, SPOKEN_WITH_NODE].concat() {
+            assert!(!why.is_empty() && path.starts_with('/'), "{path}");
+            assert!(
+                !path.starts_with("/home") && !path.starts_with("/run") && path != "/proc" && path != "/etc",
+                "{path}"
+            );
+        }
+    }
+}
