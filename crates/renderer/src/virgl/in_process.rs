@@ -18,6 +18,9 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::library::{Exported, Library, Piece, Sink};
 
+#[cfg(test)]
+mod tests;
+
 /// Makes the library on the thread that will call it, at the first work for it. An error is for the log.
 pub type Make = Box<dyn FnOnce(Arc<dyn Sink>) -> Result<Box<dyn Library>, String> + Send>;
 

@@ -29,6 +29,9 @@ const SKIPPED: &str = "SKIPPED";
 /// The words that stand before a program to run it where the test bed's library is, one on each line.
 const INSIDE: &str = "BEAMSPLIT_INSIDE";
 
+/// Tells a case that it runs there, where nothing is missing.
+const COMPLETE: &str = "BEAMSPLIT_INSIDE_COMPLETE";
+
 /// Runs an ignored test of this program in processes of its own: with the host's library, and with the test bed's.
 fn alone(case: &str) {
     let mut tried = run(case, &[]);
@@ -48,6 +51,9 @@ fn run(case: &str, before: &[&str]) -> Result<(), String> {
     let mut words = before.iter().map(OsStr::new).chain([program.as_os_str()]);
     let mut command = Command::new(words.next().unwrap());
     command.args(words).args(["--exact", &name, "--ignored", "--nocapture", "--test-threads=1"]);
+    if !before.is_empty() {
+        command.env(COMPLETE, "1");
+    }
     let output = command.env("EGL_PLATFORM", "surfaceless").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
