@@ -183,5 +183,9 @@ mod tests {
         assert!(edid[24 + 8 + 128..].iter().all(|byte| *byte == 0));
         assert_eq!(encode(Reply::Edid(vec![0xaa; 5000]), &header).len(), 24 + 8 + 1024);
         assert_eq!(encode(Reply::ResourceUuid([1; 16]), &header).len(), 40);
+        assert_eq!(encode(Reply::MapInfo(3), &header)[24..], [3, 0, 0, 0, 0, 0, 0, 0]);
+        let info = Reply::CapsetInfo { id: 4, max_version: 1, max_size: 2 };
+        assert_eq!(encode(info, &header)[24..], [4, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(encode(Reply::Capset(vec![9; 5]), &header)[24..], [9; 5]);
     }
 }

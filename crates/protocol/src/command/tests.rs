@@ -82,6 +82,59 @@ fn every_request_is_read_as_the_specification_lays_it_out() {
 }
 
 #[test]
+fn every_3d_request_is_read_as_the_specification_lays_it_out() {
+    let resource = ResourceId(5);
+    let area = Box3d { x: 1, y: 2, z: 3, width: 4, height: 5, depth: 6 };
+    let transfer = Transfer3d { area, offset: 0x1_0000_0007, resource, level: 8, stride: 9, layer_stride: 10 };
+    let transfer_words = vec![1, 2, 3, 4, 5, 6, 7, 1, 5, 8, 9, 10];
+    let desc = Resource3d {
+        target: 1,
+        format: 2,
+        bind: 3,
+        width: 4,
+        height: 6,
+        depth: 7,
+        array_size: 8,
+        last_level: 9,
+        nr_samples: 10,
+        flags: 11,
+    };
+    let name = |length: u32| [&[length, 4][..], &[0x6463_6261; 16]].concat();
+    let cases: Vec<(u32, Vec<u32>, Command)> = vec![
+        (0x0200, name(3), Command::CtxCreate { context_init: 4, name: b"abc".to_vec() }),
+        (0x0201, vec![], Command::CtxDestroy),
+        (0x0202, vec![5, 0], Command::CtxAttachResource { resource }),
+        (0x0203, vec![5, 0], Command::CtxDetachResource { resource }),
+        (0x0204, vec![5, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 0], Command::ResourceCreate3d { resource, desc }),
+        (0x0205, transfer_words.clone(), Command::TransferToHost3d(transfer)),
+        (0x0206, transfer_words, Command::TransferFromHost3d(transfer)),
+        (0x0207, vec![4, 0, 0x0403_0201], Command::Submit3d { bytes: vec![1, 2, 3, 4] }),
+        (0x0208, vec![5, 0, 0x1000, 1], Command::ResourceMapBlob { resource, offset: 0x1_0000_1000 }),
+        (0x0209, vec![5, 0], Command::ResourceUnmapBlob { resource }),
+    ];
+    for (kind, words, command) in cases {
+        assert_eq!(decode(kind, &words), Ok(command), "{kind:#x}");
+        let whole = request(kind, &words);
+        for cut in Header::SIZE..whole.len() {
+            assert!(Command::decode(&whole[..cut]).1.is_err(), "{kind:#x} cut at {cut}");
+        }
+    }
+    for length in [64, 65, u32::MAX] {
+        let Ok(Command::CtxCreate { name, .. }) = decode(0x0200, &name(length)) else { panic!("refused") };
+        assert_eq!(name, b"abcd".repeat(16), "{length}");
+    }
+}
+
+#[test]
+fn qemu_submit_3d_takes_as_many_bytes_as_it_says_and_no_more_than_came() {
+    assert_eq!(decode(0x0207, &[4, 7, 1, 2, 3]), Ok(Command::Submit3d { bytes: vec![1, 0, 0, 0] }), "drivers pad");
+    assert_eq!(decode(0x0207, &[0, 0, 1]), Ok(Command::Submit3d { bytes: vec![] }));
+    for size in [5, 8, 0x7fff_ffff, u32::MAX] {
+        assert_eq!(decode(0x0207, &[size, 0, 1]), Err(DecodeError::Short { kind: 0x0207 }), "{size}");
+    }
+}
+
+#[test]
 fn acrn_nr_entries_larger_than_the_bytes_sent_is_refused() {
     assert_eq!(decode(kind::RESOURCE_ATTACH_BACKING, &[5, 2, 0, 0, 16, 0]), Err(DecodeError::Short { kind: 0x0106 }));
 }
@@ -119,11 +172,11 @@ fn bytes_without_a_header_have_no_fence() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(0u8.., 0..256), kind in 0x0100u32..0x0110) {
+    fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(0u8.., 0..256), group in 1u32..4, kind in 0u32..0x10) {
         let _ = Command::decode(&bytes);
         let mut typed = bytes;
         if typed.len() >= 4 {
-            typed[..4].copy_from_slice(&kind.to_le_bytes());
+            typed[..4].copy_from_slice(&(group << 8 | kind).to_le_bytes());
         }
         let _ = Command::decode(&typed);
     }
