@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // It is all test, also where no function says so.
 
+mod asks;
 mod boot;
 mod catch_up;
 mod chance;
@@ -18,3 +19,6 @@ mod ring;
 mod screen;
 mod script;
 mod state;
+mod strict;
+mod three_d_hostile;
+mod window;

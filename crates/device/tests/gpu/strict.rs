@@ -1,0 +1,379 @@
+//! A 3D library that insists on what the seam promises it, and remembers each time that the promise was broken.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use device::three_d::LOST;
+use device::{Capset, HostBlob, HostMapping, Memory, Pixels, Progress, Rendered, ThreeD, Ticket, Way};
+use protocol::{CapsetId, ContextId, MemEntry, Rect, ReplyError, Resource3d, ResourceId, Transfer3d};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// Timelines of a Vulkan context.
+pub const RINGS: u8 = 64;
+/// Largest side of an image that has pixels here.
+const PICTURE: u32 = 1024;
+
+/// When it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// At once.
+    Prompt,
+    /// At the next poll, the last one first.
+    Late,
+    /// Not before [`Strict::release`].
+    Never,
+}
+
+/// What somebody made of it.
+#[derive(Debug)]
+pub struct Known {
+    pub contexts: BTreeMap<u32, Context>,
+    pub resources: BTreeMap<u32, Resource>,
+    /// What broke a promise, in words.
+    pub faults: Vec<String>,
+    /// How often each method was called, by its name.
+    pub calls: BTreeMap<&'static str, u64>,
+    pub pace: Pace,
+    /// Everything is lost from now on, as with a process that died.
+    pub lost: bool,
+    /// What the next blob is exported as; nothing: its export is refused.
+    pub exports: bool,
+    tickets: BTreeSet<u64>,
+    waiting: VecDeque<Ticket>,
+}
+
+#[derive(Debug)]
+pub struct Context {
+    pub capset: CapsetId,
+    pub members: BTreeSet<u32>,
+}
+
+#[derive(Debug)]
+pub struct Resource {
+    pub what: What,
+    pub attached: bool,
+    pixels: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub enum What {
+    Image(Resource3d),
+    Blob(Option<HostMapping>),
+}
+
+/// The library. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Strict {
+    known: Arc<Mutex<Known>>,
+    capsets: Arc<[Capset]>,
+    ready: Arc<OwnedFd>,
+    /// What [`ThreeD::pixels`] lent last.
+    lent: Vec<u8>,
+}
+
+impl Strict {
+    /// With virgl, virgl2 and venus, answering at this pace.
+    pub fn new(pace: Pace) -> Self {
+        let known = Known {
+            contexts: BTreeMap::new(),
+            resources: BTreeMap::new(),
+            faults: Vec::new(),
+            calls: BTreeMap::new(),
+            pace,
+            lost: false,
+            exports: true,
+            tickets: BTreeSet::new(),
+            waiting: VecDeque::new(),
+        };
+        let capset = |id, version, size, rings, maps| Capset { id, version, bytes: vec![7; size].into(), rings, maps };
+        let capsets = vec![
+            capset(CapsetId::VIRGL, 1, 308, 1, false),
+            capset(CapsetId::VIRGL2, 2, 1384, 1, false),
+            capset(CapsetId::VENUS, 0, 160, RINGS, true),
+        ];
+        let ready = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        Self { known: Arc::new(Mutex::new(known)), capsets: capsets.into(), ready: Arc::new(ready), lent: Vec::new() }
+    }
+
+    /// What is known now.
+    pub fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Answers what it owes, from now on at this pace.
+    pub fn release(&self, pace: Pace) {
+        self.known().pace = pace;
+        self.ring();
+    }
+
+    /// Its process dies: what it owes fails, and so does all that comes.
+    pub fn die(&self) {
+        self.known().lost = true;
+        self.release(Pace::Prompt);
+    }
+
+    fn ring(&self) {
+        // A counter that is already full is readable all the same.
+        let _ = rustix::io::write(&*self.ready, &1u64.to_ne_bytes());
+    }
+
+    /// Answers a ticket, which must be new.
+    fn answer(&self, known: &mut Known, ticket: Ticket, result: Result<(), ReplyError>) -> Progress {
+        let fresh = known.tickets.insert(ticket.0);
+        known.must(fresh, || format!("{ticket:?} came twice"));
+        if known.lost {
+            return LOST;
+        }
+        if result.is_ok() && known.pace != Pace::Prompt {
+            known.waiting.push_back(ticket);
+            self.ring();
+            return Progress::Later;
+        }
+        Progress::Done(result)
+    }
+}
+
+impl Known {
+    fn must(&mut self, kept: bool, what: impl FnOnce() -> String) {
+        if !kept {
+            self.faults.push(what());
+        }
+    }
+
+    fn call(&mut self, name: &'static str) {
+        *self.calls.entry(name).or_default() += 1;
+    }
+
+    fn must_be_open(&mut self, context: ContextId, what: &str) {
+        let open = self.lost || self.contexts.contains_key(&context.0);
+        self.must(open, || format!("{what} in {context:?}, which is not open"));
+    }
+
+    fn must_exist(&mut self, resource: ResourceId, what: &str) {
+        let exists = self.lost || self.resources.contains_key(&resource.0);
+        self.must(exists, || format!("{what} of {resource:?}, which does not exist"));
+    }
+
+    fn add(&mut self, resource: ResourceId, what: What, pixels: usize) {
+        self.must(resource.0 != 0, || "A resource without a name".into());
+        let made = Resource { what, attached: false, pixels: vec![0; pixels] };
+        let twice = self.resources.insert(resource.0, made).is_some();
+        self.must(!twice, || format!("{resource:?} is made twice"));
+    }
+
+    /// How often a method was called.
+    pub fn called(&self, name: &str) -> u64 {
+        self.calls.get(name).copied().unwrap_or_default()
+    }
+}
+
+/// Memory as a library exports it.
+fn export(size: u64) -> Option<HostMapping> {
+    let file = memfd_create("blob", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).ok()?;
+    let len = size.checked_next_multiple_of(PAGE)?;
+    ftruncate(&file, len).ok()?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW).ok()?;
+    Some(HostMapping { file: Arc::new(file.into()), offset: 0, len, caching: 1 })
+}
+
+impl ThreeD for Strict {
+    fn capsets(&self) -> &[Capset] {
+        &self.capsets
+    }
+
+    fn open(&mut self, ticket: Ticket, context: ContextId, capset: CapsetId, name: &[u8]) -> Progress {
+        let mut known = self.known();
+        known.call("open");
+        let offered = self.capsets.iter().any(|offered| offered.id == capset);
+        known.must(context.0 != 0 && offered, || format!("{context:?} of {capset}"));
+        known.must(name.len() <= 64, || format!("A name of {} bytes", name.len()));
+        let twice = known.contexts.insert(context.0, Context { capset, members: BTreeSet::new() }).is_some();
+        known.must(!twice, || format!("{context:?} is opened twice"));
+        self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn close(&mut self, context: ContextId) {
+        let mut known = self.known();
+        known.call("close");
+        known.must_be_open(context, "close");
+        known.contexts.remove(&context.0);
+    }
+
+    fn join(&mut self, context: ContextId, resource: ResourceId) {
+        let mut known = self.known();
+        known.call("join");
+        known.must_be_open(context, "join");
+        known.must_exist(resource, "join");
+        let new = known.contexts.get_mut(&context.0).is_none_or(|context| context.members.insert(resource.0));
+        known.must(new, || format!("{resource:?} joins {context:?} twice"));
+    }
+
+    fn leave(&mut self, context: ContextId, resource: ResourceId) {
+        let mut known = self.known();
+        known.call("leave");
+        known.must_be_open(context, "leave");
+        let was = known.contexts.get_mut(&context.0).is_none_or(|context| context.members.remove(&resource.0));
+        known.must(was, || format!("{resource:?} leaves {context:?}, which it had not joined"));
+    }
+
+    fn submit(&mut self, ticket: Ticket, context: ContextId, commands: &[u8]) -> Progress {
+        let mut known = self.known();
+        known.call("submit");
+        known.must_be_open(context, "submit");
+        let (len, most) = (commands.len(), 4 << 20);
+        known.must(len.is_multiple_of(4) && len <= most, || format!("Commands of {len} bytes"));
+        // As a library that does not know a command.
+        let result = if commands.starts_with(&[0xff; 4]) { Err(ReplyError::InvalidParameter) } else { Ok(()) };
+        self.answer(&mut known, ticket, result)
+    }
+
+    fn fence(&mut self, ticket: Ticket, context: ContextId, ring: u8) -> Progress {
+        let mut known = self.known();
+        known.call("fence");
+        known.must_be_open(context, "fence");
+        let rings = known.contexts.get(&context.0).map_or(RINGS, |context| match context.capset {
+            CapsetId::VENUS => RINGS,
+            _ => 1,
+        });
+        known.must(ring < rings, || format!("A fence on ring {ring} of {rings}"));
+        self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn create(&mut self, ticket: Ticket, resource: ResourceId, desc: &Resource3d) -> Progress {
+        let mut known = self.known();
+        known.call("create");
+        let small = desc.width <= PICTURE && desc.height <= PICTURE;
+        let pixels = if small { desc.width as usize * desc.height as usize * 4 } else { 0 };
+        known.must(desc.width > 0, || "An image without a width".into());
+        known.add(resource, What::Image(*desc), pixels);
+        self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn create_blob(&mut self, ticket: Ticket, context: ContextId, blob: &HostBlob) -> Progress {
+        let mut known = self.known();
+        known.call("create_blob");
+        known.must_be_open(context, "create_blob");
+        known.must(blob.size > 0, || "A blob without a size".into());
+        known.must(matches!(blob.mem, 2 | 3), || format!("A blob of memory {}", blob.mem));
+        let mapping = known.exports.then(|| export(blob.size)).flatten();
+        known.add(blob.resource, What::Blob(mapping), 0);
+        self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn destroy(&mut self, resource: ResourceId) {
+        let mut known = self.known();
+        known.call("destroy");
+        known.must_exist(resource, "destroy");
+        known.resources.remove(&resource.0);
+        known.contexts.values_mut().for_each(|context| {
+            context.members.remove(&resource.0);
+        });
+    }
+
+    fn attach(&mut self, ticket: Ticket, resource: ResourceId, entries: &[MemEntry]) -> Progress {
+        let mut known = self.known();
+        known.call("attach");
+        known.must_exist(resource, "attach");
+        known.must(!entries.is_empty(), || "A backing of nothing".into());
+        let had = known.resources.get_mut(&resource.0).map(|had| std::mem::replace(&mut had.attached, true));
+        known.must(had != Some(true), || format!("{resource:?} is attached twice"));
+        self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn detach(&mut self, ticket: Ticket, resource: ResourceId) -> Progress {
+        let mut known = self.known();
+        known.call("detach");
+        known.must_exist(resource, "detach");
+        let had = known.resources.get_mut(&resource.0).map(|had| std::mem::replace(&mut had.attached, false));
+        known.must(had != Some(false), || format!("{resource:?} is detached without a backing"));
+        if known.lost {
+            // Nobody has them any more.
+            return Progress::Done(Ok(()));
+        }
+        self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn transfer(&mut self, ticket: Ticket, context: ContextId, _way: Way, transfer: &Transfer3d) -> Progress {
+        let mut known = self.known();
+        known.call("transfer");
+        if context.0 != 0 {
+            known.must_be_open(context, "transfer");
+        }
+        known.must_exist(transfer.resource, "transfer");
+        let image = known.resources.get(&transfer.resource.0).and_then(|resource| match resource.what {
+            What::Image(desc) => Some(desc),
+            What::Blob(_) => None,
+        });
+        if let Some(desc) = image {
+            let (area, level) = (transfer.area, transfer.level.min(31));
+            let inside = |at: u32, len: u32, size: u32| {
+                u64::from(at) + u64::from(len) <= u64::from(size.checked_shr(level).unwrap_or(0).max(1))
+            };
+            let fits = transfer.level <= desc.last_level
+                && inside(area.x, area.width, desc.width)
+                && inside(area.y, area.height, desc.height);
+            known.must(fits, || format!("{area:?} at level {} of {desc:?}", transfer.level));
+        }
+        self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn mapping(&mut self, resource: ResourceId) -> Option<HostMapping> {
+        let known = self.known();
+        match &known.resources.get(&resource.0)?.what {
+            What::Blob(mapping) => mapping.clone(),
+            What::Image(_) => None,
+        }
+    }
+
+    fn read(&mut self, ticket: Ticket, resource: ResourceId, rect: Rect) -> Progress {
+        let mut known = self.known();
+        known.call("read");
+        known.must_exist(resource, "read");
+        if let Some(Resource { what: What::Image(desc), pixels, .. }) = known.resources.get_mut(&resource.0) {
+            // As a scene that is drawn anew each time.
+            pixels.fill(0x5a);
+            let (width, height) = (desc.width, desc.height);
+            let fits = !rect.is_empty() && rect.is_within(width, height);
+            known.must(fits, || format!("{rect:?} is read of {width}x{height}"));
+        }
+        self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn pixels(&mut self, resource: ResourceId) -> Option<Pixels<'_>> {
+        let lent = self.known().resources.get(&resource.0).map(|resource| resource.pixels.clone());
+        self.lent = lent.filter(|pixels| !pixels.is_empty())?;
+        Some(Pixels::Private(&self.lent))
+    }
+
+    fn memory(&mut self, _memory: &Memory) {
+        self.known().call("memory");
+    }
+
+    fn reset(&mut self) {
+        let mut known = self.known();
+        known.call("reset");
+        known.contexts.clear();
+        known.resources.clear();
+        known.lost = false;
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ready.as_fd())
+    }
+
+    fn poll(&mut self, _now: Instant, done: &mut Vec<Rendered>) {
+        let _ = rustix::io::read(&*self.ready, &mut [0u8; 8]);
+        let mut known = self.known();
+        if known.pace == Pace::Never {
+            return;
+        }
+        let result = if known.lost { Err(ReplyError::Unspec) } else { Ok(()) };
+        // Out of order, for there is nothing between two rings.
+        done.extend(known.waiting.drain(..).rev().map(|ticket| Rendered { ticket, result }));
+    }
+}
