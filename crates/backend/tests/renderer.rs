@@ -6,9 +6,9 @@
 mod support;
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::process::Command;
 
-use bench::frontend::command::{self, Command};
+use bench::frontend::command;
 use bench::frontend::{Channel, FrontEnd, Kind, Options};
 use protocol::ResourceId;
 use renderer::virgl::stream;
@@ -18,6 +18,8 @@ use support::Device;
 const SIDE: u32 = 16;
 const BYTES: u32 = SIDE * SIDE * 4;
 const VIRGL: u64 = 1;
+const VIRGL2: u32 = 2;
+const VENUS: u32 = 4;
 
 /// A guest that draws in 3D.
 struct Guest {
@@ -36,11 +38,11 @@ impl Guest {
         Guest { front_end, fences: 0 }
     }
 
-    fn answer(&mut self, command: &Command) -> u32 {
+    fn answer(&mut self, command: &command::Command) -> u32 {
         self.front_end.command(command).unwrap().kind()
     }
 
-    fn must(&mut self, command: &Command) {
+    fn must(&mut self, command: &command::Command) {
         assert_eq!(self.answer(command), command::RESP_OK_NODATA, "{:x?}", command.as_bytes());
     }
 
@@ -50,8 +52,8 @@ impl Guest {
     }
 
     /// CTX_CREATE, with no work yet.
-    fn open(&mut self, context: u32) {
-        let create = Command::new(0x200).context(context).words(&[4, 0]).bytes(b"test").bytes(&[0; 60]);
+    fn open(&mut self, context: u32, capset: u32) {
+        let create = command::Command::new(0x200).context(context).words(&[4, capset]).bytes(b"test").bytes(&[0; 60]);
         self.must(&create);
     }
 
@@ -59,7 +61,7 @@ impl Guest {
     fn submit(&mut self, context: u32, stream: &[u8]) -> u32 {
         let fence = self.fence();
         let size = stream.len() as u32;
-        self.answer(&Command::new(0x207).context(context).fence(fence).words(&[size, 0]).bytes(stream))
+        self.answer(&command::Command::new(0x207).context(context).fence(fence).words(&[size, 0]).bytes(stream))
     }
 
     /// A colour (blue, green, red, alpha) that the library drew into an image of this context.
@@ -67,13 +69,13 @@ impl Guest {
         let backing = self.front_end.memory().allocate(BYTES.into(), 4096).unwrap();
         let bind = stream::RENDER_TARGET | stream::SAMPLED;
         let words = [image, stream::TEXTURE_2D, stream::BGRA, bind, SIDE, SIDE, 1, 1, 0, 0, 0, 0];
-        self.must(&Command::new(0x204).context(context).words(&words));
+        self.must(&command::Command::new(0x204).context(context).words(&words));
         self.must(&command::attach_backing(image, &[(backing, BYTES)]));
-        self.must(&Command::new(0x202).context(context).words(&[image, 0]));
+        self.must(&command::Command::new(0x202).context(context).words(&[image, 0]));
         let clear = stream::clear(ResourceId(image), 1, color);
         assert_eq!(self.submit(context, &clear), command::RESP_OK_NODATA);
         let fence = self.fence();
-        let read = Command::new(0x206).context(context).fence(fence).words(&[0, 0, 0, SIDE, SIDE, 1, 0, 0]);
+        let read = command::Command::new(0x206).context(context).fence(fence).words(&[0, 0, 0, SIDE, SIDE, 1, 0, 0]);
         self.must(&read.words(&[image, 0, SIDE * 4, 0]));
         let pixels = self.front_end.memory().read_vec(backing, BYTES as usize).unwrap();
         assert!(pixels.chunks(4).all(|pixel| pixel == &pixels[..4]), "{:?}", &pixels[..16]);
@@ -81,68 +83,141 @@ impl Guest {
     }
 }
 
-/// A device that has OpenGL, where this host has a library.
-fn drawing(words: &[&str]) -> Option<Device> {
-    let words = [&["--display=none", "--renderer=virgl", "--capsets=virgl,virgl2"], words].concat();
-    let folder = tempfile::tempdir().unwrap();
-    if support::run(&["--print-capabilities"]).stdout.windows(7).all(|word| word != b"\"virgl\"") {
-        eprintln!("Not tried: this host has no libvirglrenderer");
-        return None;
+/// Devices that have `capset`: with this host's own library, and with the bed's, as far as there are such.
+fn drawing(capset: &str, words: &[&str]) -> Vec<Device> {
+    let places = [Some(Command::new(support::PROGRAM)), support::inside()];
+    let has = |place: &mut Command| {
+        let folder = tempfile::tempdir().unwrap();
+        // Nothing is known yet.
+        let output = place.args(["--print-capabilities", "--verbose"]).env("XDG_CACHE_HOME", folder.path()).output();
+        let said: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        said["beamsplit"]["offered"].as_array().unwrap().iter().any(|offered| offered == capset)
+    };
+    let there: Vec<_> = places.into_iter().map(|mut place| place.as_mut().is_some_and(has)).collect();
+    if there == [false, false] {
+        assert!(std::env::var_os("CI").is_none(), "No library has {capset}");
+        eprintln!("Not tried: no library here has {capset}");
     }
-    let socket = format!("--socket-path={}", folder.path().join("gpu").display());
-    Some(Device::start(Path::new(support::PROGRAM), folder, &[&[socket.as_str()], words.as_slice()].concat()))
+    let places = [Some(Command::new(support::PROGRAM)), support::inside()];
+    let places = places.into_iter().zip(there).filter_map(|(place, there)| place.filter(|_| there));
+    let start = |place| {
+        let folder = tempfile::tempdir().unwrap();
+        let [socket, capset] =
+            [format!("--socket-path={}", folder.path().join("gpu").display()), format!("--capsets={capset}")];
+        let all = [&["--display=none", "--renderer=virgl", &capset, &socket], words].concat();
+        Device::start_by(place, folder, &all)
+    };
+    places.map(start).collect()
 }
 
-fn pid(device: &Device) -> Option<u64> {
-    device.stats()["renderer"]["gl"]["pid"].as_u64()
+fn pid(device: &Device, kind: &str) -> Option<u64> {
+    device.stats()["renderer"][kind]["pid"].as_u64()
+}
+
+/// All processes of a group: what one started, it ends with.
+fn group(leader: u64) -> Vec<u64> {
+    let processes =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let in_it = |pid: &u64| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Behind the name, which may have anything in it: state, parent, group.
+        stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(2)?.parse().ok()) == Some(leader)
+    };
+    processes.filter(in_it).collect()
+}
+
+fn wait_until_gone(leader: u64) {
+    while !group(leader).is_empty() {
+        std::thread::yield_now();
+    }
+}
+
+fn kill(pid: u64) {
+    kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+}
+
+fn must_be_locked_in(pid: u64) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000"] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+}
+
+fn must_draw_and_survive(device: &Device, locked_in: bool) {
+    let mut guest = Guest::new(device);
+    guest.open(1, VIRGL2);
+    let said = device.stats();
+    assert_eq!(said["renderer"]["capsets"], serde_json::json!(["virgl2"]));
+    assert_eq!(said["renderer"]["gl"]["starts"], 0, "A context without work needs no process");
+
+    assert_eq!(guest.draw(1, 1, [1.0, 0.0, 0.0, 1.0]), [0, 0, 255, 255]);
+    let first = pid(device, "gl").unwrap();
+    if locked_in {
+        must_be_locked_in(first);
+    }
+    let environ = std::fs::read_to_string(format!("/proc/{first}/environ")).unwrap();
+    assert!(!environ.contains("CARGO"), "What is meant for others is not passed on");
+
+    kill(first);
+    // What was in it is lost, whenever that is found out; what is new is drawn by another.
+    while guest.submit(1, &stream::nothing()) == command::RESP_OK_NODATA {
+        std::thread::yield_now();
+    }
+    guest.open(2, VIRGL2);
+    assert_eq!(guest.draw(2, 2, [0.0, 0.0, 1.0, 1.0]), [255, 0, 0, 255]);
+    let life = device.stats()["renderer"]["gl"].clone();
+    assert_eq!((&life["starts"], &life["ends"]), (&2.into(), &1.into()), "{life}");
+    assert_eq!(life["last_end"], "killed by signal 9");
+    assert_ne!(pid(device, "gl"), Some(first));
 }
 
 #[test]
 fn a_process_draws_is_locked_in_and_another_takes_its_place() {
     for sandbox in ["--sandbox=on", "--sandbox=off"] {
-        let Some(device) = drawing(&[sandbox]) else { return };
+        for device in drawing("virgl2", &[sandbox]) {
+            must_draw_and_survive(&device, sandbox.ends_with("on"));
+        }
+    }
+}
+
+#[test]
+fn vulkan_has_a_server_and_a_process_for_each_context_which_all_end_together() {
+    for device in drawing("venus", &[]) {
         let mut guest = Guest::new(&device);
-        guest.open(1);
-        let said = device.stats();
-        assert_eq!(said["renderer"]["capsets"], serde_json::json!(["virgl", "virgl2"]));
-        assert_eq!(said["renderer"]["gl"]["starts"], 0, "A context without work needs no process");
-
-        assert_eq!(guest.draw(1, 1, [1.0, 0.0, 0.0, 1.0]), [0, 0, 255, 255]);
-        let first = pid(&device).unwrap();
-        let read = |name: &str| std::fs::read_to_string(format!("/proc/{first}/{name}")).unwrap();
-        if sandbox == "--sandbox=on" {
-            let status = read("status");
-            for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000"] {
-                assert!(status.contains(line), "{line}: {status}");
-            }
+        for context in [1, 2] {
+            guest.open(context, VENUS);
+            // A blob that the context's process makes.
+            let blob = [context, 2, 1, 0, 0, 0, 65536, 0];
+            guest.must(&command::Command::new(0x010c).context(context).words(&blob));
         }
-        assert!(!read("environ").contains("CARGO"), "What is meant for others is not passed on");
-
-        kill_process(Pid::from_raw(first as i32).unwrap(), Signal::KILL).unwrap();
-        // What was in it is lost, whenever that is found out; what is new is drawn by another.
-        while guest.submit(1, &stream::nothing()) == command::RESP_OK_NODATA {
-            std::thread::yield_now();
+        let leader = pid(&device, "vk").unwrap();
+        let all = group(leader);
+        assert_eq!(all.len(), 4, "the library, its server, a process for each context: {all:?}");
+        all.into_iter().for_each(must_be_locked_in);
+        kill(leader);
+        wait_until_gone(leader);
+        guest.open(3, VENUS);
+        while guest.answer(&command::Command::new(0x010c).context(3).words(&[3, 2, 1, 0, 0, 0, 4096, 0]))
+            != command::RESP_OK_NODATA
+        {
+            // A context whose process was gone before it was known is lost; its name is free for another.
+            guest.must(&command::Command::new(0x201).context(3));
+            guest.open(3, VENUS);
         }
-        guest.open(2);
-        assert_eq!(guest.draw(2, 2, [0.0, 0.0, 1.0, 1.0]), [255, 0, 0, 255]);
-        let life = device.stats()["renderer"]["gl"].clone();
-        assert_eq!((&life["starts"], &life["ends"]), (&2.into(), &1.into()), "{life}");
-        assert_eq!(life["last_end"], "killed by signal 9");
-        assert_ne!(pid(&device), Some(first));
+        assert_eq!(device.stats()["renderer"]["vk"]["starts"], 2);
     }
 }
 
 #[test]
 fn what_draws_ends_with_the_device() {
-    let Some(mut device) = drawing(&[]) else { return };
-    let mut guest = Guest::new(&device);
-    guest.open(1);
-    guest.draw(1, 1, [0.0; 4]);
-    let process = Pid::from_raw(pid(&device).unwrap() as i32).unwrap();
-    let watch = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap();
-    device.process.kill().unwrap();
-    let mut fds = [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)];
-    rustix::event::poll(&mut fds, None).unwrap();
+    for mut device in drawing("virgl2", &[]) {
+        let mut guest = Guest::new(&device);
+        guest.open(1, VIRGL2);
+        guest.draw(1, 1, [0.0; 4]);
+        let leader = pid(&device, "gl").unwrap();
+        device.process.kill().unwrap();
+        wait_until_gone(leader);
+    }
 }
 
 #[test]

@@ -30,6 +30,16 @@ pub fn copy_program(to: &Path) {
     shell("cp \"$1\" \"$2\"", &[PROGRAM.as_ref(), to.as_ref()]);
 }
 
+/// The program among the libraries of the tests' bed, if there is one: `BEAMSPLIT_INSIDE` has the words, a line each, that stand
+/// before a program there.
+pub fn inside() -> Option<Command> {
+    let words = std::env::var("BEAMSPLIT_INSIDE").ok()?;
+    let mut words = words.lines();
+    let mut command = Command::new(words.next()?);
+    command.args(words).arg(PROGRAM);
+    Some(command)
+}
+
 /// A device that runs until it is dropped.
 pub struct Device {
     pub process: Child,
@@ -39,7 +49,12 @@ pub struct Device {
 impl Device {
     /// Starts the program at `program` and waits until it answers questions.
     pub fn start(program: &Path, folder: TempDir, words: &[&str]) -> Self {
-        let process = Command::new(program)
+        Device::start_by(Command::new(program), folder, words)
+    }
+
+    /// The same by a command that starts the program.
+    pub fn start_by(mut command: Command, folder: TempDir, words: &[&str]) -> Self {
+        let process = command
             .arg("--control-socket")
             .arg(folder.path().join("control"))
             .args(words)
