@@ -113,6 +113,19 @@ impl Virgl {
     }
 }
 
+/// The release whose build gives a library this file name.
+fn release(file: &str) -> Option<&'static str> {
+    let minor = file.strip_prefix(SONAME)?.strip_prefix('.')?.split('.').next()?;
+    Some(match minor {
+        "7" => "0.10",
+        "8" => "1.0",
+        "9" => "1.1",
+        "10" => "1.2",
+        "11" => "1.3",
+        _ => return None,
+    })
+}
+
 impl Loaded {
     /// The file it was loaded from.
     pub fn path(&self) -> &Path {
@@ -121,12 +134,12 @@ impl Loaded {
 
     /// Its version as far as it can be told: the library itself does not say.
     pub fn version(&self) -> String {
-        let release = match (self.functions.has_log(), self.functions.has_fixed_maps()) {
+        let file = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let release = release(&file).unwrap_or(match (self.functions.has_log(), self.functions.has_fixed_maps()) {
             (false, _) => "0.10",
             (true, false) => "1.0 or 1.1",
             (true, true) => "1.2 or newer",
-        };
-        let file = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        });
         format!("{release} ({file})")
     }
 

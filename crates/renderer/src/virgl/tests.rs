@@ -18,6 +18,7 @@ use super::{Config, Loaded, Virgl, find_render_server, stream};
 use crate::library::{Kind, Library, Piece, Sink};
 
 mod gl;
+mod isolated;
 mod probes;
 mod vk;
 
@@ -165,4 +166,13 @@ fn picture(width: u32, height: u32) -> Resource3d {
 /// Memory of a guest's: pages at these places of one mapping.
 fn pages(mapping: &Arc<MmapRegion>, places: &[(usize, usize)]) -> Vec<Piece> {
     places.iter().map(|&(offset, len)| Piece { mapping: mapping.clone(), offset, len }).collect()
+}
+
+#[test]
+fn a_librarys_file_tells_its_release() {
+    assert_eq!(super::release("libvirglrenderer.so.1.7.7"), Some("0.10"));
+    assert_eq!(super::release("libvirglrenderer.so.1.11.0"), Some("1.3"));
+    for unknown in ["libvirglrenderer.so.1", "libvirglrenderer.so.1.99.0", "libvirglrenderer.so", "mine.so"] {
+        assert_eq!(super::release(unknown), None);
+    }
 }
