@@ -143,7 +143,7 @@ fn prepare(kind: Kind, spec: &Spec, server: Option<PathBuf>) -> Result<Held> {
 
 /// Starts the render server, and returns the socket to it.
 fn start_server(spec: &Spec, server: Option<PathBuf>) -> Result<OwnedFd> {
-    let server = server.context("No render server (virgl_render_server): install the package virgl-server")?;
+    let server = server.context("There is no render server")?;
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     let spec = Spec { server: Some(server), ..spec.clone() };

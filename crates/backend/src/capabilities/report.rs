@@ -94,7 +94,7 @@ fn lines(host: &Host, findings: &[Finding], offered: &[String], window: u64) -> 
         }
         for missing in &finding.probe.missing {
             let cost = if finding.probe.capsets.is_empty() { cost } else { "the rest works" };
-            lines.push(Line::Missing(format!("{name}: no {}: {} ({cost})", missing.what, missing.why)));
+            lines.push(Line::Missing(format!("{name}: no {} ({}): {cost}", missing.what, missing.why)));
         }
     }
     lines.push(match (&host.node, host.nodes.first()) {
@@ -111,7 +111,7 @@ fn lines(host: &Host, findings: &[Finding], offered: &[String], window: u64) -> 
     let vulkan = findings.iter().any(|finding| finding.probe.kind == Kind::Vk);
     if vulkan && let Some(why) = &host.udmabuf_refused {
         let cost = "Vulkan drawn by the processor cannot show its memory to a guest";
-        lines.push(Line::Missing(format!("/dev/udmabuf: {why} ({cost})")));
+        lines.push(Line::Missing(format!("/dev/udmabuf: {why}; without it {cost}")));
     }
     if vulkan {
         lines.extend(host.kernel_rules().into_iter().map(Line::Missing));
@@ -154,7 +154,7 @@ mod tests {
             udmabuf_refused: Some("there is none; load it: sudo modprobe udmabuf".to_owned()),
             ..Host::default()
         };
-        let found = [finding(Kind::Vk, &[], &[("Vulkan", "no render server; install the package virgl-server")])];
+        let found = [finding(Kind::Vk, &[], &[("render server", "install the package virgl-server")])];
         let lines = lines(&host, &found, &[], 0);
         assert!(lines.iter().all(|line| matches!(line, Line::Missing(_))));
         let text = text(&lines);

@@ -111,6 +111,71 @@ fn grants(spec: &Spec, who: Who<'_>) -> Vec<Grant> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+
+    /// Its presence makes a test the process that is locked in: there is no way back.
+    const INSIDE: &str = "BEAMSPLIT_TEST_CHILD_LOCK";
+
+    fn outcome<T>(what: &str, result: std::io::Result<T>) {
+        println!("{what} {}", if result.is_ok() { "done" } else { "refused" });
+    }
+
+    /// Runs the test `name` again to be locked in, and returns what that says.
+    fn inside(name: &str) -> String {
+        let name = format!("child::lock::tests::{name}");
+        let words = ["--exact", name.as_str(), "--nocapture"];
+        let output = Command::new(std::env::current_exe().unwrap()).args(words).env(INSIDE, "1").output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    #[test]
+    fn a_library_draws_and_reaches_nothing_else() {
+        if std::env::var_os(INSIDE).is_some() {
+            jail::give_up_privileges().unwrap();
+            lock_in(&spec(), Who::Library).unwrap();
+            outcome("code", crate::inherited::tests::map_code());
+            outcome("driver", std::fs::read_dir("/usr/lib"));
+            outcome("thread", std::thread::Builder::new().spawn(|| {}));
+            outcome("memory", rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).map_err(Into::into));
+            outcome("passwords", File::open("/etc/passwd"));
+            outcome("folder", std::fs::read_dir("/home"));
+            outcome("write", File::create("/usr/lib/beamsplit-test"));
+            outcome("execute", Command::new("/bin/true").status());
+            outcome("tcp", TcpListener::bind("127.0.0.1:0"));
+            outcome("unix", UnixDatagram::unbound());
+            outcome("signal", rustix::process::test_kill_process(rustix::process::getpid()).map_err(Into::into));
+            outcome("trace", crate::inherited::tests::trace_me());
+            return;
+        }
+        let text = inside("a_library_draws_and_reaches_nothing_else");
+        for line in ["code done", "driver done", "thread done", "memory done"] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        for what in ["passwords", "folder", "write", "execute", "tcp", "unix", "signal", "trace"] {
+            assert!(text.contains(&format!("{what} refused")), "{what}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_server_runs_itself_and_no_other_program() {
+        let server = Path::new("/bin/true");
+        if std::env::var_os(INSIDE).is_some() {
+            jail::give_up_privileges().unwrap();
+            lock_in(&spec(), Who::Server(server)).unwrap();
+            outcome("itself", Command::new(server).status().map(|status| assert!(status.success())));
+            outcome("another", Command::new("/bin/ls").status());
+            outcome("unix", UnixDatagram::unbound());
+            outcome("passwords", File::open("/etc/passwd"));
+            return;
+        }
+        let text = inside("a_server_runs_itself_and_no_other_program");
+        for line in ["itself done", "another refused", "unix refused", "passwords refused"] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+    }
 
     fn spec() -> Spec {
         Spec { library: None, server: None, node: None, shaders: None, sandbox: SandboxMode::On, memory: 0 }

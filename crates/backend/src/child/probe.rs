@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest answer.
 const LONGEST: u64 = 256 << 10;
 
+const NO_SERVER: &str = "there is no virgl_render_server; install the package virgl-server";
+
 /// What one process found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
@@ -41,9 +43,11 @@ pub fn run(kind: Option<&str>, spec: &str) -> Result<()> {
         let library = Virgl::load(spec.library.as_deref()).ok()?;
         find_render_server(library.path())
     });
+    let no_server = kind == Kind::Vk && server.is_none();
     let found = match prepare(kind, &spec, server.clone()) {
+        Err(_) if no_server => failed(kind, "render server", NO_SERVER),
         Ok(held) => probe(kind, spec.library.as_deref(), held.node, held.server),
-        Err(error) => failed(kind, &format!("{error:#}")),
+        Err(error) => failed(kind, "process for it", &format!("{error:#}")),
     };
     let files = server.iter().cloned().chain(mapped()).collect();
     let finding = serde_json::to_vec(&Finding { probe: found, server, files })?;
@@ -57,11 +61,7 @@ fn mapped() -> BTreeSet<PathBuf> {
     paths.filter(|path| path.to_string_lossy().contains(".so")).collect()
 }
 
-fn failed(kind: Kind, why: &str) -> Probe {
-    let what = match kind {
-        Kind::Gl => "OpenGL",
-        Kind::Vk => "Vulkan",
-    };
+fn failed(kind: Kind, what: &str, why: &str) -> Probe {
     let missing = vec![Missing { what: what.to_owned(), why: why.to_owned() }];
     Probe { kind, version: None, path: None, lacks: vec![], capsets: vec![], drivers: vec![], missing }
 }
@@ -69,7 +69,7 @@ fn failed(kind: Kind, why: &str) -> Probe {
 /// Has a process find out. Whatever becomes of it, something was found.
 pub fn ask(kind: Kind, spec: &Spec) -> Finding {
     answer(kind, spec).unwrap_or_else(|error| {
-        let probe = failed(kind, &format!("{error:#}"));
+        let probe = failed(kind, "library that works", &format!("{error:#}"));
         Finding { probe, server: None, files: BTreeSet::new() }
     })
 }
