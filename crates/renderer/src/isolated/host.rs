@@ -182,12 +182,6 @@ impl Process {
         stop_bell(&self.bell);
     }
 
-    /// Whether it waits to be woken.
-    #[cfg(test)]
-    pub fn sleeps(&self) -> bool {
-        self.memory.word(at::CHILD_SLEEPS).load(std::sync::atomic::Ordering::SeqCst) == 1
-    }
-
     /// Whether the socket is to be watched for room.
     pub fn is_blocked(&self) -> bool {
         self.blocked

@@ -1,5 +1,6 @@
 //! Whole conversations with processes that are threads of the test: no library is needed.
 
+mod alone;
 mod deaths;
 mod lies;
 mod script;
