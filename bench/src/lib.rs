@@ -15,6 +15,7 @@ pub mod results;
 pub mod rfb;
 pub mod run;
 pub mod table;
+pub mod three_d;
 pub mod timing;
 pub mod viewer;
 pub mod workload;

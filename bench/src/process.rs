@@ -71,6 +71,16 @@ pub fn context_switches(pid: Pid) -> Result<u64> {
     Ok(sum)
 }
 
+/// How often a thread of the process went to sleep by itself. Of threads that have ended nothing is counted.
+pub fn sleeps(pid: Pid) -> Result<u64> {
+    let mut sum = 0;
+    for thread in threads(pid)? {
+        let status = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
+        sum += field(&status, "voluntary_ctxt_switches").unwrap_or(0);
+    }
+    Ok(sum)
+}
+
 /// KiB of memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resident {

@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod fuzz;
 mod guest;
+mod soak;
 mod step;
 mod suite;
 
@@ -29,6 +30,8 @@ enum Task {
     },
     /// Fuzz each target for a while.
     Fuzz(fuzz::Options),
+    /// Do for long what may go wrong once in a while.
+    Soak(soak::Options),
     /// Make the test bed and nothing else.
     Bed,
 }
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         Task::Guest(options) => guest::run(&options),
         Task::Bench { arguments } => check::bench(&arguments),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Bed => guest::make_bed(),
     }
 }
