@@ -517,6 +517,10 @@ mod tests {
         (options.control_socket, options.tokens) = (None, None);
         options.input_socket.clear();
         (options.model, options.msix, options.pio, options.rom) = (None, None, None, None);
+        (options.capsets, options.render_node, options.window) = (None, None, None);
+        (options.virglrenderer, options.render_server) = (None, None);
+        // These belong to 3D, which is none.
+        assert_eq!((options.renderer_patience.take(), options.renderer_restarts.take()), (Some(10), Some(6)));
         options.fd = Some(3);
         let (said, silent) = (Config::judge(options, None).unwrap(), judge("--fd 3").unwrap());
         assert_eq!(format!("{said:?}"), format!("{silent:?}"));
