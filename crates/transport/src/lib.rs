@@ -9,11 +9,11 @@ pub mod engine;
 #[cfg(test)]
 mod fake;
 pub mod interrupt;
+mod kernel;
 pub mod loopback;
 pub mod mapped;
 pub mod ring;
 pub mod serve;
-pub mod sigbus;
 pub mod vfio_user;
 pub mod vhost_user;
 pub mod window;
@@ -21,6 +21,7 @@ pub mod worker;
 
 pub use engine::Engine;
 pub use interrupt::Interrupt;
+pub use kernel::sigbus;
 pub use ring::{Layout, Ring, RingError};
 
 /// Feature bits of virtio 1.3, section 6, that the transport itself answers for.

@@ -99,9 +99,9 @@ pub struct Control<'a, W> {
     worker: W,
     on_gpu_socket: &'a mut (dyn FnMut(OwnedFd) + Send),
     protocol_features: u64,
-    /// Whether the front-end has a display of its own: then it is QEMU's vhost-user-gpu, which knows neither blobs nor kinds
-    /// of contexts.
-    own_display: bool,
+    /// Whether the front-end asked for the regions of shared memory. QEMU negotiates them for every device, and asks only
+    /// where it maps them; it does so before its guest starts.
+    asked_regions: bool,
     memory: SharedMemory,
     rings: Vec<RingSettings>,
 }
@@ -126,7 +126,7 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
             worker,
             on_gpu_socket,
             protocol_features: 0,
-            own_display: false,
+            asked_regions: false,
             memory: SharedMemory::new(identity.shared.clone()),
             rings: vec![RingSettings::default(); identity.queues],
         };
@@ -233,6 +233,7 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
                 let mut answer: Vec<u8> = [offset, size, flags].iter().flat_map(|word| word.to_ne_bytes()).collect();
                 let head = answer.len();
                 answer.resize(head + size as usize, 0);
+                self.tell_front();
                 self.identity.config.read(offset.into(), &mut answer[head..]);
                 self.worker.change(Change::ConfigAccessed)?;
                 return Ok(Obeyed::Answered(answer));
@@ -247,11 +248,13 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
                 }
                 // A front-end with a display of its own looks for changes by itself and refuses to be told.
                 self.worker.change(Change::Interrupt(Wire::Channel(None)))?;
-                self.own_display = true;
-                self.identity.shared.set_maps(false);
-                self.tell_front();
             }
-            Request::GetShmemConfig => return Ok(Obeyed::Answered(self.shmem_config())),
+            Request::GetShmemConfig => {
+                self.asked_regions = true;
+                self.identity.shared.set_maps(self.maps());
+                self.tell_front();
+                return Ok(Obeyed::Answered(self.shmem_config()));
+            }
         }
         Ok(Obeyed::Handed)
     }
@@ -271,11 +274,14 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
     fn maps(&self) -> bool {
         use protocol_feature::{BACKEND_REQ, BACKEND_SEND_FD, REPLY_ACK, SHMEM};
         let needed = BACKEND_REQ | BACKEND_SEND_FD | REPLY_ACK | SHMEM;
-        self.protocol_features & needed == needed && !self.own_display
+        self.protocol_features & needed == needed && self.asked_regions
     }
 
+    /// Who maps nothing may be QEMU's vhost-user-gpu, which does not let its guest know of kinds of contexts.
     fn tell_front(&self) {
-        self.identity.config.front(Front { maps: self.maps(), context_init: !self.own_display });
+        // The gpu thread may have given it up: kinds of contexts stay.
+        let maps = self.maps() && self.identity.shared.maps();
+        self.identity.config.front(Front { maps, context_init: self.maps() });
     }
 
     fn set_features(&mut self, features: u64) -> Result<(), Refusal> {

@@ -336,7 +336,7 @@ impl ShmemMessage {
         }
     }
 
-    /// The whole message; the descriptor of what is mapped goes along with it.
+    /// The whole message; the descriptor of what is mapped goes along with its header.
     pub fn bytes(&self) -> Vec<u8> {
         let words =
             [u64::from_ne_bytes([self.region, 0, 0, 0, 0, 0, 0, 0]), self.file_offset, self.at, self.len, self.flags];

@@ -1,7 +1,13 @@
 //! The back-end's own messages: memory that the front-end is to map, and news of the configuration.
 //!
-//! Requests are sent as long as the socket takes them, and not at all once a stop began. Answers come in the order of the
-//! requests. A front-end that answers anything else is not asked again; the guest goes on without.
+//! QEMU 11.1 crashes when it takes such a request from its socket after it stopped the device, and it looks into the socket
+//! only between two other things. So a request is sent in two steps: its header, and when that was taken, the rest. Who has
+//! taken a header waits for the rest and does nothing else meanwhile, so that a device that ran at that moment runs until the
+//! request is carried out. A stop that began before is known before, because the front-end waits for our word then: instead
+//! of the rest the front-end finds that we hung up, which it survives. Its guest gets nothing mapped any more.
+//!
+//! There is one request at a time, and none once a stop began. A front-end that answers what it was not asked is not asked
+//! again.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -9,16 +15,20 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use device::{Ticket, WindowRequest, guest_log};
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 
 use super::exports::{Name, Shared, name};
-use super::message::{Answer, ShmemMessage, code, notice};
+use super::message::{Answer, HEADER_BYTES, ShmemMessage, code, notice};
+use crate::kernel::unread::unread;
 use crate::window::{Mapper, Requests, place};
+
+const STOPPED: &str = "it stopped in the middle of a request; start the VM anew to use Vulkan again";
 
 /// The channel on which the back-end asks, and what was asked.
 #[derive(Debug)]
@@ -28,6 +38,8 @@ pub struct BackendChannel {
     requests: Requests,
     /// What the socket did not take of a message.
     rest: Vec<u8>,
+    /// What follows when the front-end has taken the header of a request.
+    held: Option<Held>,
     /// The front-end is to hear that the configuration changed.
     news: bool,
     /// What has come of an answer.
@@ -38,10 +50,18 @@ pub struct BackendChannel {
     epoll: OwnedFd,
     /// Whether it was.
     ready: bool,
-    /// Whether the socket took no more.
-    full: bool,
-    waits_for_room: bool,
 }
+
+/// The rest of a request.
+#[derive(Debug)]
+struct Held {
+    payload: Vec<u8>,
+    /// When to look whether its header was taken, if nothing wakes us.
+    look: Option<Instant>,
+}
+
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(20);
 
 impl BackendChannel {
     /// One that goes nowhere yet.
@@ -51,13 +71,12 @@ impl BackendChannel {
             shared,
             requests: Requests::default(),
             rest: Vec::new(),
+            held: None,
             news: false,
             answer: Vec::new(),
             exported: BTreeMap::new(),
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             ready: false,
-            full: false,
-            waits_for_room: false,
         })
     }
 
@@ -65,7 +84,8 @@ impl BackendChannel {
     pub fn connect(&mut self, socket: Option<OwnedFd>) {
         self.close();
         let Some(socket) = socket else { return };
-        match epoll::add(&self.epoll, &socket, EventData::new_u64(0), EventFlags::IN) {
+        let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+        match epoll::add(&self.epoll, &socket, EventData::new_u64(0), events) {
             Ok(()) => self.socket = Some(socket),
             Err(error) => guest_log!(warn, "The front-end's socket for our requests cannot be waited for: {error}"),
         }
@@ -79,7 +99,8 @@ impl BackendChannel {
         self.requests.forget();
         self.rest.clear();
         self.answer.clear();
-        (self.news, self.full, self.waits_for_room) = (false, false, false);
+        self.held = None;
+        self.news = false;
     }
 
     /// The front-end is gone.
@@ -96,7 +117,9 @@ impl BackendChannel {
 
     /// The descriptor was readable.
     pub fn look(&mut self) {
-        self.ready = true;
+        // It has become readable, or something in it was read: what that was is looked at anyway.
+        let mut events = [MaybeUninit::uninit(); 1];
+        self.ready = !matches!(epoll::wait(&self.epoll, &mut events, Some(&Timespec::default())), Ok(([], _)));
     }
 
     /// The front-end is to read the configuration again. An answer is not asked for: while the front-end waits for us it
@@ -148,9 +171,29 @@ impl BackendChannel {
 
     /// Sends what waits; of requests none without a time.
     fn flush(&mut self, now: Option<Instant>) {
-        self.full = false;
-        while self.send_rest() && now.is_some_and(|now| self.send_next(now)) {}
-        self.wait_for_room();
+        while self.send_held(now) && self.send_rest() && now.is_some_and(|now| self.send_next(now)) {}
+    }
+
+    /// Sends the rest of a request whose header was taken. Returns whether something else may be sent.
+    fn send_held(&mut self, now: Option<Instant>) -> bool {
+        let (Some(socket), Some(held)) = (&self.socket, &mut self.held) else { return true };
+        // Where that cannot be known it is not waited for.
+        if unread(socket).is_ok_and(|unread| unread >= HEADER_BYTES) {
+            if let Some(now) = now {
+                held.look = Some(now + LOOK);
+            }
+            return false;
+        }
+        let payload = std::mem::take(&mut held.payload);
+        self.held = None;
+        let shared = self.shared.clone();
+        match shared.while_running(|| self.send(&payload, None)) {
+            Some(Ok(sent)) => self.rest = payload[sent..].to_vec(),
+            Some(Err(Errno::AGAIN)) => self.rest = payload,
+            Some(Err(error)) => self.give_up(&error),
+            None => self.give_up(&STOPPED),
+        }
+        self.socket.is_some()
     }
 
     /// Finishes what was begun, and tells the news. Returns whether there is room for more.
@@ -172,11 +215,11 @@ impl BackendChannel {
         }
     }
 
-    /// Sends one request, if there is one and it may be sent. Returns whether there may be more.
+    /// Begins one request, if there is one and it may be sent. Returns whether its rest may be.
     fn send_next(&mut self, now: Instant) -> bool {
-        let Some(request) = self.requests.next() else { return false };
+        let Some(request) = self.requests.next().filter(|_| self.requests.under_way() == 0) else { return false };
         let (region, at, _) = place(request);
-        let message = ShmemMessage::of(request);
+        let bytes = ShmemMessage::of(request).bytes();
         let file = match request {
             WindowRequest::Map(map) => Some(map.mapping.file.clone()),
             WindowRequest::Unmap(_) => None,
@@ -191,14 +234,16 @@ impl BackendChannel {
             }
             None => {}
         }
+        let (header, payload) = bytes.split_at(HEADER_BYTES);
         let shared = self.shared.clone();
-        let bytes = message.bytes();
-        match shared.while_running(|| self.send(&bytes, file.as_ref().map(|file| file.as_fd()))) {
-            Some(Ok(count)) => {
-                self.rest = bytes[count..].to_vec();
+        match shared.while_running(|| self.send(header, file.as_ref().map(|file| file.as_fd()))) {
+            Some(Ok(HEADER_BYTES)) => {
+                self.held = Some(Held { payload: payload.to_vec(), look: None });
                 self.requests.was_sent(now);
                 return true;
             }
+            // So few bytes are taken together or not at all.
+            Some(Ok(_)) => self.give_up(&Errno::MSGSIZE),
             Some(Err(error)) => self.not_sent(error),
             None => {}
         }
@@ -209,9 +254,9 @@ impl BackendChannel {
     }
 
     fn not_sent(&mut self, error: Errno) {
-        match error {
-            Errno::AGAIN => self.full = true,
-            error => self.give_up(&error),
+        // When something was read there is room again, and we are woken.
+        if error != Errno::AGAIN {
+            self.give_up(&error);
         }
     }
 
@@ -233,16 +278,6 @@ impl BackendChannel {
         }
     }
 
-    fn wait_for_room(&mut self) {
-        let Some(socket) = &self.socket else { return };
-        if self.full != self.waits_for_room {
-            let flags = if self.full { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            if epoll::modify(&self.epoll, socket, EventData::new_u64(0), flags).is_ok() {
-                self.waits_for_room = self.full;
-            }
-        }
-    }
-
     fn export(&mut self, place: (u8, u64), name: Name) {
         self.shared.export(name);
         self.exported.entry(place).or_default().push(name);
@@ -260,6 +295,7 @@ impl BackendChannel {
 
     fn give_up(&mut self, why: &dyn Display) {
         guest_log!(warn, "The front-end is not asked any more to map memory: {why}");
+        self.shared.set_maps(false);
         self.close();
     }
 }
@@ -282,16 +318,21 @@ impl Mapper for BackendChannel {
         if ready || self.requests.under_way() > 0 {
             self.read();
         }
-        match runs {
-            true => self.requests.expire(now),
-            false => self.requests.stop(),
+        if runs {
+            self.requests.expire(now);
+        } else {
+            self.requests.stop();
+            if self.held.is_some() {
+                self.give_up(&STOPPED);
+            }
         }
         self.flush(Some(now));
         self.requests.take_answers(answers);
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.requests.deadline()
+        let look = self.held.as_ref().and_then(|held| held.look);
+        self.requests.deadline().into_iter().chain(look).min()
     }
 
     fn clear(&mut self, answers: &mut Vec<(Ticket, bool)>) {

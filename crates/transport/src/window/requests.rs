@@ -37,10 +37,21 @@ struct Asked {
 impl Requests {
     /// Takes a request, after those before it.
     pub fn ask(&mut self, request: WindowRequest) {
-        if is_map(&request) && self.sent.len() >= MOST_SENT {
+        let nothing = match is_map(&request) {
+            true => self.sent.len() >= MOST_SENT,
+            false => !self.concerns(&request),
+        };
+        if nothing {
             return self.refuse(&request);
         }
         self.waiting.push_back(Asked { request, awaited: true, limit: None });
+    }
+
+    /// Whether there is anything that this would take away, or may be.
+    fn concerns(&self, unmap: &WindowRequest) -> bool {
+        let (region, at, _) = place(unmap);
+        let asked = |asked: &Asked| is_map(&asked.request) && overlap(&asked.request, unmap);
+        self.mapped.contains_key(&(region, at)) || self.waiting.iter().chain(&self.sent).any(asked)
     }
 
     /// Answers a request that nobody can carry out.
@@ -50,7 +61,7 @@ impl Requests {
 
     /// Nobody waits for an answer longer than [`ANSWER_LIMIT`]. A map that was not sent by then is not sent at all.
     pub fn expire(&mut self, now: Instant) {
-        for asked in self.waiting.iter_mut().filter(|asked| is_map(&asked.request)) {
+        for asked in &mut self.waiting {
             asked.limit.get_or_insert(now + ANSWER_LIMIT);
         }
         let late = |asked: &Asked| asked.limit.is_some_and(|limit| limit <= now);

@@ -2,10 +2,8 @@
 //!
 //! Guest memory is a file of the VMM. When that file is cut short after we mapped it, the next access raises SIGBUS, and
 //! nothing but a signal handler can survive that. The handler maps a page of zeros over the one that is gone, counts it,
-//! and the access goes on. This needs `unsafe`, the only place in this crate: a handler has to be installed, the faulting
-//! address read and a page mapped at a fixed address. Anything that is not guest memory dies as it would without us.
-
-#![allow(unsafe_code)]
+//! and the access goes on. This needs `unsafe`: a handler has to be installed, the faulting address read and a page mapped at a
+//! fixed address. Anything that is not guest memory dies as it would without us.
 
 use std::cell::Cell;
 use std::ffi::c_void;
