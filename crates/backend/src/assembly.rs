@@ -204,11 +204,14 @@ pub fn sections(
     })
 }
 
-/// Where the transport puts the side sockets of a VMM that shows the picture itself; without such a display they are
-/// closed, and the VMM shows nothing.
+/// Where the transport puts the side sockets of a VMM that shows the picture itself. Without such a display nothing is said on
+/// them, and the VMM shows nothing; but they stay open: QEMU would read the end of one for ever, and log it each time.
 fn on_gpu_socket(vmm: Option<GpuSocketSender>) -> Box<dyn FnMut(OwnedFd) + Send> {
     match vmm {
         Some(sender) => Box::new(move |socket| sender.send(socket)),
-        None => Box::new(drop),
+        None => {
+            let mut silent = None;
+            Box::new(move |socket| drop(silent.replace(socket)))
+        }
     }
 }
