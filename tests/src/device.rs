@@ -89,6 +89,30 @@ impl Device {
         Self::spawn_in(workspace::scratch("device-")?, command, &all)
     }
 
+    /// Starts a device that renders for its guest, in the bed, where the library and its drivers are, with the stand-in for
+    /// `/dev/udmabuf`.
+    pub fn spawn_rendering<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
+        let program = workspace::binary(PROGRAM)?;
+        let program = program.to_str().context("A path without a name")?;
+        let dir = workspace::scratch("device-")?;
+        let mut command = bed::run::with_udmabuf(bed::mesa()?, program)?;
+        command.env("XDG_CACHE_HOME", workspace::target().join("tmp/cache"));
+        let mut all: Vec<OsString> = ["--renderer", "virgl"].map(Into::into).to_vec();
+        all.extend(options.iter().map(|option| option.as_ref().to_owned()));
+        Self::spawn_in(dir, command, &all)
+    }
+
+    /// The processes that render for its guest: each with its kind.
+    pub fn renderers(&self) -> Result<Vec<(Pid, String)>> {
+        let mut found = Vec::new();
+        for (process, words) in descendants(self.id())? {
+            if let (Some("as-renderer"), Some(kind)) = (words.get(1).map(String::as_str), words.get(2)) {
+                found.extend(Pid::from_raw(process.cast_signed()).map(|process| (process, kind.clone())));
+            }
+        }
+        Ok(found)
+    }
+
     fn spawn_with<S: AsRef<OsStr>>(inputs: &[(&str, &str)], command: Command, options: &[S]) -> Result<Self> {
         let dir = workspace::scratch("device-")?;
         let mut all = Vec::new();

@@ -14,6 +14,7 @@
 //! - [`bed`] makes what a guest needs: a cached Debian tree with QEMU, a kernel and the programs that tests use.
 //! - [`guest`] boots one and talks to the agent inside.
 //! - [`device`] starts the program under test.
+//! - [`scene`] has a GPU draw, in a guest and on the host.
 //! - [`stage`] is a device without a guest, for tests of what people see and do.
 //! - [`xserver`] is a desktop for a viewer's windows.
 //!
@@ -28,6 +29,7 @@ pub mod libvirt;
 pub mod picture;
 pub mod process;
 pub mod progress;
+pub mod scene;
 pub mod stage;
 pub mod token;
 pub mod vnc;
@@ -39,4 +41,5 @@ pub use disk::Disk;
 pub use guest::{Accel, Config, Firmware, Gpu, Guest, Input, Private, Watch};
 pub use guest_agent::{Draw, Head, InputDevice, InputEvent};
 pub use picture::Picture;
+pub use scene::Scene;
 pub use token::Token;

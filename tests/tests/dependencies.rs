@@ -12,13 +12,14 @@ use tests::workspace;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("frames", &[]),
+    ("jail", &[]),
     ("device", &["protocol"]),
     ("renderer", &["device", "protocol"]),
     ("display", &["device", "protocol", "frames"]),
     ("transport", &["device", "protocol"]),
     ("viewer", &["frames"]),
-    ("backend", &["protocol", "device", "renderer", "display", "transport", "frames"]),
-    ("beamsplit", &["viewer", "frames"]),
+    ("backend", &["protocol", "device", "renderer", "display", "transport", "frames", "jail"]),
+    ("beamsplit", &["viewer", "frames", "jail"]),
     // Nothing depends on these, so they may use what they like.
     ("guest-agent", &[]),
     ("guest-probe", &[]),
@@ -38,6 +39,7 @@ const ALLOWED_IN_TESTS: &[(&str, &str)] =
 const EVERYTHING: &[&str] = &[
     "protocol",
     "frames",
+    "jail",
     "device",
     "renderer",
     "display",

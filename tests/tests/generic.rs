@@ -1,8 +1,11 @@
 //! QEMU's generic vhost-user device as a GPU: the screen is ours alone.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use tests::guest::PATIENCE;
 use tests::process::wait_until;
+use tests::progress::say;
 use tests::{Config, Device, Draw, Gpu, Guest, Head};
 
 #[test]
@@ -43,4 +46,28 @@ fn the_generic_device_is_a_gpu_whose_pictures_the_device_shows_also_after_reboot
 
     let mut next = Guest::boot(Config::mini().gpu(Gpu::generic(&device)))?;
     next.assert_pictures_are_shown(&device)
+}
+
+/// VIRTIO_GPU_CAPSET_VENUS: whose contexts have memory of the host without any driver's help.
+const VENUS: u32 = 4;
+/// More than a few of a driver's, and below what QEMU has slots for.
+const BLOBS: u32 = 150;
+const BLOB_BYTES: u32 = 64 << 10;
+
+#[test]
+fn a_guest_maps_more_than_a_hundred_blobs_of_the_hosts_memory_at_once_and_others_in_their_places() -> Result<()> {
+    let device = Device::spawn_rendering(&["--display", "none", "--window", "64M"])?;
+    let mut guest = Guest::boot(Config::mini().gpu(Gpu::generic(&device)))?;
+    let begin = Instant::now();
+    guest.map_blobs(VENUS, BLOBS, BLOB_BYTES)?;
+    // Half of them go, and as many come in their places.
+    let maps = u64::from(BLOBS + BLOBS / 2);
+    say(format_args!("{maps} blobs, {BLOBS} at once: {:.1} s", begin.elapsed().as_secs_f32()));
+    let stats = device.stats()?;
+    assert_eq!(stats["device"]["blob_maps"], maps, "{stats}");
+    assert_eq!(stats["device"]["blob_bytes"], maps * u64::from(BLOB_BYTES), "{stats}");
+    // All are unmapped by then, and the window is whole again.
+    guest.map_blobs(VENUS, BLOBS, BLOB_BYTES)?;
+    assert_eq!(device.stats()?["device"]["blob_maps"], 2 * maps);
+    guest.assert_pictures_are_shown(&device)
 }

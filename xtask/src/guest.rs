@@ -25,6 +25,8 @@ pub fn run(options: &Options) -> Result<()> {
         println!("{}", themes.join("\n"));
         return Ok(());
     };
+    // Two words are a file's name with either mark.
+    let name = &name.replace('-', "_");
     if !themes.contains(name) {
         bail!("No guest tests named {name}; there are {}", themes.join(", "));
     }

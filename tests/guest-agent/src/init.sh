@@ -27,6 +27,8 @@ done
 
 [ -n "$root" ] || exit 0
 mkdir -p /lower /upper
+# Programs' libraries are large, and read from all over.
+echo 4096 >"/sys/block/${root#/dev/}/queue/read_ahead_kb"
 mount -o ro "$root" /lower
 mount -t tmpfs upper /upper
 mkdir /upper/data /upper/work

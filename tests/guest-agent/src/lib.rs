@@ -64,6 +64,25 @@ pub enum Request {
         /// Its name.
         node: String,
     },
+    /// Maps so many blobs of the host's memory at once, by a context of a capset, and looks whether each holds what is written.
+    Blobs {
+        /// The capset.
+        capset: u32,
+        /// How many at once.
+        count: u32,
+        /// Bytes of each.
+        bytes: u32,
+    },
+    /// Has a new client submit a command that does nothing, and keeps its fence.
+    Submit {
+        /// The capset of its context; 0 leaves that to the kernel.
+        capset: u32,
+    },
+    /// Waits for the end of what was submitted last. Answered by [`Reply::HasEnded`].
+    HasEnded {
+        /// At most so long.
+        seconds: u64,
+    },
     /// Says something to a watched node's device, as a program that sets a light does.
     Tell {
         /// Its name.
@@ -198,6 +217,8 @@ pub enum Reply {
     Heads(Vec<Head>),
     /// The input devices.
     InputDevices(Vec<InputDevice>),
+    /// Whether what was submitted has ended.
+    HasEnded(bool),
     /// The whole buffer that is now shown, as the guest reads it back: X8R8G8B8 in little-endian order, without gaps.
     Drawn {
         /// Width in pixels.

@@ -5,6 +5,7 @@ mod port;
 mod scene;
 mod screen;
 mod shell;
+mod virtgpu;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -17,6 +18,7 @@ use guest_agent::{Draw, HELLO, Reply, Request, read_message, write_message};
 use input::Inputs;
 use port::Port;
 use screen::Screens;
+use virtgpu::Submitted;
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
@@ -31,14 +33,22 @@ fn main() {
     if let Err(error) = init() {
         println!("guest agent: {error:#}");
     }
-    let (screens, inputs) = (Screens::default(), Inputs::default());
+    let state = State::default();
     // The first program must not end: the kernel would panic. The port may go, and come again.
     loop {
-        if let Err(error) = serve(&screens, &inputs) {
+        if let Err(error) = serve(&state) {
             println!("guest agent: {error:#}");
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// What outlives a conversation.
+#[derive(Default)]
+struct State {
+    screens: Screens,
+    inputs: Inputs,
+    submitted: Submitted,
 }
 
 /// As a program for people: draws the moving picture until they press Enter.
@@ -62,7 +72,7 @@ fn init() -> Result<()> {
     Ok(())
 }
 
-fn serve(screens: &Screens, inputs: &Inputs) -> Result<()> {
+fn serve(state: &State) -> Result<()> {
     let mut port = Port::open()?;
     port.write_all(&HELLO)?;
     let uptime = fs::read_to_string("/proc/uptime")?;
@@ -71,13 +81,14 @@ fn serve(screens: &Screens, inputs: &Inputs) -> Result<()> {
     write_message(&mut port, &Reply::Booted { uptime, kernel }, &[])?;
     loop {
         let (request, input) = read_message::<Request>(&mut port)?;
-        let (reply, output) = answer(request, &input, screens, inputs)
-            .unwrap_or_else(|error| (Reply::Failed(format!("{error:#}")), Vec::new()));
+        let (reply, output) =
+            answer(request, &input, state).unwrap_or_else(|error| (Reply::Failed(format!("{error:#}")), Vec::new()));
         write_message(&mut port, &reply, &output)?;
     }
 }
 
-fn answer(request: Request, input: &[u8], screens: &Screens, inputs: &Inputs) -> Result<(Reply, Vec<u8>)> {
+fn answer(request: Request, input: &[u8], state: &State) -> Result<(Reply, Vec<u8>)> {
+    let State { screens, inputs, submitted } = state;
     match request {
         Request::Run { command, seconds } => shell::run(&command, input, Duration::from_secs(seconds)),
         Request::Spawn { command } => Ok((Reply::Started { pid: shell::spawn(&command)? }, Vec::new())),
@@ -93,6 +104,13 @@ fn answer(request: Request, input: &[u8], screens: &Screens, inputs: &Inputs) ->
         Request::InputDevices => Ok((Reply::InputDevices(Inputs::devices()?), Vec::new())),
         Request::Watch { node } => inputs.watch(&node).map(|()| (Reply::Done, Vec::new())),
         Request::Events { node } => Ok((Reply::Done, inputs.events(&node)?)),
+        Request::Blobs { capset, count, bytes } => {
+            virtgpu::blobs(capset, count, bytes).map(|()| (Reply::Done, Vec::new()))
+        }
+        Request::Submit { capset } => submitted.submit(capset).map(|()| (Reply::Done, Vec::new())),
+        Request::HasEnded { seconds } => {
+            Ok((Reply::HasEnded(submitted.ended(Duration::from_secs(seconds))?), Vec::new()))
+        }
         Request::Tell { node, event } => inputs.tell(&node, &event).map(|()| (Reply::Done, Vec::new())),
     }
 }

@@ -34,15 +34,10 @@ pub fn qemu(tree: &Tree) -> Command {
 /// host's /dev, /proc, /sys, /tmp and the project's folder in it.
 pub fn inside(tree: &Tree, program: &str) -> Command {
     // Nothing is left behind: the mounts vanish with the last process in the namespace. No process is put in between.
-    let script = r#"
-        root=$1 project=$2; shift 2
-        mount --make-rprivate /
-        mount --bind "$root" "$root"
-        for dir in /dev /proc /sys /tmp; do mount --rbind $dir "$root$dir"; done
-        mkdir -p "$root$project"
-        mount --rbind "$project" "$root$project"
-        exec chroot "$root" "$@"
-    "#;
+    // In one line: see `words`.
+    let script = "root=$1 project=$2; shift 2; mount --make-rprivate /; mount --bind \"$root\" \"$root\"; \
+                  for dir in /dev /proc /sys /tmp; do mount --rbind $dir \"$root$dir\"; done; \
+                  mkdir -p \"$root$project\"; mount --rbind \"$project\" \"$root$project\"; exec chroot \"$root\" \"$@\"";
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
         command.arg("--map-root-user");
@@ -71,4 +66,10 @@ pub fn with_udmabuf(tree: &Tree, program: &str) -> Result<Command> {
     let mut command = inside(tree, "/usr/bin/env");
     command.arg(format!("LD_PRELOAD=/{LIBRARIES}/{NAME}")).arg(program);
     Ok(command)
+}
+
+/// What a command runs, a word a line: for programs that put their own after it.
+pub fn words(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join("\n")
 }

@@ -21,6 +21,8 @@ pub enum Gpu {
     None,
     /// QEMU's own virtio-gpu, in its process: to test the bed itself.
     Qemu,
+    /// QEMU's own with OpenGL, in its process: to compare.
+    QemuGl,
     /// QEMU's vhost-user-gpu-pci on a back-end's socket.
     VhostUserGpu(PathBuf),
     /// QEMU's vhost-user-vga on a back-end's socket.
@@ -57,6 +59,7 @@ impl Gpu {
         Some(match self {
             Gpu::None | Gpu::VfioUser(_) => return None,
             Gpu::Qemu => "virtio-gpu-pci".to_owned(),
+            Gpu::QemuGl => "virtio-gpu-gl-pci".to_owned(),
             Gpu::VhostUserGpu(_) => format!("vhost-user-gpu-pci,chardev={id}-socket"),
             Gpu::VhostUserVga(_) => format!("vhost-user-vga,chardev={id}-socket"),
             Gpu::Generic(_) => {
@@ -92,12 +95,12 @@ impl Gpu {
 
     /// Whether QEMU itself shows this device's screen.
     pub(super) fn screen_in_qemu(&self) -> bool {
-        matches!(self, Gpu::Qemu | Gpu::VhostUserGpu(_) | Gpu::VhostUserVga(_))
+        matches!(self, Gpu::Qemu | Gpu::QemuGl | Gpu::VhostUserGpu(_) | Gpu::VhostUserVga(_))
     }
 
     fn socket(&self) -> Option<&Path> {
         match self {
-            Gpu::None | Gpu::Qemu | Gpu::VfioUser(_) => None,
+            Gpu::None | Gpu::Qemu | Gpu::QemuGl | Gpu::VfioUser(_) => None,
             Gpu::VhostUserGpu(path) | Gpu::VhostUserVga(path) | Gpu::Generic(path) => Some(path),
         }
     }
@@ -108,6 +111,7 @@ impl fmt::Display for Gpu {
         f.write_str(match self {
             Gpu::None => "no GPU",
             Gpu::Qemu => "virtio-gpu-pci",
+            Gpu::QemuGl => "virtio-gpu-gl-pci",
             Gpu::VhostUserGpu(_) => "vhost-user-gpu-pci",
             Gpu::VhostUserVga(_) => "vhost-user-vga",
             Gpu::Generic(_) => "vhost-user-test-device-pci",
@@ -162,6 +166,14 @@ impl Input {
     }
 }
 
+/// Where the programs of a guest are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    Initramfs,
+    Desktop,
+    Mesa,
+}
+
 /// How a guest's memory is not shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Private {
@@ -208,7 +220,7 @@ pub struct Config {
     memory: Vec<u32>,
     private_memory: Option<Private>,
     modules: Vec<&'static str>,
-    desktop: bool,
+    root: Root,
     qemu: Option<PathBuf>,
     arguments: Vec<OsString>,
     kernel_words: String,
@@ -230,7 +242,7 @@ impl Config {
             memory: vec![512],
             private_memory: None,
             modules: vec!["gpu"],
-            desktop: false,
+            root: Root::Initramfs,
             qemu: None,
             arguments: Vec::new(),
             kernel_words: String::new(),
@@ -241,7 +253,14 @@ impl Config {
 
     /// A Debian with weston, Xorg and modetest, on a disk that is not written.
     pub fn desktop() -> Self {
-        Config { desktop: true, memory: vec![1024], modules: vec!["gpu", "disk", "input"], ..Config::mini() }
+        let modules = vec!["gpu", "disk", "input"];
+        Config { root: Root::Desktop, memory: vec![1024], modules, ..Config::mini() }
+    }
+
+    /// A Debian with programs that draw by OpenGL and Vulkan, on a disk that is not written, and two processors.
+    pub fn mesa() -> Self {
+        let config = Config { root: Root::Mesa, memory: vec![1536], modules: vec!["gpu", "disk"], ..Config::mini() };
+        config.arguments(["-smp", "2"])
     }
 
     /// Adds a display device.
@@ -361,8 +380,10 @@ impl Config {
 
     /// QEMU's command line. Its sockets and logs are in `dir`.
     pub(super) fn command(&self, dir: &Path) -> Result<Command> {
+        let gl = self.gpus.iter().any(|(gpu, _)| matches!(gpu, Gpu::QemuGl));
         let mut qemu = match (&self.qemu, &self.window) {
             (Some(program), _) => Command::new(program),
+            (None, None) if gl => bed::run::inside(bed::vm_window()?, "qemu-system-x86_64"),
             (None, None) => bed::run::qemu(bed::vm()?),
             (None, Some(_)) => bed::run::inside(bed::vm_window()?, "qemu-system-x86_64"),
         };
@@ -370,6 +391,8 @@ impl Config {
         match &self.window {
             // Without OpenGL it refuses a vhost-user GPU.
             Some(display) => qemu.arg("sdl,gl=on").env("DISPLAY", display).env("XDG_RUNTIME_DIR", dir),
+            // A window that nobody sees: it has OpenGL all the same.
+            None if gl => qemu.arg("sdl,gl=on").env("SDL_VIDEODRIVER", "offscreen").env("XDG_RUNTIME_DIR", dir),
             None => qemu.arg("none"),
         };
         match self.accel {
@@ -388,8 +411,13 @@ impl Config {
         qemu.args(["-device", "virtio-serial-pci"]).arg("-chardev");
         qemu.arg(path_option("socket,id=agent,path=", &dir.join("agent")).with(",server=on,wait=off"));
         qemu.arg("-device").arg(format!("virtserialport,chardev=agent,name={}", guest_agent::PORT));
-        if self.desktop {
-            qemu.arg("-drive").arg(path_option("if=none,id=root,format=raw,readonly=on,file=", bed::desktop()?));
+        let disk = match self.root {
+            Root::Initramfs => None,
+            Root::Desktop => Some(bed::desktop()?),
+            Root::Mesa => Some(bed::mesa_disk()?),
+        };
+        if let Some(disk) = disk {
+            qemu.arg("-drive").arg(path_option("if=none,id=root,format=raw,readonly=on,file=", disk));
             qemu.args(["-device", "virtio-blk-pci,drive=root"]);
         }
         for (index, (gpu, options)) in self.gpus.iter().enumerate() {
@@ -486,7 +514,7 @@ impl Config {
 
     /// The kernel's command line.
     pub fn append(&self) -> String {
-        let root = if self.desktop { " beamsplit.root=/dev/vda" } else { "" };
+        let root = if self.root == Root::Initramfs { "" } else { " beamsplit.root=/dev/vda" };
         format!("{KERNEL_WORDS} beamsplit.modules={}{root}{}", self.modules.join(","), self.kernel_words)
     }
 }

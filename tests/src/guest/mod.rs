@@ -185,6 +185,24 @@ impl Guest {
         self.draw(Draw::Flip { head })?.context("Nothing drawn")
     }
 
+    /// Maps so many blobs of the host's memory at once, by a context of a capset, and looks whether each holds what is written.
+    pub fn map_blobs(&mut self, capset: u32, count: u32, bytes: u32) -> Result<()> {
+        self.ask(&Request::Blobs { capset, count, bytes }, &[]).map(drop)
+    }
+
+    /// Has a new client of the GPU submit a command that does nothing, by a context of a capset, or of none.
+    pub fn submit(&mut self, capset: u32) -> Result<()> {
+        self.ask(&Request::Submit { capset }, &[]).map(drop)
+    }
+
+    /// Whether what was submitted last has ended, or does within some seconds.
+    pub fn has_ended(&mut self, seconds: u64) -> Result<bool> {
+        match self.ask(&Request::HasEnded { seconds }, &[])?.0 {
+            Reply::HasEnded(ended) => Ok(ended),
+            reply => bail!("The agent answered {reply:?}"),
+        }
+    }
+
     /// What QEMU shows of the first head of the first GPU.
     pub fn screen(&mut self) -> Result<Picture> {
         self.screen_of("gpu0", 0)
