@@ -22,10 +22,10 @@ use crate::values::SandboxMode;
 use host::Host;
 pub use report::{Line, Report};
 
-/// What a process for 3D may take on top of its guest's share, so many times that and so many bytes: a driver alone has more
-/// than a hundred MiB.
+/// What a process for 3D may take: so many times its guest's share, and so many bytes more. A driver alone has more than a
+/// hundred MiB, and a stack of 8 MiB for each of its threads, of which it has one for each processor.
 const SHARES: u64 = 4;
-const DRIVER: u64 = 1 << 30;
+const DRIVER: u64 = 2 << 30;
 
 /// What a guest is offered, and how processes that draw it are started.
 #[derive(Debug)]
@@ -47,9 +47,21 @@ pub struct Found {
     pub report: Report,
 }
 
-/// Looks for what `words` ask for. `memory` is the guest's share, `name` the guest's. An error where something was named that
-/// is not there.
-pub fn find(words: &ThreeD, sandbox: SandboxMode, memory: u64, name: &str) -> Result<Found> {
+/// Whose 3D it is.
+#[derive(Debug)]
+pub struct Guest<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its share of memory in bytes.
+    pub memory: u64,
+    /// How strictly processes that draw for it are locked in.
+    pub sandbox: SandboxMode,
+    /// What they log.
+    pub log: String,
+}
+
+/// Looks for what `words` ask for. An error where something was named that is not there.
+pub fn find(words: &ThreeD, guest: Guest<'_>) -> Result<Found> {
     let host = Host::look(words.node.as_deref());
     if let (Some(node), Some(why)) = (&words.node, &host.node_refused) {
         bail!("Cannot use the render node {}: {why}", node.display());
@@ -59,14 +71,14 @@ pub fn find(words: &ThreeD, sandbox: SandboxMode, memory: u64, name: &str) -> Re
             bail!("Cannot use {word} {}: there is no such file", path.display());
         }
     }
-    let memory = memory.saturating_mul(SHARES).saturating_add(DRIVER);
     let spec = Spec {
         library: words.library.clone(),
         server: words.server.clone(),
         node: words.node.clone(),
         shaders: None,
-        sandbox,
-        memory,
+        sandbox: guest.sandbox,
+        memory: guest.memory.saturating_mul(SHARES).saturating_add(DRIVER),
+        log: "warn".to_owned(),
     };
     let kinds = [Kind::Gl, Kind::Vk].into_iter().filter(|kind| words.wants(*kind));
     let findings: Vec<Finding> = kinds.map(|kind| cache::recall_or_ask(kind, &spec)).collect();
@@ -85,7 +97,12 @@ pub fn find(words: &ThreeD, sandbox: SandboxMode, memory: u64, name: &str) -> Re
     let report = Report::new(&host, &findings, &capsets, window);
     let server = findings.iter().find_map(|finding| finding.server.clone());
     let offer = (!capsets.is_empty()).then(|| Offer {
-        spec: Spec { server: spec.server.clone().or(server), shaders: folders::shaders(&spec, name), ..spec },
+        spec: Spec {
+            server: spec.server.clone().or(server),
+            shaders: folders::shaders(&spec, guest.name),
+            log: guest.log,
+            ..spec
+        },
         capsets,
         window,
     });
@@ -132,9 +149,13 @@ pub fn print(options: &Options) -> Result<()> {
             ThreeD::judge(&asked)?.context("--verbose tells of --renderer virgl, and another renderer is named")?;
         // What is missing is what is asked for here.
         let words = ThreeD { named: false, ..words };
-        let memory = options.memory.map_or(256 << 20, |bytes| bytes.0);
-        let sandbox = options.sandbox.unwrap_or(SandboxMode::On);
-        let found = find(&words, sandbox, memory, "print-capabilities")?;
+        let guest = Guest {
+            name: "print-capabilities",
+            memory: options.memory.map_or(256 << 20, |bytes| bytes.0),
+            sandbox: options.sandbox.unwrap_or(SandboxMode::On),
+            log: String::new(),
+        };
+        let found = find(&words, guest)?;
         found.report.lines.iter().for_each(|line| eprintln!("{line}"));
         said["beamsplit"] = found.report.json;
     }

@@ -32,6 +32,7 @@ pub use environment::environment;
 pub use probe::{Finding, ask};
 
 use crate::inherited::{self, inherit};
+use crate::logging;
 use crate::sandbox;
 use crate::values::SandboxMode;
 
@@ -57,6 +58,8 @@ pub struct Spec {
     pub sandbox: SandboxMode,
     /// The most memory of its own, in bytes.
     pub memory: u64,
+    /// What it logs.
+    pub log: String,
 }
 
 impl Spec {
@@ -103,6 +106,7 @@ pub fn run(words: &[OsString]) -> Option<Result<()>> {
 
 fn render(kind: Option<&str>, socket: &str, spec: &str) -> Result<()> {
     let (kind, spec) = (kind_of(kind)?, Spec::from_word(spec)?);
+    logging::start_inside(&spec.log);
     let number = socket.parse().context("The socket is no number")?;
     let socket = inherited::unix_socket(number, SocketType::SEQPACKET)?;
     // Who watches over us goes: so do we. That the device goes, the socket tells.

@@ -4,6 +4,7 @@ use std::backtrace::Backtrace;
 use std::io::IsTerminal;
 
 use device::guest_log;
+use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -22,4 +23,11 @@ pub fn start(filter: Targets) {
         let name = thread.name().unwrap_or("unnamed");
         guest_log!(error, "Thread {name}: {panic}\n{}", Backtrace::force_capture());
     }));
+}
+
+/// The same in a process whose lines another one passes on, which knows the time and its name.
+pub fn start_inside(filter: &str) {
+    let filter = filter.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let _ = tracing_subscriber::registry().with(lines.without_time().with_target(false)).with(filter).try_init();
 }

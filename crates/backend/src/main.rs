@@ -34,7 +34,7 @@ use device::{Desktop, Stats};
 
 use args::{Options, Usage};
 use assembly::Parts;
-use capabilities::{Line, Offer};
+use capabilities::{Guest, Line, Offer};
 use card::Card;
 use config::Config;
 use control::mailbox::mailbox;
@@ -121,7 +121,9 @@ fn serve(config: Config) -> Result<()> {
 /// What the guest is offered of 3D, where that was asked for and something was found.
 fn offer(config: &Config) -> Result<Option<Offer>> {
     let Some(words) = &config.three_d else { return Ok(None) };
-    let found = capabilities::find(words, config.sandbox, config.memory, &config.name)?;
+    let Config { name, memory, sandbox, log, .. } = config;
+    let guest = Guest { name, memory: *memory, sandbox: *sandbox, log: log.to_string() };
+    let found = capabilities::find(words, guest)?;
     for line in &found.report.lines {
         match line {
             Line::Good(text) => tracing::info!("{text}"),

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use bench::frontend::command;
+use bench::frontend::message::request;
 use bench::frontend::{Channel, FrontEnd, Kind, Options};
 use protocol::ResourceId;
 use renderer::virgl::stream;
@@ -34,6 +35,8 @@ impl Guest {
         options.features |= VIRGL;
         let mut front_end = FrontEnd::over(Channel::new(socket, options.patience).unwrap(), options).unwrap();
         front_end.negotiate().unwrap();
+        // As the generic device does: it maps memory, so its guest may have all of 3D.
+        front_end.channel().ask(request::GET_SHMEM_CONFIG, &[], &[]).unwrap();
         assert!(front_end.start().unwrap().is_none());
         Guest { front_end, fences: 0 }
     }

@@ -68,7 +68,15 @@ mod tests {
     use crate::values::SandboxMode;
 
     fn spec() -> Spec {
-        Spec { library: None, server: None, node: None, shaders: None, sandbox: SandboxMode::On, memory: 0 }
+        Spec {
+            library: None,
+            server: None,
+            node: None,
+            shaders: None,
+            sandbox: SandboxMode::On,
+            memory: 0,
+            log: String::new(),
+        }
     }
 
     fn made(spec: &Spec, ours: &[(&str, &str)]) -> Vec<(String, String)> {

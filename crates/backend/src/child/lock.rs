@@ -178,7 +178,15 @@ mod tests {
     }
 
     fn spec() -> Spec {
-        Spec { library: None, server: None, node: None, shaders: None, sandbox: SandboxMode::On, memory: 0 }
+        Spec {
+            library: None,
+            server: None,
+            node: None,
+            shaders: None,
+            sandbox: SandboxMode::On,
+            memory: 0,
+            log: String::new(),
+        }
     }
 
     #[test]

@@ -35,7 +35,6 @@ pub struct Nursery {
 
 struct Running {
     id: u32,
-    kind: Kind,
     process: Child,
     pid: Pid,
     ends: OwnedFd,
@@ -130,7 +129,7 @@ impl Nursery {
         let pid = Pid::from_raw(process.id() as i32).context("A process has the id 0")?;
         // It is our child and was not waited for: the number is its.
         let ends = pidfd_open(pid, PidfdFlags::empty()).context("Cannot watch a process for 3D")?;
-        Ok(Running { id, kind, process, pid, ends, lines })
+        Ok(Running { id, process, pid, ends, lines })
     }
 
     fn kill(&self, id: u32) {
@@ -148,7 +147,6 @@ impl Nursery {
             Ok(status) => describe(status, running.lines.last()),
             Err(error) => error.to_string(),
         };
-        eprintln!("beamsplit-device: The process for 3D ({}) ended: {how}", child::word_for(running.kind));
         self.say(News::Ended { id: running.id, how });
     }
 
