@@ -1,7 +1,7 @@
 //! Blobs that a context makes in memory of the host, and their place in the guest's window (virtio 1.3, section 5.7.6.8).
 
 use protocol::command::CreateBlob;
-use protocol::{ContextId, Header, Reply, ReplyError, ResourceId, feature};
+use protocol::{ContextId, Header, ReplyError, ResourceId, feature};
 
 use super::resources::Desc;
 use super::window::{Answer, pages};
@@ -16,6 +16,8 @@ use crate::virtio::Ticket;
 pub(super) const BLOB_MEM_HOST3D: u32 = 2;
 /// `VIRTIO_GPU_BLOB_MEM_HOST3D_GUEST`.
 pub(super) const BLOB_MEM_HOST3D_GUEST: u32 = 3;
+/// `VIRTIO_GPU_BLOB_FLAG_USE_MAPPABLE`.
+const MAPPABLE: u32 = 1 << 0;
 /// `VIRTIO_GPU_BLOB_FLAG_USE_*`, all of them.
 pub(super) const BLOB_FLAGS: u32 = 0b111;
 
@@ -88,6 +90,9 @@ impl Gpu {
         let three_d = self.three_d.as_mut().filter(|_| self.features & feature::RESOURCE_BLOB != 0);
         let three_d = three_d.ok_or(ReplyError::Unspec)?;
         let Desc::HostBlob(blob) = self.resources.get(resource)?.desc else { return Err(ReplyError::InvalidParameter) };
+        if blob.host.flags & MAPPABLE == 0 {
+            return Err(ReplyError::InvalidParameter);
+        }
         three_d.window.place(ticket, resource, at, blob.host.size)?;
         let over = if blob.is_made { self.try_show_blob(resource) } else { None };
         Ok(match over {
@@ -114,10 +119,13 @@ impl Gpu {
     pub(super) fn unmap_blob(&mut self, resource: ResourceId) -> Result<(), ReplyError> {
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         self.resources.get(resource)?;
-        if !three_d.window.is_mapped(resource) {
+        if !three_d.window.has(resource) {
             return Err(ReplyError::InvalidParameter);
         }
-        three_d.window.take_away(resource);
+        // Linux frees a blob without waiting until it is seen.
+        if let Some((ticket, reply)) = three_d.window.take_away(resource) {
+            self.complete(ticket, reply);
+        }
         Ok(())
     }
 
@@ -146,6 +154,3 @@ impl Blob {
         self.host.id != 0 || self.context == context
     }
 }
-
-/// A reply for who waited for a command that will never be done.
-pub(super) const GONE: Reply = Reply::Error(ReplyError::InvalidResourceId);

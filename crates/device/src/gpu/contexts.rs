@@ -144,6 +144,7 @@ impl Contexts {
 
 impl Gpu {
     pub(super) fn ctx_create(&mut self, header: &Header, init: u32, name: Vec<u8>) -> Result<(), ReplyError> {
+        self.speaks_3d()?;
         let context = ContextId(header.ctx_id);
         let with_kind = self.has(feature::CONTEXT_INIT);
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
@@ -164,10 +165,12 @@ impl Gpu {
     }
 
     pub(super) fn ctx_destroy(&mut self, header: &Header) -> Result<(), ReplyError> {
+        self.speaks_3d()?;
         self.three_d.as_mut().ok_or(ReplyError::Unspec)?.close(ContextId(header.ctx_id))
     }
 
     pub(super) fn ctx_attach(&mut self, header: &Header, resource: ResourceId) -> Result<(), ReplyError> {
+        self.speaks_3d()?;
         let context = ContextId(header.ctx_id);
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         three_d.contexts.get(context)?;
@@ -182,6 +185,7 @@ impl Gpu {
     }
 
     pub(super) fn ctx_detach(&mut self, header: &Header, resource: ResourceId) -> Result<(), ReplyError> {
+        self.speaks_3d()?;
         let context = ContextId(header.ctx_id);
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         three_d.contexts.leave(context, resource)?;

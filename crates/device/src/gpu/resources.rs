@@ -8,7 +8,7 @@ use protocol::command::CreateBlob;
 use protocol::{ContextId, Format, Header, MemEntry, Rect, Reply, ReplyError, Resource3d, ResourceId, feature};
 use uuid::Uuid;
 
-use super::blobs::{BLOB_FLAGS, BLOB_MEM_HOST3D, BLOB_MEM_HOST3D_GUEST, Blob, GONE};
+use super::blobs::{BLOB_FLAGS, BLOB_MEM_HOST3D, BLOB_MEM_HOST3D_GUEST, Blob};
 use super::three_d::{estimate, is_flat};
 use super::{Gpu, Step, Undo};
 use crate::backing::Backing;
@@ -358,7 +358,8 @@ impl Gpu {
         }
         three_d.renderer.destroy(resource);
         let mapped = three_d.window.take_away(resource);
-        let flushes = three_d.reads.forget(resource).into_iter().map(|flush| (flush, GONE));
+        // Nothing is to be seen of it any more, and that is so.
+        let flushes = three_d.reads.forget(resource).into_iter().map(|flush| (flush, Reply::OkNoData));
         for (ticket, reply) in flushes.chain(mapped) {
             self.complete(ticket, reply);
         }

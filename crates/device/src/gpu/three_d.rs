@@ -128,7 +128,7 @@ fn contains(desc: &Resource3d, level: u32, area: &Box3d) -> bool {
 
 impl Gpu {
     /// Whether the driver may speak of contexts.
-    fn speaks_3d(&self) -> Result<(), ReplyError> {
+    pub(super) fn speaks_3d(&self) -> Result<(), ReplyError> {
         (self.three_d.is_some() && self.has(feature::VIRGL)).then_some(()).ok_or(ReplyError::Unspec)
     }
 

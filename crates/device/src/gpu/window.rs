@@ -134,9 +134,9 @@ impl Window {
         Some((command, FAILED))
     }
 
-    /// Whether the guest sees a blob.
-    pub fn is_mapped(&self, resource: ResourceId) -> bool {
-        matches!(self.mappings.get(&resource), Some(Mapping { state: State::Mapped, .. }))
+    /// Whether a blob has a place.
+    pub fn has(&self, resource: ResourceId) -> bool {
+        self.mappings.contains_key(&resource)
     }
 
     /// A blob is to be seen no more. Returns the command that waited to see it.

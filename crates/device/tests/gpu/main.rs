@@ -20,5 +20,6 @@ mod screen;
 mod script;
 mod state;
 mod strict;
+mod three_d;
 mod three_d_hostile;
 mod window;
