@@ -24,6 +24,7 @@ mod watch;
 pub mod wire;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -115,6 +116,8 @@ pub struct Isolated {
     reads: u64,
     /// Answers that nobody has been told yet.
     finished: Vec<Rendered>,
+    /// Room for answers on their way there.
+    answers: Vec<Answer>,
     /// There is more to be done at once.
     again: bool,
     wakes: Wakes,
@@ -182,6 +185,7 @@ impl Isolated {
             images: 0,
             reads: 0,
             finished: Vec::new(),
+            answers: Vec::new(),
             again: false,
             wakes: Wakes::default(),
         })
@@ -390,10 +394,10 @@ impl Isolated {
         if self.lives == 0 {
             return;
         }
-        let mut events = Vec::with_capacity(8);
+        let mut room = [MaybeUninit::uninit(); 8];
         // Without an answer, what there is to see is seen the next time.
-        let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&Timespec::default()));
-        for event in &events {
+        let ready = epoll::wait(&self.epoll, &mut room, Some(&Timespec::default()));
+        for event in ready.map_or(&[][..], |(events, _)| &*events) {
             let data = event.data.u64();
             if data == CHILDREN {
                 self.bury(now);
@@ -420,7 +424,7 @@ impl Isolated {
 
     fn serve(&mut self, kind: Kind, now: Instant) {
         let Some(process) = &mut self.processes[at(kind)] else { return };
-        let mut answers = Vec::new();
+        let mut answers = std::mem::take(&mut self.answers);
         let was_blocked = process.is_blocked();
         let mut asleep = false;
         for _ in 0..ROUNDS {
@@ -440,9 +444,10 @@ impl Isolated {
         }
         self.options.stats.renderer_lies.add(process.new_lies());
         let verdict = process.verdict(now);
-        for answer in answers {
+        for answer in answers.drain(..) {
             self.finish(answer);
         }
+        self.answers = answers;
         if let Some(how) = verdict {
             self.lose(kind, &how, now);
             return;
@@ -474,18 +479,16 @@ impl Isolated {
     /// A process is of no use any more.
     fn lose(&mut self, kind: Kind, how: &str, now: Instant) {
         let last = self.processes[at(kind)].as_ref().and_then(Process::last);
-        let begun = last.map(|(command, context)| {
-            let name = self.contexts.get(&context).map(|context| printable(&context.name)).unwrap_or_default();
-            match context.0 {
-                0 => format!(", last at {command}"),
-                id => format!(", last at {command} of context {id} \"{name}\""),
-            }
+        let last = last.map(|(command, context)| match self.contexts.get(&context) {
+            Some(Context { name, .. }) => format!("{command} of context {} \"{}\"", context.0, printable(name)),
+            None => command.to_owned(),
         });
         let Some(process) = self.remove(kind) else { return };
         self.options.stats.renderer_deaths.add(1);
-        let (guest, what, begun) = (&self.options.name, title(kind), begun.unwrap_or_default());
+        let (guest, what, last) = (&self.options.name, title(kind), last.unwrap_or("nothing".into()));
         let (used, most) = self.starts[at(kind)].used();
-        let obituary = format!("Guest {guest}: the {what} renderer {how}{begun}; {used} of {most} restarts used");
+        let obituary =
+            format!("Guest {guest}: the {what} renderer {how}; last command: {last}; {used} of {most} restarts used");
         self.children.kill(process.id);
         self.departures.ended(process.id, now, obituary);
         self.bury(now);

@@ -97,6 +97,7 @@ pub struct Process {
     child_bell: OwnedFd,
     requests: Producer,
     events: Consumer,
+    /// Answers that it gave.
     heard: u32,
     arena: Arena,
     /// What the requests are that lie in the ring.
@@ -389,9 +390,11 @@ impl Process {
                 Err(_) => return self.fail("has told more than there was room for"),
             }
             self.events.done(&self.memory);
-            self.heard = self.heard.wrapping_add(1);
             match self.judge(words) {
-                Some(answer) => answers.push(answer),
+                Some(answer) => {
+                    self.heard = self.heard.wrapping_add(1);
+                    answers.push(answer);
+                }
                 None => self.lie(),
             }
         }

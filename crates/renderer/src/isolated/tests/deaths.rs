@@ -138,6 +138,9 @@ fn one_that_hangs_is_ended_and_one_that_only_waits_for_fences_is_not() {
     desk.turn();
     assert_eq!(desk.stats.renderer_deaths.get(), 1);
     assert_eq!(*desk.killed.lock().unwrap(), [1]);
+    let obituary = "Guest test: the OpenGL renderer hung for 1000 s; last command: SUBMIT_3D of context 1 \"a \\\"name\\\"\\n\"; \
+                    0 of 1000 restarts used (killed)";
+    assert_eq!(desk.isolated.departures.gone(1, "killed"), Some(Some(obituary.into())));
     assert_eq!(desk.answers[&hangs], Err(ReplyError::Unspec));
     assert_eq!(desk.answers[&fence], Err(ReplyError::Unspec));
     script.let_go();
