@@ -3,6 +3,7 @@
 //! Two threads: *control* (the caller's) reads messages, never touches the device and answers at once; *gpu* waits on the
 //! kicks, executes and signals. A front-end's mistake ends its connection, never the process.
 
+pub mod answers;
 pub mod channel;
 mod control;
 mod eventfd;

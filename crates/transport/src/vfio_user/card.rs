@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use device::vga::VgaPort;
-use device::{ConfigSpace, VirtioDevice, guest_log};
+use device::{ConfigSpace, Front, VirtioDevice, guest_log};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
@@ -50,7 +50,10 @@ pub struct Identity {
 impl Identity {
     /// What a device says of itself.
     pub fn of(device: &dyn VirtioDevice) -> Self {
-        Self { features: device.features(), queue_sizes: device.queue_sizes().to_vec(), config: device.config() }
+        let config = device.config();
+        // A VMM takes the memory of a BAR once, when it begins: nothing can be mapped into it later.
+        config.front(Front { maps: false, context_init: true });
+        Self { features: device.features(), queue_sizes: device.queue_sizes().to_vec(), config }
     }
 }
 

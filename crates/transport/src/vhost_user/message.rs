@@ -47,6 +47,8 @@ pub mod code {
     pub const GET_SHMEM_CONFIG: u32 = 44;
     /// The back-end's own request: the configuration changed.
     pub const BACKEND_CONFIG_CHANGE: u32 = 2;
+    /// The back-end's own request: an object of ours is not shared any more.
+    pub const BACKEND_SHARED_OBJECT_REMOVE: u32 = 7;
     /// The back-end's own request: a file is to be seen in a shared memory region.
     pub const BACKEND_SHMEM_MAP: u32 = 9;
     /// The back-end's own request: it is to be seen there no longer.
@@ -297,6 +299,14 @@ pub fn reply(request: u32, payload: &[u8]) -> Vec<u8> {
 pub fn notice(request: u32) -> Vec<u8> {
     frame(request, VERSION, &[])
 }
+
+/// A request of the back-end that changes nothing: an object is not shared any more that never was.
+pub fn nothing() -> Vec<u8> {
+    frame(code::BACKEND_SHARED_OBJECT_REMOVE, VERSION, NOBODYS_OBJECT)
+}
+
+/// A UUID (version 8) of no object.
+const NOBODYS_OBJECT: &[u8; 16] = b"beamsp\x80lit\x80\0\0\0\0\0";
 
 /// A request of the back-end that changes a shared memory region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

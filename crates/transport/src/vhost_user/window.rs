@@ -6,6 +6,9 @@
 //! request is carried out. A stop that began before is known before, because the front-end waits for our word then: instead
 //! of the rest the front-end finds that we hung up, which it survives. Its guest gets nothing mapped any more.
 //!
+//! To make that rare we knock before: with the header of a message that means nothing. Once that was taken the front-end is
+//! known to be at its socket, where the request comes right behind. When a stop comes instead, nothing is lost.
+//!
 //! There is one request at a time, and none once a stop began. A front-end that answers what it was not asked is not asked
 //! again.
 
@@ -24,7 +27,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 
 use super::exports::{Name, Shared, name};
-use super::message::{Answer, HEADER_BYTES, ShmemMessage, code, notice};
+use super::message::{Answer, HEADER_BYTES, ShmemMessage, code, nothing, notice};
 use crate::kernel::unread::unread;
 use crate::window::{Mapper, Requests, place};
 
@@ -38,7 +41,7 @@ pub struct BackendChannel {
     requests: Requests,
     /// What the socket did not take of a message.
     rest: Vec<u8>,
-    /// What follows when the front-end has taken the header of a request.
+    /// What follows when the front-end has taken a header.
     held: Option<Held>,
     /// The front-end is to hear that the configuration changed.
     news: bool,
@@ -52,10 +55,12 @@ pub struct BackendChannel {
     ready: bool,
 }
 
-/// The rest of a request.
+/// The rest of a message.
 #[derive(Debug)]
 struct Held {
     payload: Vec<u8>,
+    /// Whether it means nothing.
+    knock: bool,
     /// When to look whether its header was taken, if nothing wakes us.
     look: Option<Instant>,
 }
@@ -171,29 +176,40 @@ impl BackendChannel {
 
     /// Sends what waits; of requests none without a time.
     fn flush(&mut self, now: Option<Instant>) {
-        while self.send_held(now) && self.send_rest() && now.is_some_and(|now| self.send_next(now)) {}
+        while let Some(knocked) = self.send_held(now)
+            && self.send_rest()
+            && now.is_some_and(|now| self.send_next(now, knocked))
+        {}
     }
 
-    /// Sends the rest of a request whose header was taken. Returns whether something else may be sent.
-    fn send_held(&mut self, now: Option<Instant>) -> bool {
-        let (Some(socket), Some(held)) = (&self.socket, &mut self.held) else { return true };
+    /// Sends the rest of a message whose header was taken. `None` when nothing else may be sent yet; else whether the
+    /// front-end was called to its socket.
+    fn send_held(&mut self, now: Option<Instant>) -> Option<bool> {
+        let (Some(socket), Some(held)) = (&self.socket, &mut self.held) else { return Some(false) };
         // Where that cannot be known it is not waited for.
         if unread(socket).is_ok_and(|unread| unread >= HEADER_BYTES) {
             if let Some(now) = now {
                 held.look = Some(now + LOOK);
             }
-            return false;
+            return None;
         }
-        let payload = std::mem::take(&mut held.payload);
-        self.held = None;
+        self.finish_held();
+        Some(true)
+    }
+
+    fn finish_held(&mut self) {
+        let Some(Held { payload, knock, .. }) = self.held.take() else { return };
         let shared = self.shared.clone();
-        match shared.while_running(|| self.send(&payload, None)) {
+        let sent = match knock {
+            true => Some(self.send(&payload, None)),
+            false => shared.while_running(|| self.send(&payload, None)),
+        };
+        match sent {
             Some(Ok(sent)) => self.rest = payload[sent..].to_vec(),
             Some(Err(Errno::AGAIN)) => self.rest = payload,
             Some(Err(error)) => self.give_up(&error),
             None => self.give_up(&STOPPED),
         }
-        self.socket.is_some()
     }
 
     /// Finishes what was begun, and tells the news. Returns whether there is room for more.
@@ -216,8 +232,11 @@ impl BackendChannel {
     }
 
     /// Begins one request, if there is one and it may be sent. Returns whether its rest may be.
-    fn send_next(&mut self, now: Instant) -> bool {
+    fn send_next(&mut self, now: Instant, knocked: bool) -> bool {
         let Some(request) = self.requests.next().filter(|_| self.requests.under_way() == 0) else { return false };
+        if !knocked && self.shared.knocks() {
+            return self.knock();
+        }
         let (region, at, _) = place(request);
         let bytes = ShmemMessage::of(request).bytes();
         let file = match request {
@@ -238,7 +257,7 @@ impl BackendChannel {
         let shared = self.shared.clone();
         match shared.while_running(|| self.send(header, file.as_ref().map(|file| file.as_fd()))) {
             Some(Ok(HEADER_BYTES)) => {
-                self.held = Some(Held { payload: payload.to_vec(), look: None });
+                self.held = Some(Held { payload: payload.to_vec(), knock: false, look: None });
                 self.requests.was_sent(now);
                 return true;
             }
@@ -249,6 +268,23 @@ impl BackendChannel {
         }
         if let Some(Some(name)) = exported {
             self.unexport((region, at), |names| names.iter().rposition(|held| *held == name));
+        }
+        false
+    }
+
+    /// Sends the header of a message that means nothing.
+    fn knock(&mut self) -> bool {
+        let bytes = nothing();
+        let (header, payload) = bytes.split_at(HEADER_BYTES);
+        let shared = self.shared.clone();
+        match shared.while_running(|| self.send(header, None)) {
+            Some(Ok(HEADER_BYTES)) => {
+                self.held = Some(Held { payload: payload.to_vec(), knock: true, look: None });
+                return true;
+            }
+            Some(Ok(_)) => self.give_up(&Errno::MSGSIZE),
+            Some(Err(error)) => self.not_sent(error),
+            None => {}
         }
         false
     }
@@ -322,9 +358,8 @@ impl Mapper for BackendChannel {
             self.requests.expire(now);
         } else {
             self.requests.stop();
-            if self.held.is_some() {
-                self.give_up(&STOPPED);
-            }
+            // The front-end, which takes the header later, must not wait for the rest.
+            self.finish_held();
         }
         self.flush(Some(now));
         self.requests.take_answers(answers);

@@ -595,3 +595,17 @@ fn every_access_at_every_place_is_answered() {
         machine.card.reset().unwrap();
     }
 }
+
+#[test]
+fn a_device_knows_that_a_bar_shows_nothing_of_the_host_and_asks_in_vain() {
+    let (fake, seen) = Fake::showing();
+    Identity::of(&fake);
+    assert_eq!(seen.lock().front, Front { maps: false, context_init: true });
+    let irqs = Arc::new(Irqs::new(2));
+    let mut engine = Engine::new(Box::new(fake), irqs, || 0);
+    seen.map(1, 0, 0x1000);
+    seen.unmap(2, 0, 0x1000);
+    assert!(!engine.run(Instant::now()));
+    assert_eq!(seen.lock().mapped, [(1, false), (2, false)]);
+    assert_eq!(engine.deadline(), None);
+}

@@ -18,6 +18,7 @@ use super::front::{Front, MEMORY, Served, USER, memfd, pair, region, single};
 
 const MAP: u32 = code::BACKEND_SHMEM_MAP;
 const UNMAP: u32 = code::BACKEND_SHMEM_UNMAP;
+const KNOCK: u32 = code::BACKEND_SHARED_OBJECT_REMOVE;
 const LEN: u64 = 0x10000;
 const BITS: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10 | 1 << 15 | 1 << 22;
 
@@ -61,7 +62,7 @@ impl Channel {
         let words: Vec<u32> = head.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
         let mut payload = vec![0; words[2] as usize];
         if !payload.is_empty() {
-            assert_eq!(words[1], 1 | 8, "it wants an answer");
+            assert_eq!(words[1], if words[0] == KNOCK { 1 } else { 1 | 8 }, "whether it wants an answer");
             self.fill(&mut payload, RecvFlags::WAITALL).unwrap();
         }
         let payload = payload.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect();
@@ -97,8 +98,12 @@ impl Channel {
 }
 
 fn ready(served: &Served) -> (Front, Channel) {
+    with(served, BITS)
+}
+
+fn with(served: &Served, bits: u64) -> (Front, Channel) {
     let mut front = Front::connect(served);
-    front.accept(BITS);
+    front.accept(bits);
     front.ask(code::GET_SHMEM_CONFIG, &[]);
     let channel = Channel::open(&front);
     front.set_up();
@@ -143,7 +148,8 @@ fn shared_memory_is_bit_22_and_never_21() {
     let served = Served::showing();
     let front = Front::connect(&served);
     let protocol = front.ask_word(code::GET_PROTOCOL_FEATURES);
-    assert_eq!((protocol >> 22 & 1, protocol >> 21 & 1, protocol >> 10 & 1), (1, 0, 1));
+    let bits: Vec<u32> = (0..64).filter(|bit| protocol >> bit & 1 == 1).collect();
+    assert_eq!(bits, [0, 3, 5, 9, 10, 15, 18, 22]);
     let regions = front.ask(code::GET_SHMEM_CONFIG, &[]);
     assert_eq!(regions.len(), 8 + 8 * 256);
     assert_eq!((regions[0], &regions[16..24]), (2, &(1u64 << 30).to_ne_bytes()[..]));
@@ -288,6 +294,35 @@ fn a_request_follows_its_header_when_that_was_taken() {
     assert!(channel.next().is(MAP, 0));
     channel.answer(MAP, 0);
     assert_eq!(served.seen.wait_mapped(1), [(1, true)]);
+}
+
+/// A front-end that is called to its socket first.
+#[test]
+fn a_stop_that_comes_instead_of_a_request_costs_nothing() {
+    let served = Served::showing();
+    let (front, channel) = with(&served, BITS | 1 << 18);
+    for round in 0..3 {
+        served.seen.map(1, 0, LEN);
+        wait_readable(&channel.0);
+        assert_eq!(ioctl_fionread(&channel.0).unwrap(), 12, "a header alone");
+        pause(&front);
+        assert_eq!(served.seen.wait_mapped(1), [(1, false)], "{round}");
+        // The front-end takes it now, and does not wait for the rest.
+        let knock = channel.next();
+        assert_eq!((knock.request, knock.words.len(), knock.fd.is_none()), (KNOCK, 2, true));
+        assert!(channel.is_quiet());
+        resume(&front);
+        served.seen.map(2, 0, LEN);
+        assert_eq!(channel.next().request, KNOCK);
+        assert!(channel.next().is(MAP, 0));
+        channel.answer(MAP, 0);
+        assert_eq!(served.seen.wait_mapped(1), [(2, true)]);
+        served.seen.unmap(3, 0, LEN);
+        assert_eq!(channel.next().request, KNOCK);
+        assert!(channel.next().is(UNMAP, 0));
+        channel.answer(UNMAP, 0);
+        assert_eq!(served.seen.wait_mapped(1), [(3, true)]);
+    }
 }
 
 #[test]
