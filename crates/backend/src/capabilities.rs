@@ -19,6 +19,7 @@ use crate::args::Options;
 use crate::child::{Finding, Spec};
 use crate::three_d::{ThreeD, maps};
 use crate::values::SandboxMode;
+pub use folders::shaders;
 use host::Host;
 pub use report::{Line, Report};
 
@@ -49,9 +50,7 @@ pub struct Found {
 
 /// Whose 3D it is.
 #[derive(Debug)]
-pub struct Guest<'a> {
-    /// Its name.
-    pub name: &'a str,
+pub struct Guest {
     /// Its share of memory in bytes.
     pub memory: u64,
     /// How strictly processes that draw for it are locked in.
@@ -61,7 +60,7 @@ pub struct Guest<'a> {
 }
 
 /// Looks for what `words` ask for. An error where something was named that is not there.
-pub fn find(words: &ThreeD, guest: Guest<'_>) -> Result<Found> {
+pub fn find(words: &ThreeD, guest: Guest) -> Result<Found> {
     let host = Host::look(words.node.as_deref());
     if let (Some(node), Some(why)) = (&words.node, &host.node_refused) {
         bail!("Cannot use the render node {}: {why}", node.display());
@@ -97,12 +96,7 @@ pub fn find(words: &ThreeD, guest: Guest<'_>) -> Result<Found> {
     let report = Report::new(&host, &findings, &capsets, window);
     let server = findings.iter().find_map(|finding| finding.server.clone());
     let offer = (!capsets.is_empty()).then(|| Offer {
-        spec: Spec {
-            server: spec.server.clone().or(server),
-            shaders: folders::shaders(&spec, guest.name),
-            log: guest.log,
-            ..spec
-        },
+        spec: Spec { server: spec.server.clone().or(server), log: guest.log, ..spec },
         capsets,
         window,
     });
@@ -150,7 +144,6 @@ pub fn print(options: &Options) -> Result<()> {
         // What is missing is what is asked for here.
         let words = ThreeD { named: false, ..words };
         let guest = Guest {
-            name: "print-capabilities",
             memory: options.memory.map_or(256 << 20, |bytes| bytes.0),
             sandbox: options.sandbox.unwrap_or(SandboxMode::On),
             log: String::new(),

@@ -121,8 +121,7 @@ fn serve(config: Config) -> Result<()> {
 /// What the guest is offered of 3D, where that was asked for and something was found.
 fn offer(config: &Config) -> Result<Option<Offer>> {
     let Some(words) = &config.three_d else { return Ok(None) };
-    let Config { name, memory, sandbox, log, .. } = config;
-    let guest = Guest { name, memory: *memory, sandbox: *sandbox, log: log.to_string() };
+    let guest = Guest { memory: config.memory, sandbox: config.sandbox, log: config.log.to_string() };
     let found = capabilities::find(words, guest)?;
     for line in &found.report.lines {
         match line {
@@ -130,5 +129,9 @@ fn offer(config: &Config) -> Result<Option<Offer>> {
             Line::Missing(text) => tracing::warn!("{text}"),
         }
     }
-    Ok(found.offer)
+    let mut offer = found.offer;
+    if let Some(Offer { spec, .. }) = &mut offer {
+        spec.shaders = capabilities::shaders(spec, &config.endpoint, &config.name);
+    }
+    Ok(offer)
 }

@@ -60,7 +60,8 @@ impl Stamp {
 pub fn recall_or_ask(kind: Kind, spec: &Spec) -> Finding {
     let Some(folder) = folders::own("capsets") else { return child::ask(kind, spec) };
     let key = key(kind, spec);
-    let file = folders::file_for(&folder, &key);
+    // One for each library and node: what was true before makes room.
+    let file = folder.join(folders::hash(&(kind, &spec.library, &spec.node))).with_extension("json");
     if let Some(finding) = recall(&file, &key) {
         return finding;
     }

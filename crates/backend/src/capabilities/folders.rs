@@ -3,11 +3,15 @@
 use std::fs::{DirBuilder, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use rustix::process::geteuid;
 
 use crate::child::Spec;
+use crate::config::Endpoint;
+
+/// What the folder of a process is called, before its number.
+const PROCESS: &str = "process-";
 
 /// The folder of this name among our own, made where it was missing, and ours alone.
 pub fn own(name: &str) -> Option<PathBuf> {
@@ -16,11 +20,29 @@ pub fn own(name: &str) -> Option<PathBuf> {
     make(caches.join("beamsplit").join(name))
 }
 
-/// The folder of compiled shaders of one guest. Never another's: what a guest makes a driver write there, it reads.
-pub fn shaders(spec: &Spec, guest: &str) -> Option<PathBuf> {
-    let mut hasher = DefaultHasher::new();
-    (&spec.library, &spec.node, guest).hash(&mut hasher);
-    make(own("shaders")?.join(format!("{:016x}", hasher.finish())))
+/// The folder of compiled shaders of one guest, which is known by its socket and its name. Never another's: what a guest makes
+/// a driver write there, it reads. One whose socket was passed has one for its life.
+pub fn shaders(spec: &Spec, endpoint: &Endpoint, name: &str) -> Option<PathBuf> {
+    let all = own("shaders")?;
+    sweep(&all);
+    let own = match endpoint {
+        Endpoint::Listen(socket) => hash(&(&spec.library, &spec.node, absolute(socket).ok()?, name)),
+        Endpoint::Inherited(_) => format!("{PROCESS}{}", std::process::id()),
+    };
+    make(all.join(own))
+}
+
+/// Removes the folders of processes that have gone.
+fn sweep(all: &Path) {
+    let left_behind = |path: &Path| {
+        let pid = path.file_name().and_then(|name| name.to_str()?.strip_prefix(PROCESS)?.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    };
+    let entries = all.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    for folder in entries.filter(|path| left_behind(path)) {
+        // Another start may do the same just now.
+        let _ = std::fs::remove_dir_all(folder);
+    }
 }
 
 fn make(folder: PathBuf) -> Option<PathBuf> {
@@ -33,9 +55,27 @@ pub fn is_ours(there: &Metadata) -> bool {
     there.uid() == geteuid().as_raw() && there.mode() & 0o022 == 0 && !there.is_symlink()
 }
 
-/// A file of a short name for a long key.
-pub fn file_for(folder: &Path, key: &str) -> PathBuf {
+/// A short name for a long one.
+pub fn hash(what: &impl Hash) -> String {
     let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    folder.join(format!("{:016x}.json", hasher.finish()))
+    what.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_folders_of_processes_that_have_gone_are_removed() {
+        let all = tempfile::tempdir().unwrap();
+        // No process has this number: the kernel's largest is 2^22.
+        let [gone, own] = [u32::MAX - 1, std::process::id()].map(|pid| all.path().join(format!("{PROCESS}{pid}")));
+        let kept = [own, all.path().join("0123456789abcdef"), all.path().join("process-x")];
+        for folder in kept.iter().chain([&gone]) {
+            std::fs::create_dir_all(folder.join("0a")).unwrap();
+        }
+        sweep(all.path());
+        assert!(!gone.exists() && kept.iter().all(|folder| folder.exists()));
+    }
 }
