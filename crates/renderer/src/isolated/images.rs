@@ -5,6 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use device::{Pixels, SharedImage};
 use memmap2::MmapMut;
+use protocol::{ReplyError, ResourceId};
+
+use super::Isolated;
+use super::wire::{Request, ToChild};
 
 /// Images at one time: each takes file descriptors, here and in the process.
 pub const IMAGES: usize = 64;
@@ -60,5 +64,50 @@ impl Black {
             self.0 = Some(MmapMut::map_anon(len.max(1)).ok()?);
         }
         Some(Pixels::Private(self.0.as_ref()?.get(..len)?))
+    }
+}
+
+impl Isolated {
+    /// The image that a resource is read into, known to its process. An old one of another makes room for it.
+    pub(super) fn image(&mut self, id: ResourceId) -> Result<u32, ReplyError> {
+        let resource = self.resources.get_mut(&id).ok_or(ReplyError::InvalidResourceId)?;
+        self.reads += 1;
+        if let Some(image) = &mut resource.image {
+            image.used = self.reads;
+            return Ok(image.number);
+        }
+        let len = u64::from(resource.width) * u64::from(resource.height) * 4;
+        let home = resource.home;
+        if len == 0 || len > IMAGE_BYTES {
+            return Err(ReplyError::OutOfMemory);
+        }
+        self.make_room(len);
+        self.images += 1;
+        let mut image = Image::new(self.images, len).map_err(|_| ReplyError::OutOfMemory)?;
+        let file = image.file().map_err(|_| ReplyError::OutOfMemory)?;
+        image.used = self.reads;
+        let number = image.number;
+        let process = self.living(Some(home)).ok_or(ReplyError::Unspec)?;
+        process.send(ToChild::Image { number, len }, file);
+        if let Some(resource) = self.resources.get_mut(&id) {
+            resource.image = Some(image);
+        }
+        Ok(number)
+    }
+
+    fn make_room(&mut self, len: u64) {
+        loop {
+            let images = || self.resources.iter().filter_map(|(id, resource)| Some((*id, resource.image.as_ref()?)));
+            let bytes: u64 = images().map(|(_, image)| image.len).sum();
+            let oldest = images().min_by_key(|(_, image)| image.used).map(|(id, _)| id);
+            let Some(oldest) = oldest.filter(|_| images().count() >= IMAGES || bytes + len > IMAGE_BYTES) else {
+                return;
+            };
+            let Some(resource) = self.resources.get_mut(&oldest) else { return };
+            let (home, image) = (resource.home, resource.image.take());
+            if let (Some(process), Some(image)) = (self.living(Some(home)), image) {
+                process.tell(Request::DropImage { number: image.number });
+            }
+        }
     }
 }

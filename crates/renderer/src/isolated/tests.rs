@@ -13,13 +13,19 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use device::{Memory, Region};
+use device::{Capset, HostBlob, Memory, Pixels, Progress, Region, Rendered, Stats, ThreeD, Ticket, Way};
+use protocol::{CapsetId, ContextId, MemEntry, Rect, ReplyError, Resource3d, ResourceId, Transfer3d};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{Shutdown, shutdown};
 use vm_memory::{FileOffset, MmapRegion};
 
+use super::answers::MAPPINGS;
+use super::attend::IDLE;
+use super::images::IMAGES;
+use super::lives::Starts;
 use super::shared::{bell, ring_bell, stop_bell};
+use super::wire::{Request, Span, ToChild};
 use super::*;
 
 /// What a process does with its socket.
