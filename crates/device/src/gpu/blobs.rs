@@ -3,7 +3,7 @@
 use protocol::command::CreateBlob;
 use protocol::{ContextId, Header, ReplyError, ResourceId, feature};
 
-use super::resources::Desc;
+use super::desc::Desc;
 use super::window::{Answer, pages};
 use super::{Gpu, Step, Undo};
 use crate::backing::Backing;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use protocol::{Format, Rect, Reply, ReplyError, ResourceId};
 
-use super::scanouts::{Pointer, PointerImage};
+use super::shown::{Pointer, PointerImage};
 use super::{Gpu, Step, Undo};
 use crate::caps;
 use crate::display::Pixels;

@@ -6,8 +6,8 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::Gpu;
-use super::resources::Desc;
-use super::scanouts::{Pointer, Scanout};
+use super::desc::Desc;
+use super::shown::{Pointer, Scanout};
 use crate::backing::Backing;
 use crate::caps;
 use crate::display::Pixels;

@@ -8,8 +8,8 @@ use protocol::{feature, three_d::FLAG_Y_0_TOP};
 
 use super::config::GpuConfigSpace;
 use super::contexts::Contexts;
+use super::desc::Desc;
 use super::reads::Reads;
-use super::resources::Desc;
 use super::timelines::{Line, Timelines};
 use super::window::Window;
 use super::{Gpu, Step, Undo};
