@@ -7,8 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bench::process;
 use bench::run::{Plan, run};
 use bench::table;
+use bench::three_d;
 use bench::viewer;
 use bench::workload::{self, Budget, Workload};
 use clap::Parser;
@@ -47,9 +49,19 @@ struct Arguments {
     /// Says which workloads there are
     #[arg(long)]
     list: bool,
+    /// Measures the 3D library that is found here instead: on one thread, isolated, behind its own test server
+    #[arg(long)]
+    three_d: bool,
+    /// One place of these, in this process
+    #[arg(long, hide = true)]
+    three_d_place: Option<String>,
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = three_d::serve_if_asked() {
+        eprintln!("beamsplit-bench: {error}");
+        return ExitCode::FAILURE;
+    }
     let result =
         if viewer::is_wanted() { viewer::run().context("Cannot be a viewer") } else { measure(&Arguments::parse()) };
     match result {
@@ -68,8 +80,22 @@ fn measure(arguments: &Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    let plan = plan(arguments)?;
     let folder = tempfile::tempdir().context("Cannot make a folder for sockets")?;
+    let budget = Duration::from_millis(if arguments.quick { 50 } else { arguments.time });
+    if let Some(place) = &arguments.three_d_place {
+        // All that it starts stays there too.
+        if let Some(&core) = process::cores()?.last() {
+            process::pin(core)?;
+        }
+        print!("{}", three_d::rows(place, folder.path(), budget)?);
+        return Ok(());
+    }
+    if arguments.three_d {
+        let rounds = if arguments.quick { 1 } else { arguments.rounds };
+        print!("{}", three_d::table(rounds, budget)?);
+        return Ok(());
+    }
+    let plan = plan(arguments)?;
     let report = run(&plan, folder.path(), |what| eprintln!("{what}"))?;
     let text = table::markdown(&report);
     print!("{text}");

@@ -40,6 +40,9 @@ pub fn bench(arguments: &[String]) -> Result<()> {
     if arguments == ["guest"] {
         return bench_inside();
     }
+    if arguments.first().is_some_and(|word| word == "three-d") {
+        return bench_three_d(&arguments[1..]);
+    }
     bed::tools()?;
     let mut words = vec!["run", "--release", "-p", "beamsplit-bench", "--"];
     words.extend(arguments.iter().map(String::as_str));
@@ -47,6 +50,15 @@ pub fn bench(arguments: &[String]) -> Result<()> {
     cargo(&words)?;
     let some = |word: &String| ["--only", "--list", "--quick", "--help"].iter().any(|some| word.starts_with(some));
     if arguments.iter().any(some) { Ok(()) } else { bench_inside() }
+}
+
+/// What a 3D library costs, where the bed's is found.
+fn bench_three_d(arguments: &[String]) -> Result<()> {
+    cargo(&["build", "--release", "-p", "beamsplit-bench"])?;
+    let program = workspace::target().join("release/beamsplit-bench");
+    let mut command = bed::run::inside(bed::mesa()?, &program.to_string_lossy());
+    command.arg("--three-d").args(arguments);
+    step::run(command, "beamsplit-bench --three-d")
 }
 
 /// What a card costs a guest, measured inside of it.

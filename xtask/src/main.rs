@@ -24,7 +24,8 @@ enum Task {
     Guest(guest::Options),
     /// Measure Beamsplit and its peers on this machine.
     Bench {
-        /// Options of the bench, or `guest`: only what a card costs a guest, measured inside of it.
+        /// Options of the bench, or `guest`: only what a card costs a guest, measured inside of it; or `three-d`: only what a 3D
+        /// library costs.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

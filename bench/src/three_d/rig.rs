@@ -170,6 +170,11 @@ impl Rig {
         }
     }
 
+    /// Commands whose answer is waited for, which does not say that they are done.
+    pub fn submit_alone(&mut self, bytes: &[u8]) -> Result<()> {
+        self.must("A submit", |three_d, ticket| three_d.submit(ticket, CONTEXT, bytes))
+    }
+
     /// Waits until all that was submitted is done.
     pub fn fence(&mut self) -> Result<()> {
         self.must("A fence", |three_d, ticket| three_d.fence(ticket, CONTEXT, 0))
