@@ -26,7 +26,7 @@ pub struct Host {
     pub nvidia: Option<String>,
     /// Whether the processor is of Intel's.
     pub intel: bool,
-    /// Whether the GPU has memory of its own.
+    /// Whether the GPU is a card of its own, so far as its place tells.
     pub discrete: bool,
     /// Why /dev/udmabuf cannot be used, if it cannot.
     pub udmabuf_refused: Option<String>,
@@ -46,7 +46,7 @@ impl Host {
             driver: driver.and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned())),
             nvidia: text(Path::new("/sys/module/nvidia/version")),
             intel: text(Path::new("/proc/cpuinfo")).is_some_and(|text| text.contains("GenuineIntel")),
-            discrete: device.is_some_and(|device| device.join("mem_info_vram_vendor").exists()),
+            discrete: device.and_then(|device| device.canonicalize().ok()).is_some_and(|device| is_discrete(&device)),
             udmabuf_refused: udmabuf(),
         }
     }
@@ -76,6 +76,12 @@ impl Host {
         }
         rules
     }
+}
+
+/// Beside a processor of Intel's, to which alone this matters, its own GPU is on the first bus, and cards are behind bridges.
+fn is_discrete(device: &Path) -> bool {
+    let bus = device.file_name().and_then(|name| name.to_str()?.split(':').nth(1));
+    bus.is_some_and(|bus| bus != "00")
 }
 
 /// All render nodes, in order.
@@ -135,6 +141,13 @@ mod tests {
         assert_eq!(version("6.9.0-rc1"), Some((6, 9)));
         assert!(version("6.9.0").unwrap() < version("6.13").unwrap());
         assert_eq!(version("next"), None);
+    }
+
+    #[test]
+    fn a_card_is_told_by_its_bus() {
+        assert!(is_discrete(Path::new("/sys/devices/pci0000:00/0000:00:01.0/0000:03:00.0")));
+        assert!(!is_discrete(Path::new("/sys/devices/pci0000:00/0000:00:02.0")));
+        assert!(!is_discrete(Path::new("/sys/devices/platform/vgem")));
     }
 
     #[test]
