@@ -23,8 +23,8 @@ const REQUEST: usize = 52;
 /// answer, and what comes between. Panics when a promise of [`Mapper`] is broken: each request is answered once, and none is
 /// heard of once a stop began. Returns how many were done.
 pub fn answers(bytes: &[u8]) -> usize {
-    let Some(mut front) = Conversation::new(bytes.first().is_some_and(|byte| byte & 1 == 1)) else { return 0 };
-    let mut rest = bytes.get(1..).unwrap_or_default();
+    let Some(mut front) = Conversation::new() else { return 0 };
+    let mut rest = bytes;
     while let Some((step, next)) = rest.split_first() {
         rest = front.step(*step, next);
         front.poll();
@@ -50,14 +50,13 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn new(knocks: bool) -> Option<Self> {
+    fn new() -> Option<Self> {
         let (ours, theirs) = UnixStream::pair().ok()?;
         theirs.set_nonblocking(true).ok()?;
         let file = File::from(memfd_create("shown", MemfdFlags::CLOEXEC).ok()?);
         file.set_len(LEN).ok()?;
         let shared = Arc::new(Shared::default());
         shared.set_maps(true);
-        shared.set_knocks(knocks);
         shared.set_running(true);
         let mut channel = BackendChannel::new(shared.clone()).ok()?;
         channel.connect(Some(ours.into()));
@@ -93,7 +92,7 @@ impl Conversation {
                 self.channel.ask(WindowRequest::Unmap(UnmapRequest { ticket, region: 1, at, len: LEN }));
             }
             4 => self.hear(1),
-            5 => self.hear(12),
+            5 => self.hear(51),
             6 => self.hear(usize::from(step >> 4) * 16),
             7 => self.answer(0),
             8 => self.answer(u64::from(step >> 4)),
@@ -138,9 +137,8 @@ impl Conversation {
     fn answer(&mut self, result: u64) {
         while let Some(request) = self.heard.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)) {
             let len = match request {
-                code::BACKEND_CONFIG_CHANGE => 12,
-                code::BACKEND_SHARED_OBJECT_REMOVE => 28,
-                _ => REQUEST,
+                code::BACKEND_SHMEM_MAP | code::BACKEND_SHMEM_UNMAP => REQUEST,
+                _ => 12,
             };
             if self.heard.len() < len {
                 return;
@@ -216,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_map_and_its_answer_are_done() {
-        // Map, the header is read, then the rest, answered; unmap, the same.
-        assert_eq!(super::answers(&[0, 0x00, 0x05, 0x46, 0x07, 0x00, 0x05, 0x46, 0x07]), 2);
+        // A map: its first byte is read, then the rest; it is answered. An unmap: the same.
+        assert_eq!(super::answers(&[0x00, 0x04, 0x05, 0x07, 0x00, 0x04, 0x05, 0x07]), 2);
     }
 }

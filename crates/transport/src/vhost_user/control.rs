@@ -30,8 +30,6 @@ mod protocol_feature {
     pub const CONFIG: u64 = 1 << 9;
     pub const BACKEND_SEND_FD: u64 = 1 << 10;
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
-    /// So that we may say that an object that nobody has is gone: see the channel's module.
-    pub const SHARED_OBJECT: u64 = 1 << 18;
     pub const SHMEM: u64 = 1 << 22;
 }
 
@@ -227,7 +225,6 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
             Request::SetProtocolFeatures(features) => {
                 self.protocol_features = features & self.offered_protocol_features();
                 self.identity.shared.set_maps(self.maps());
-                self.identity.shared.set_knocks(self.protocol_features & protocol_feature::SHARED_OBJECT != 0);
                 self.tell_front();
             }
             Request::GetQueueNum => return word(self.identity.queues as u64),
@@ -267,11 +264,9 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
     }
 
     fn offered_protocol_features(&self) -> u64 {
-        use protocol_feature::{
-            BACKEND_REQ, BACKEND_SEND_FD, CONFIG, CONFIGURE_MEM_SLOTS, MQ, REPLY_ACK, SHARED_OBJECT, SHMEM,
-        };
+        use protocol_feature::{BACKEND_REQ, BACKEND_SEND_FD, CONFIG, CONFIGURE_MEM_SLOTS, MQ, REPLY_ACK, SHMEM};
         let shared = self.identity.shared_memory.iter().any(|len| *len > 0);
-        let shared = if shared { SHMEM | BACKEND_SEND_FD | SHARED_OBJECT } else { 0 };
+        let shared = if shared { SHMEM | BACKEND_SEND_FD } else { 0 };
         MQ | REPLY_ACK | BACKEND_REQ | CONFIG | CONFIGURE_MEM_SLOTS | shared
     }
 

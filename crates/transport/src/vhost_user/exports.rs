@@ -20,8 +20,6 @@ pub fn name(file: impl AsFd) -> Option<Name> {
 pub struct Shared {
     /// Whether the front-end maps at all.
     maps: AtomicBool,
-    /// Whether it understands a message that means nothing.
-    knocks: AtomicBool,
     /// Whether the rings run, as far as the control thread has read.
     running: Mutex<bool>,
     /// How often each file may be mapped.
@@ -37,16 +35,6 @@ impl Shared {
     /// What was negotiated of it.
     pub fn set_maps(&self, maps: bool) {
         self.maps.store(maps, Ordering::Relaxed);
-    }
-
-    /// Whether a message that means nothing may be sent.
-    pub fn knocks(&self) -> bool {
-        self.knocks.load(Ordering::Relaxed)
-    }
-
-    /// What was negotiated of that.
-    pub fn set_knocks(&self, knocks: bool) {
-        self.knocks.store(knocks, Ordering::Relaxed);
     }
 
     /// A stop was read from the socket, or a start. Once this returns nothing is sent that must not be.
@@ -90,7 +78,6 @@ impl Shared {
     /// Another front-end.
     pub fn reset(&self) {
         self.set_maps(false);
-        self.set_knocks(false);
         self.set_running(false);
         locked(&self.exports).clear();
     }

@@ -47,8 +47,6 @@ pub mod code {
     pub const GET_SHMEM_CONFIG: u32 = 44;
     /// The back-end's own request: the configuration changed.
     pub const BACKEND_CONFIG_CHANGE: u32 = 2;
-    /// The back-end's own request: an object of ours is not shared any more.
-    pub const BACKEND_SHARED_OBJECT_REMOVE: u32 = 7;
     /// The back-end's own request: a file is to be seen in a shared memory region.
     pub const BACKEND_SHMEM_MAP: u32 = 9;
     /// The back-end's own request: it is to be seen there no longer.
@@ -300,14 +298,6 @@ pub fn notice(request: u32) -> Vec<u8> {
     frame(request, VERSION, &[])
 }
 
-/// A request of the back-end that changes nothing: an object is not shared any more that never was.
-pub fn nothing() -> Vec<u8> {
-    frame(code::BACKEND_SHARED_OBJECT_REMOVE, VERSION, NOBODYS_OBJECT)
-}
-
-/// A UUID (version 8) of no object.
-const NOBODYS_OBJECT: &[u8; 16] = b"beamsp\x80lit\x80\0\0\0\0\0";
-
 /// A request of the back-end that changes a shared memory region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShmemMessage {
@@ -346,14 +336,22 @@ impl ShmemMessage {
         }
     }
 
-    /// The whole message; the descriptor of what is mapped goes along with its header.
+    /// The whole message; the descriptor of what is mapped goes along with its first byte.
     pub fn bytes(&self) -> Vec<u8> {
         let words =
             [u64::from_ne_bytes([self.region, 0, 0, 0, 0, 0, 0, 0]), self.file_offset, self.at, self.len, self.flags];
         let payload: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         frame(self.request, VERSION | NEED_REPLY, &payload)
     }
+
+    /// A message that means nothing, wants no answer and begins with the same byte.
+    pub fn taken_back(&self) -> Vec<u8> {
+        frame(self.request | UNKNOWN, VERSION, &[])
+    }
 }
+
+/// Makes the number of a request one that is of none.
+const UNKNOWN: u32 = 0x100;
 
 /// What the front-end answers to a request of the back-end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,13 +1,10 @@
 //! The back-end's own messages: memory that the front-end is to map, and news of the configuration.
 //!
 //! QEMU 11.1 crashes when it takes such a request from its socket after it stopped the device, and it looks into the socket
-//! only between two other things. So a request is sent in two steps: its header, and when that was taken, the rest. Who has
-//! taken a header waits for the rest and does nothing else meanwhile, so that a device that ran at that moment runs until the
-//! request is carried out. A stop that began before is known before, because the front-end waits for our word then: instead
-//! of the rest the front-end finds that we hung up, which it survives. Its guest gets nothing mapped any more.
-//!
-//! To make that rare we knock before: with the header of a message that means nothing. Once that was taken the front-end is
-//! known to be at its socket, where the request comes right behind. When a stop comes instead, nothing is lost.
+//! only between two other things. So a request is sent in two steps: its first byte, and when that was taken, the rest. Who
+//! has taken a byte waits for the rest and does nothing else meanwhile, so that a device that ran at that moment runs until the
+//! request is carried out. A stop that began before is known before, because the front-end waits for our word then: the byte
+//! becomes the beginning of a message that nobody knows, and means nothing.
 //!
 //! There is one request at a time, and none once a stop began. A front-end that answers what it was not asked is not asked
 //! again.
@@ -27,11 +24,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 
 use super::exports::{Name, Shared, name};
-use super::message::{Answer, HEADER_BYTES, ShmemMessage, code, nothing, notice};
+use super::message::{Answer, ShmemMessage, code, notice};
 use crate::kernel::unread::unread;
 use crate::window::{Mapper, Requests, place};
-
-const STOPPED: &str = "it stopped in the middle of a request; start the VM anew to use Vulkan again";
 
 /// The channel on which the back-end asks, and what was asked.
 #[derive(Debug)]
@@ -41,7 +36,7 @@ pub struct BackendChannel {
     requests: Requests,
     /// What the socket did not take of a message.
     rest: Vec<u8>,
-    /// What follows when the front-end has taken a header.
+    /// What follows when the front-end has taken the first byte of a request.
     held: Option<Held>,
     /// The front-end is to hear that the configuration changed.
     news: bool,
@@ -55,16 +50,18 @@ pub struct BackendChannel {
     ready: bool,
 }
 
-/// The rest of a message.
+/// The rest of a request.
 #[derive(Debug)]
 struct Held {
-    payload: Vec<u8>,
-    /// Whether it means nothing.
-    knock: bool,
-    /// When to look whether its header was taken, if nothing wakes us.
+    bytes: Vec<u8>,
+    /// What is sent instead once a stop began.
+    instead: Vec<u8>,
+    /// When to look whether the beginning was taken, if nothing wakes us.
     look: Option<Instant>,
 }
 
+/// So many bytes of a request go ahead.
+const BEGINNING: usize = 1;
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -140,7 +137,10 @@ impl BackendChannel {
             let mut bytes = [0; Answer::BYTES];
             let wanted = &mut bytes[self.answer.len()..];
             let count = match recv(socket, wanted, RecvFlags::DONTWAIT) {
-                Ok((0, _)) | Err(Errno::CONNRESET) => return self.close(),
+                Ok((0, _)) | Err(Errno::CONNRESET) => {
+                    self.shared.set_maps(false);
+                    return self.close();
+                }
                 Ok((count, _)) => count,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return,
@@ -176,40 +176,47 @@ impl BackendChannel {
 
     /// Sends what waits; of requests none without a time.
     fn flush(&mut self, now: Option<Instant>) {
-        while let Some(knocked) = self.send_held(now)
-            && self.send_rest()
-            && now.is_some_and(|now| self.send_next(now, knocked))
-        {}
+        while self.send_held(now) && self.send_rest() && now.is_some_and(|now| self.send_next(now)) {}
     }
 
-    /// Sends the rest of a message whose header was taken. `None` when nothing else may be sent yet; else whether the
-    /// front-end was called to its socket.
-    fn send_held(&mut self, now: Option<Instant>) -> Option<bool> {
-        let (Some(socket), Some(held)) = (&self.socket, &mut self.held) else { return Some(false) };
-        // Where that cannot be known it is not waited for.
-        if unread(socket).is_ok_and(|unread| unread >= HEADER_BYTES) {
+    /// Sends the rest of a request whose beginning was taken. Returns whether something else may be sent.
+    fn send_held(&mut self, now: Option<Instant>) -> bool {
+        let (Some(socket), Some(held)) = (&self.socket, &mut self.held) else { return true };
+        // Where that cannot be known it is not waited for. The kernel counts more than it was given, until all is taken.
+        if unread(socket).is_ok_and(|unread| unread > BEGINNING) {
             if let Some(now) = now {
                 held.look = Some(now + LOOK);
             }
-            return None;
+            return false;
         }
         self.finish_held();
-        Some(true)
+        self.socket.is_some()
     }
 
     fn finish_held(&mut self) {
-        let Some(Held { payload, knock, .. }) = self.held.take() else { return };
+        let Some(Held { bytes, instead, .. }) = self.held.take() else { return };
         let shared = self.shared.clone();
-        let sent = match knock {
-            true => Some(self.send(&payload, None)),
-            false => shared.while_running(|| self.send(&payload, None)),
-        };
-        match sent {
-            Some(Ok(sent)) => self.rest = payload[sent..].to_vec(),
-            Some(Err(Errno::AGAIN)) => self.rest = payload,
-            Some(Err(error)) => self.give_up(&error),
-            None => self.give_up(&STOPPED),
+        match shared.while_running(|| self.send(&bytes, None)) {
+            Some(sent) => self.keep_rest(bytes, sent),
+            None => {
+                if let Some(WindowRequest::Map(map)) = self.requests.oldest() {
+                    let (place, name) = ((map.region, map.at), name(&map.mapping.file));
+                    self.unexport(place, |names| names.iter().rposition(|held| Some(*held) == name));
+                }
+                self.requests.was_taken_back();
+                let sent = self.send(&instead, None);
+                self.keep_rest(instead, sent);
+            }
         }
+    }
+
+    fn keep_rest(&mut self, mut bytes: Vec<u8>, sent: Result<usize, Errno>) {
+        match sent {
+            Ok(sent) => drop(bytes.drain(..sent)),
+            Err(Errno::AGAIN) => {}
+            Err(error) => return self.give_up(&error),
+        }
+        self.rest = bytes;
     }
 
     /// Finishes what was begun, and tells the news. Returns whether there is room for more.
@@ -232,13 +239,10 @@ impl BackendChannel {
     }
 
     /// Begins one request, if there is one and it may be sent. Returns whether its rest may be.
-    fn send_next(&mut self, now: Instant, knocked: bool) -> bool {
+    fn send_next(&mut self, now: Instant) -> bool {
         let Some(request) = self.requests.next().filter(|_| self.requests.under_way() == 0) else { return false };
-        if !knocked && self.shared.knocks() {
-            return self.knock();
-        }
         let (region, at, _) = place(request);
-        let bytes = ShmemMessage::of(request).bytes();
+        let message = ShmemMessage::of(request);
         let file = match request {
             WindowRequest::Map(map) => Some(map.mapping.file.clone()),
             WindowRequest::Unmap(_) => None,
@@ -253,38 +257,21 @@ impl BackendChannel {
             }
             None => {}
         }
-        let (header, payload) = bytes.split_at(HEADER_BYTES);
+        let (bytes, instead) = (message.bytes(), message.taken_back());
         let shared = self.shared.clone();
-        match shared.while_running(|| self.send(header, file.as_ref().map(|file| file.as_fd()))) {
-            Some(Ok(HEADER_BYTES)) => {
-                self.held = Some(Held { payload: payload.to_vec(), knock: false, look: None });
+        let file = file.as_ref().map(|file| file.as_fd());
+        match shared.while_running(|| self.send(&bytes[..BEGINNING], file)) {
+            Some(Ok(sent)) => {
+                let (bytes, instead) = (bytes[sent..].to_vec(), instead[sent..].to_vec());
+                self.held = Some(Held { bytes, instead, look: None });
                 self.requests.was_sent(now);
                 return true;
             }
-            // So few bytes are taken together or not at all.
-            Some(Ok(_)) => self.give_up(&Errno::MSGSIZE),
             Some(Err(error)) => self.not_sent(error),
             None => {}
         }
         if let Some(Some(name)) = exported {
             self.unexport((region, at), |names| names.iter().rposition(|held| *held == name));
-        }
-        false
-    }
-
-    /// Sends the header of a message that means nothing.
-    fn knock(&mut self) -> bool {
-        let bytes = nothing();
-        let (header, payload) = bytes.split_at(HEADER_BYTES);
-        let shared = self.shared.clone();
-        match shared.while_running(|| self.send(header, None)) {
-            Some(Ok(HEADER_BYTES)) => {
-                self.held = Some(Held { payload: payload.to_vec(), knock: true, look: None });
-                return true;
-            }
-            Some(Ok(_)) => self.give_up(&Errno::MSGSIZE),
-            Some(Err(error)) => self.not_sent(error),
-            None => {}
         }
         false
     }
@@ -358,7 +345,7 @@ impl Mapper for BackendChannel {
             self.requests.expire(now);
         } else {
             self.requests.stop();
-            // The front-end, which takes the header later, must not wait for the rest.
+            // The front-end, which takes the beginning later, must not wait for the rest.
             self.finish_held();
         }
         self.flush(Some(now));

@@ -138,6 +138,16 @@ impl Requests {
         }
     }
 
+    /// The request that was sent last was not after all.
+    pub fn was_taken_back(&mut self) {
+        let Some(mut asked) = self.sent.pop_back() else { return };
+        if is_map(&asked.request) {
+            asked.give_up(&mut self.answers);
+        } else {
+            self.waiting.push_front(Asked { limit: None, ..asked });
+        }
+    }
+
     /// Before anything else.
     fn take_away(&mut self, region: u8, at: u64, len: u64) {
         let request = WindowRequest::Unmap(UnmapRequest { ticket: Ticket(u64::MAX), region, at, len });

@@ -1,7 +1,7 @@
 //! Memory of the host in the guest's window: a front-end that answers early, late, wrong or never, and stops meanwhile.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Read, Write};
+use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -18,7 +18,6 @@ use super::front::{Front, MEMORY, Served, USER, memfd, pair, region, single};
 
 const MAP: u32 = code::BACKEND_SHMEM_MAP;
 const UNMAP: u32 = code::BACKEND_SHMEM_UNMAP;
-const KNOCK: u32 = code::BACKEND_SHARED_OBJECT_REMOVE;
 const LEN: u64 = 0x10000;
 const BITS: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10 | 1 << 15 | 1 << 22;
 
@@ -62,27 +61,34 @@ impl Channel {
         let words: Vec<u32> = head.chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
         let mut payload = vec![0; words[2] as usize];
         if !payload.is_empty() {
-            assert_eq!(words[1], if words[0] == KNOCK { 1 } else { 1 | 8 }, "whether it wants an answer");
-            self.fill(&mut payload, RecvFlags::WAITALL).unwrap();
+            assert_eq!(words[1], 1 | 8, "it wants an answer");
+            self.fill(&mut payload, RecvFlags::empty()).unwrap();
         }
         let payload = payload.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect();
         Some(Asked { request: words[0], words: payload, fd })
     }
 
-    fn fill(&self, bytes: &mut [u8], flags: RecvFlags) -> Option<Option<OwnedFd>> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let len = bytes.len();
-        let received = recvmsg(&self.0, &mut [IoSliceMut::new(bytes)], &mut control, flags).ok()?;
-        if received.bytes == 0 {
-            return None;
+    /// All of `bytes`; a descriptor comes with the first one.
+    fn fill(&self, bytes: &mut [u8], mut flags: RecvFlags) -> Option<Option<OwnedFd>> {
+        let (mut done, mut fd) = (0, None);
+        while done < bytes.len() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let rest = &mut [IoSliceMut::new(&mut bytes[done..])];
+            let count = recvmsg(&self.0, rest, &mut control, flags).ok()?.bytes;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+                    assert_eq!(done, 0);
+                    fd = fds.next();
+                }
+            }
+            if count == 0 {
+                return None;
+            }
+            done += count;
+            flags = RecvFlags::empty();
         }
-        assert_eq!(received.bytes, len, "messages come in one piece");
-        let mut fds = control.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        });
-        Some(fds.next().and_then(|mut fds| fds.next()))
+        Some(fd)
     }
 
     fn answer(&self, request: u32, code: u64) {
@@ -98,12 +104,8 @@ impl Channel {
 }
 
 fn ready(served: &Served) -> (Front, Channel) {
-    with(served, BITS)
-}
-
-fn with(served: &Served, bits: u64) -> (Front, Channel) {
     let mut front = Front::connect(served);
-    front.accept(bits);
+    front.accept(BITS);
     front.ask(code::GET_SHMEM_CONFIG, &[]);
     let channel = Channel::open(&front);
     front.set_up();
@@ -149,7 +151,7 @@ fn shared_memory_is_bit_22_and_never_21() {
     let front = Front::connect(&served);
     let protocol = front.ask_word(code::GET_PROTOCOL_FEATURES);
     let bits: Vec<u32> = (0..64).filter(|bit| protocol >> bit & 1 == 1).collect();
-    assert_eq!(bits, [0, 3, 5, 9, 10, 15, 18, 22]);
+    assert_eq!(bits, [0, 3, 5, 9, 10, 15, 22]);
     let regions = front.ask(code::GET_SHMEM_CONFIG, &[]);
     assert_eq!(regions.len(), 8 + 8 * 256);
     assert_eq!((regions[0], &regions[16..24]), (2, &(1u64 << 30).to_ne_bytes()[..]));
@@ -282,67 +284,59 @@ fn wait_readable(socket: &UnixStream) {
     poll(&mut [PollFd::new(socket, PollFlags::IN)], None).unwrap();
 }
 
-/// Who has taken the header does nothing else until the rest has come: no stop can come between them.
+/// Who has taken a byte does nothing else until the rest has come: no stop can come between them.
 #[test]
-fn a_request_follows_its_header_when_that_was_taken() {
+fn a_request_follows_its_first_byte_when_that_was_taken() {
     let served = Served::showing();
     let (mut front, channel) = ready(&served);
     served.seen.map(1, 0, LEN);
     wait_readable(&channel.0);
     assert_eq!(front.request(0, b"e", 1), b"e", "nobody waits for it");
-    assert_eq!(ioctl_fionread(&channel.0).unwrap(), 12);
+    assert_eq!(ioctl_fionread(&channel.0).unwrap(), 1);
     assert!(channel.next().is(MAP, 0));
     channel.answer(MAP, 0);
     assert_eq!(served.seen.wait_mapped(1), [(1, true)]);
 }
 
-/// A front-end that is called to its socket first.
 #[test]
-fn a_stop_that_comes_instead_of_a_request_costs_nothing() {
+fn a_request_that_a_stop_overtakes_is_taken_back() {
     let served = Served::showing();
-    let (front, channel) = with(&served, BITS | 1 << 18);
+    let (front, channel) = ready(&served);
     for round in 0..3 {
         served.seen.map(1, 0, LEN);
         wait_readable(&channel.0);
-        assert_eq!(ioctl_fionread(&channel.0).unwrap(), 12, "a header alone");
         pause(&front);
         assert_eq!(served.seen.wait_mapped(1), [(1, false)], "{round}");
-        // The front-end takes it now, and does not wait for the rest.
-        let knock = channel.next();
-        assert_eq!((knock.request, knock.words.len(), knock.fd.is_none()), (KNOCK, 2, true));
+        let nothing = channel.next();
+        assert_eq!((nothing.request, nothing.words.len()), (MAP | 0x100, 0));
         assert!(channel.is_quiet());
         resume(&front);
         served.seen.map(2, 0, LEN);
-        assert_eq!(channel.next().request, KNOCK);
         assert!(channel.next().is(MAP, 0));
         channel.answer(MAP, 0);
         assert_eq!(served.seen.wait_mapped(1), [(2, true)]);
         served.seen.unmap(3, 0, LEN);
-        assert_eq!(channel.next().request, KNOCK);
+        wait_readable(&channel.0);
+        pause(&front);
+        assert_eq!(served.seen.wait_mapped(1), [(3, false)]);
+        assert_eq!(channel.next().request, UNMAP | 0x100);
+        // It is done all the same, later.
+        resume(&front);
         assert!(channel.next().is(UNMAP, 0));
         channel.answer(UNMAP, 0);
-        assert_eq!(served.seen.wait_mapped(1), [(3, true)]);
     }
+    assert!(served.seen.lock().front.maps);
 }
 
 #[test]
-fn a_stop_in_the_middle_of_a_request_ends_the_asking() {
+fn who_hung_up_maps_nothing_for_the_next_driver() {
     let served = Served::showing();
-    let (mut front, channel) = ready(&served);
+    let (front, channel) = ready(&served);
+    drop(channel);
     served.seen.map(1, 0, LEN);
-    wait_readable(&channel.0);
-    pause(&front);
     assert_eq!(served.seen.wait_mapped(1), [(1, false)]);
-    let mut sent = Vec::new();
-    (&channel.0).read_to_end(&mut sent).unwrap();
-    assert_eq!(sent.len(), 12, "a header without its request");
-    resume(&front);
-    served.seen.map(2, 0, LEN);
-    assert_eq!(served.seen.wait_mapped(1), [(2, false)]);
-    assert_eq!(front.request(0, b"e", 1), b"e");
-    // The next driver reads that there is no mapping.
     front.ask(code::GET_CONFIG, &[&[0u32, 4, 0].map(u32::to_ne_bytes).concat()[..], &[0; 4]].concat());
-    assert!(!served.seen.lock().front.maps);
+    assert_eq!(served.seen.lock().front, Abilities { maps: false, context_init: true });
 }
 
 #[test]
