@@ -56,17 +56,17 @@ const BLOB_BYTES: u32 = 64 << 10;
 
 #[test]
 fn a_guest_maps_more_than_a_hundred_blobs_of_the_hosts_memory_at_once_and_others_in_their_places() -> Result<()> {
-    let device = Device::spawn_rendering(&["--display", "none", "--window", "64M"])?;
+    let device = Device::spawn_rendering(&["--display", "none", "--window", "16M"])?;
     let mut guest = Guest::boot(Config::mini().gpu(Gpu::generic(&device)))?;
     let begin = Instant::now();
     guest.map_blobs(VENUS, BLOBS, BLOB_BYTES)?;
     // Half of them go, and as many come in their places.
     let maps = u64::from(BLOBS + BLOBS / 2);
     say(format_args!("{maps} blobs, {BLOBS} at once: {:.1} s", begin.elapsed().as_secs_f32()));
-    let stats = device.stats()?;
-    assert_eq!(stats["device"]["blob_maps"], maps, "{stats}");
-    assert_eq!(stats["device"]["blob_bytes"], maps * u64::from(BLOB_BYTES), "{stats}");
-    // All are unmapped by then, and the window is whole again.
+    assert_eq!(device.stats()?["device"]["blob_maps"], maps);
+    // All go, and as many fit again.
+    let bytes = || Ok((device.stats()?["device"]["blob_bytes"] == 0).then_some(()));
+    wait_until(PATIENCE, "the end of all blobs", bytes)?;
     guest.map_blobs(VENUS, BLOBS, BLOB_BYTES)?;
     assert_eq!(device.stats()?["device"]["blob_maps"], 2 * maps);
     guest.assert_pictures_are_shown(&device)
