@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
@@ -28,6 +29,7 @@ const MOST: usize = 16;
 pub struct Nursery {
     device: OwnedFd,
     spec: Spec,
+    program: PathBuf,
     running: Vec<Running>,
     /// What the device has had no room for yet.
     unsaid: VecDeque<News>,
@@ -54,7 +56,7 @@ pub enum Wait {
 impl Nursery {
     /// `device` says what to do; all are started as `spec` says.
     pub fn new(device: OwnedFd, spec: Spec) -> Self {
-        Nursery { device, spec, running: Vec::new(), unsaid: VecDeque::new() }
+        Nursery { device, spec, program: "/proc/self/exe".into(), running: Vec::new(), unsaid: VecDeque::new() }
     }
 
     /// What to wait for.
@@ -117,7 +119,7 @@ impl Nursery {
     }
 
     fn spawn(&self, id: u32, kind: Kind, socket: &OwnedFd) -> Result<Running> {
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(&self.program);
         command.arg0("beamsplit-device").arg(child::ROLE).arg(child::word_for(kind)).arg(inherit(socket.as_fd())?);
         command.arg(self.spec.word()?).env_clear().envs(child::environment(&self.spec, std::env::vars_os()));
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -185,15 +187,4 @@ fn describe(status: ExitStatus, last: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_end_is_told_by_the_signal_or_the_last_words() {
-        let status = |raw| ExitStatus::from_raw(raw);
-        assert_eq!(describe(status(9), "no matter"), "killed by signal 9");
-        assert_eq!(describe(status(0x100), "No driver"), "No driver");
-        assert_eq!(describe(status(0x300), ""), "exit code 3");
-        assert!(describe(status(0), "").contains("not needed"));
-    }
-}
+mod tests;
