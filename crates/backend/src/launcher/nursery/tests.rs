@@ -115,14 +115,11 @@ fn one_that_ends_by_itself_takes_along_what_it_started_and_its_last_words_are_to
 
 #[test]
 fn one_gets_its_socket_its_words_and_an_environment_of_its_own() {
-    let mut bed = Bed::new(
-        "for fd in /proc/$$/fd/*; do readlink $fd; done > \"${0%/*}/fds\"; echo $1 $2 ${HOME} >> \"${0%/*}/fds\"",
-    );
+    let mut bed = Bed::new("echo $(readlink /proc/$$/fd/$3) $1 $2 ${HOME} > \"${0%/*}/words\"");
     bed.started(1);
     assert!(matches!(bed.hear(), News::Ended { .. }));
-    let text = bed.read("fds");
-    assert_eq!(text.matches("socket:").count(), 1, "{text}");
-    assert!(text.ends_with("as-renderer gl /nonexistent\n"), "{text}");
+    let text = bed.read("words");
+    assert!(text.starts_with("socket:") && text.ends_with("as-renderer gl /nonexistent\n"), "{text}");
 }
 
 #[test]
