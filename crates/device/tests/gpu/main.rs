@@ -6,6 +6,7 @@ mod asks;
 mod boot;
 mod catch_up;
 mod chance;
+mod chance_3d;
 mod commands;
 mod conversation;
 mod far;
