@@ -106,7 +106,6 @@ impl Isolated {
     fn serve(&mut self, kind: Kind, now: Instant) {
         let Some(process) = &mut self.processes[at(kind)] else { return };
         let mut answers = std::mem::take(&mut self.answers);
-        let was_blocked = process.is_blocked();
         let mut asleep = false;
         for _ in 0..ROUNDS {
             process.take_events(&mut answers);
@@ -118,8 +117,9 @@ impl Isolated {
         }
         process.announce();
         self.again |= !asleep;
-        if process.is_blocked() != was_blocked {
-            let room = if process.is_blocked() { EventFlags::OUT } else { EventFlags::empty() };
+        if process.is_blocked() != process.watched {
+            process.watched = process.is_blocked();
+            let room = if process.watched { EventFlags::OUT } else { EventFlags::empty() };
             let data = EventData::new_u64(at(kind) as u64 * 2);
             let _ = epoll::modify(&self.epoll, process.fds()[0], data, EventFlags::IN | room);
         }

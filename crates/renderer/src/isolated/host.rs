@@ -91,6 +91,8 @@ pub struct Process {
     pub idle: Option<Instant>,
     /// How often the other side was woken.
     pub rang: u64,
+    /// Whether its socket is watched for room.
+    pub watched: bool,
     socket: OwnedFd,
     memory: Shared,
     bell: OwnedFd,
@@ -146,6 +148,7 @@ impl Process {
             lies: 0,
             counted: 0,
             rang: 0,
+            watched: false,
             socket,
             memory,
             bell,

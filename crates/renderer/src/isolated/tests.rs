@@ -148,6 +148,14 @@ impl Desk {
         }
     }
 
+    /// Lets time go by.
+    fn pass(&mut self, time: Duration) {
+        for _ in 0..8 {
+            self.later += time / 8;
+            self.turn();
+        }
+    }
+
     /// Waits until something is so.
     fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let limit = Instant::now() + Duration::from_secs(120);

@@ -125,17 +125,14 @@ fn one_that_hangs_is_ended_and_one_that_only_waits_for_fences_is_not() {
     let fence = desk.fence(1, 0);
     desk.until("the fence", |_| script.state().fences.len() == 1);
     desk.until("the context", |desk| desk.answers.len() == 1);
-    desk.later += 2 * PATIENCE;
-    desk.turn();
-    desk.turn();
+    desk.pass(2 * PATIENCE);
     assert_eq!(desk.open, [fence]);
     script.state().closed = true;
     let hangs = desk.submit(1, b"");
     desk.until("the submit", |_| script.state().submitted.len() == 1);
     desk.turn();
     assert_eq!(desk.stats.renderer_deaths.get(), 0);
-    desk.later += 2 * PATIENCE;
-    desk.turn();
+    desk.pass(PATIENCE);
     assert_eq!(desk.stats.renderer_deaths.get(), 1);
     assert_eq!(*desk.killed.lock().unwrap(), [1]);
     let obituary = "Guest test: the OpenGL renderer hung for 1000 s; last command: SUBMIT_3D of context 1 \"a \\\"name\\\"\\n\"; \
@@ -159,8 +156,7 @@ fn one_that_never_starts_is_ended_and_one_that_cannot_says_why() {
     desk.open(2, CapsetId::VENUS);
     desk.until("the one that cannot", |desk| desk.answers.len() == 1);
     assert_eq!(desk.open, [opened]);
-    desk.later += 2 * PATIENCE;
-    desk.turn();
+    desk.pass(2 * PATIENCE);
     assert_eq!(desk.answers[&opened], Err(ReplyError::Unspec));
     assert_eq!(desk.stats.renderer_deaths.get(), 2);
     drop(hold);
