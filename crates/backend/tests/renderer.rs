@@ -103,8 +103,9 @@ fn drawing(capset: &str, words: &[&str]) -> Vec<Device> {
     }
     let places = [Some(Command::new(support::PROGRAM)), support::inside()];
     let places = places.into_iter().zip(there).filter_map(|(place, there)| place.filter(|_| there));
-    let start = |place| {
+    let start = |mut place: Command| {
         let folder = tempfile::tempdir().unwrap();
+        place.env("XDG_CACHE_HOME", folder.path());
         let [socket, capset] =
             [format!("--socket-path={}", folder.path().join("gpu").display()), format!("--capsets={capset}")];
         let all = [&["--display=none", "--renderer=virgl", &capset, &socket], words].concat();

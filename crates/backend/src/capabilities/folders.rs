@@ -1,9 +1,11 @@
 //! Where we keep what can be made again.
 
-use std::fs::{DirBuilder, Metadata};
+use std::cmp::Reverse;
+use std::fs::{DirBuilder, File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf, absolute};
+use std::time::SystemTime;
 
 use rustix::process::geteuid;
 
@@ -12,6 +14,8 @@ use crate::config::Endpoint;
 
 /// What the folder of a process is called, before its number.
 const PROCESS: &str = "process-";
+/// Guests whose shaders are kept. Sockets with ever new paths would fill the disk.
+const GUESTS: usize = 32;
 
 /// The folder of this name among our own, made where it was missing, and ours alone.
 pub fn own(name: &str) -> Option<PathBuf> {
@@ -29,17 +33,26 @@ pub fn shaders(spec: &Spec, endpoint: &Endpoint, name: &str) -> Option<PathBuf> 
         Endpoint::Listen(socket) => hash(&(&spec.library, &spec.node, absolute(socket).ok()?, name)),
         Endpoint::Inherited(_) => format!("{PROCESS}{}", std::process::id()),
     };
-    make(all.join(own))
+    let folder = make(all.join(own))?;
+    // It was used: others go first.
+    let _ = File::open(&folder).and_then(|folder| folder.set_modified(SystemTime::now()));
+    Some(folder)
 }
 
-/// Removes the folders of processes that have gone.
+/// Removes the folders of processes that have gone, and of those guests that have not come for the longest time. Who draws
+/// with one of those still, compiles again.
 fn sweep(all: &Path) {
     let left_behind = |path: &Path| {
         let pid = path.file_name().and_then(|name| name.to_str()?.strip_prefix(PROCESS)?.parse::<u32>().ok());
         pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     };
     let entries = all.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
-    for folder in entries.filter(|path| left_behind(path)) {
+    let (gone, mut rest): (Vec<_>, Vec<_>) = entries.partition(|path| left_behind(path));
+    rest.sort_by_key(|path| {
+        Reverse(path.metadata().and_then(|there| there.modified()).unwrap_or(SystemTime::UNIX_EPOCH))
+    });
+    // One more comes.
+    for folder in gone.iter().chain(rest.iter().skip(GUESTS - 1)) {
         // Another start may do the same just now.
         let _ = std::fs::remove_dir_all(folder);
     }
@@ -65,6 +78,7 @@ pub fn hash(what: &impl Hash) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn only_folders_of_processes_that_have_gone_are_removed() {
@@ -77,5 +91,19 @@ mod tests {
         }
         sweep(all.path());
         assert!(!gone.exists() && kept.iter().all(|folder| folder.exists()));
+    }
+
+    #[test]
+    fn of_ever_new_guests_the_oldest_go() {
+        let all = tempfile::tempdir().unwrap();
+        let folders: Vec<_> = (0..2 * GUESTS).map(|number| all.path().join(format!("{number:016x}"))).collect();
+        for (age, folder) in folders.iter().enumerate() {
+            std::fs::create_dir(folder).unwrap();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 - age as u64);
+            File::open(folder).unwrap().set_modified(time).unwrap();
+        }
+        sweep(all.path());
+        let kept: Vec<_> = folders.iter().filter(|folder| folder.exists()).collect();
+        assert_eq!(kept, folders.iter().take(GUESTS - 1).collect::<Vec<_>>());
     }
 }
