@@ -25,7 +25,9 @@ fn gl() {
     }
     let found = probe(Kind::Gl, None, None, None);
     show(&found);
-    assert_eq!(found.missing, []);
+    if let Some(missing) = found.missing.first() {
+        return skip(format_args!("{}: {}", missing.what, missing.why));
+    }
     let ids: Vec<_> = found.capsets.iter().map(|capset| (capset.id, capset.rings, capset.maps)).collect();
     assert_eq!(ids, [(CapsetId::VIRGL, 1, false), (CapsetId::VIRGL2, 1, false)]);
     assert_eq!(found.drivers.len(), 1);
