@@ -40,6 +40,19 @@ pub fn bench(arguments: &[String]) -> Result<()> {
     if arguments == ["guest"] {
         return bench_inside();
     }
+    if arguments == ["rendering"] {
+        return cargo(&[
+            "test",
+            "--release",
+            "-p",
+            "beamsplit-bench",
+            "--test",
+            "rendering",
+            "--",
+            "--ignored",
+            "--nocapture",
+        ]);
+    }
     if arguments.first().is_some_and(|word| word == "three-d") {
         return bench_three_d(&arguments[1..]);
     }

@@ -24,8 +24,8 @@ enum Task {
     Guest(guest::Options),
     /// Measure Beamsplit and its peers on this machine.
     Bench {
-        /// Options of the bench, or `guest`: only what a card costs a guest, measured inside of it; or `three-d`: only what a 3D
-        /// library costs.
+        /// Options of the bench, or one of these alone: `guest`, what a card costs a guest, measured inside of it; `rendering`, what
+        /// drawing costs one; `three-d`, what a 3D library costs without a guest.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
