@@ -1,6 +1,7 @@
 //! Whole conversations with processes that are threads of the test: no library is needed.
 
 mod alone;
+mod chance;
 mod deaths;
 mod lies;
 mod script;
@@ -56,7 +57,9 @@ impl Children for Threads {
 
     fn kill(&mut self, id: u32) {
         self.killed.lock().unwrap().push(id);
-        let _ = shutdown(&self.sockets[&id], Shutdown::Both);
+        if let Some(socket) = self.sockets.get(&id) {
+            let _ = shutdown(socket, Shutdown::Both);
+        }
     }
 
     fn ended(&mut self) -> Vec<Ended> {
