@@ -215,6 +215,7 @@ impl Gpu {
             return Err(ReplyError::InvalidParameter);
         }
         if context.0 != 0 {
+            self.check_ring(header, context)?;
             self.open_context(context)?;
         }
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
@@ -238,20 +239,12 @@ impl Gpu {
         if !commands.len().is_multiple_of(size_of::<u32>()) {
             return Err(ReplyError::InvalidParameter);
         }
-        let (context, line) = (ContextId(header.ctx_id), self.line(header));
+        let context = ContextId(header.ctx_id);
+        self.check_ring(header, context)?;
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
-        let found = three_d.contexts.get(context)?;
-        let capset = found.capset;
-        if commands.is_empty() && !found.is_open {
+        if commands.is_empty() && !three_d.contexts.get(context)?.is_open {
             // Nothing can be under way.
             return Ok(Step::Reply(Reply::OkNoData));
-        }
-        if let Some(Line::Ring(_, ring)) = line {
-            let rings =
-                three_d.renderer.capsets().iter().find(|other| other.id == capset).map_or(0, |other| other.rings);
-            if ring >= rings {
-                return Err(ReplyError::InvalidParameter);
-            }
         }
         self.open_context(context)?;
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
@@ -264,6 +257,16 @@ impl Gpu {
         };
         self.fence(ticket, header, context);
         Ok(self.step(progress, Undo::Nothing))
+    }
+
+    /// Whether a context has the timeline that a fence names.
+    fn check_ring(&mut self, header: &Header, context: ContextId) -> Result<(), ReplyError> {
+        let line = self.line(header);
+        let Rendering { renderer, contexts, .. } = &mut **self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
+        let capset = contexts.get(context)?.capset;
+        let Some(Line::Ring(_, ring)) = line else { return Ok(()) };
+        let has = renderer.capsets().iter().any(|other| other.id == capset && ring < other.rings);
+        has.then_some(()).ok_or(ReplyError::InvalidParameter)
     }
 
     /// Has the renderer tell when the command with this header is complete, if more than the command itself may be under way.

@@ -16,10 +16,15 @@ use crate::machine::{PIECES, gpu};
 use crate::strict::{PAGE, Pace};
 use crate::window::{FEATURES, Guest, WINDOW};
 
-/// Whether it is about heads.
-fn is_seen(ask: &Ask) -> bool {
+/// What the conversation begins with: something to talk about.
+fn prelude() -> [Ask; 6] {
+    [open(1, 1), open(2, 4), create_3d(1, IMAGE), attach(1, 0x1000, 0x400), join(1, 1), mappable(2, 2, 2 * PAGE)]
+}
+
+/// Whether its effect depends on what has been answered: heads show what was read, and who goes is not waited for.
+fn depends(ask: &Ask) -> bool {
     let bytes = ask.bytes();
-    matches!(bytes[..2], [2..=4, 1])
+    matches!(bytes[..2], [2..=4, 1] | [9, 2])
 }
 
 /// A request about one of four resources and three contexts, often a possible one.
@@ -58,14 +63,17 @@ proptest! {
 
     #[test]
     fn a_late_library_changes_no_reply_and_no_picture(asks in prop::collection::vec(any_ask(), 1..60), pace in 1usize..5) {
+        let asks: Vec<Ask> = prelude().into_iter().chain(asks).collect();
         let mut prompt = Guest::new(Pace::Prompt);
         let mut late = Guest::new(Pace::Late);
         let mut sent = Vec::new();
         for (at, ask) in asks.iter().enumerate() {
             let expected = prompt.ask(ask);
+            if depends(ask) {
+                late.wait();
+            }
             sent.push((ask, expected, late.send(ask)));
-            // Which part of which image a head shows depends on when it was read: a guest that cares waits.
-            if at.is_multiple_of(pace) || is_seen(ask) {
+            if at.is_multiple_of(pace) || depends(ask) {
                 late.wait();
             }
         }
@@ -101,7 +109,7 @@ proptest! {
         gpu.memory(&memory);
         gpu.start(FEATURES, Start::Fresh);
         let (mut open, mut now, mut chance) = (HashSet::new(), Instant::now(), seed);
-        for ask in &asks {
+        for ask in prelude().iter().chain(&asks) {
             let (bytes, mut reply) = (ask.bytes(), Vec::new());
             let request = Request { bytes: &bytes, carried: bytes.len() as u64, writable: 4096 };
             if let Answer::Later(ticket) = gpu.request(&memory, 0, request, &mut reply) {
