@@ -185,6 +185,23 @@ fn a_process_draws_is_locked_in_and_another_takes_its_place() {
 }
 
 #[test]
+fn one_that_stands_still_is_ended_and_another_takes_its_place() {
+    for device in drawing("virgl2", &[]) {
+        let mut guest = Guest::new(&device);
+        guest.open(1, VIRGL2);
+        assert_eq!(guest.draw(1, 1, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);
+        let first = pid(&device, "gl").unwrap();
+        kill_process(Pid::from_raw(first as i32).unwrap(), Signal::STOP).unwrap();
+        // Answered by nobody but the device.
+        assert_ne!(guest.submit(1, &stream::nothing()), command::RESP_OK_NODATA);
+        guest.open(2, VIRGL2);
+        assert_eq!(guest.draw(2, 2, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);
+        wait_until_gone(first);
+        assert_eq!(device.stats()["renderer"]["gl"]["starts"], 2);
+    }
+}
+
+#[test]
 fn vulkan_has_a_server_and_a_process_for_each_context_which_all_end_together() {
     for device in drawing("venus", &[]) {
         let mut guest = Guest::new(&device);
