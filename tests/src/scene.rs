@@ -40,7 +40,7 @@ impl Scene {
 
     /// Has a guest draw, with more words of its environment. Its program is brought there by [`bring`].
     pub fn in_guest(guest: &mut Guest, environment: &str, kind: &str, frames: u32) -> Result<Self> {
-        let words = guest.run(&format!("{environment} {PROGRAM} {kind} {frames} /tmp/picture"))?.text();
+        let words = guest.run(&command(environment, kind, frames))?.text();
         Self::new(&words, guest.get("/tmp/picture")?)
     }
 
@@ -79,6 +79,11 @@ impl Scene {
 /// Puts the program into a guest that has Mesa.
 pub fn bring(guest: &mut Guest) -> Result<()> {
     guest.put(PROGRAM, 0o755, &fs::read(program()?)?)
+}
+
+/// The shell command that has a guest draw.
+pub fn command(environment: &str, kind: &str, frames: u32) -> String {
+    format!("{environment} {PROGRAM} {kind} {frames} /tmp/picture")
 }
 
 fn program() -> Result<&'static PathBuf> {

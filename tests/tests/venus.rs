@@ -1,6 +1,9 @@
 //! A guest's Vulkan, drawn by the host over QEMU's generic vhost-user device.
 
 use anyhow::{Context, Result};
+use rustix::process::{Signal, kill_process};
+use tests::guest::PATIENCE;
+use tests::process::wait_until;
 use tests::progress::say;
 use tests::{Config, Device, Gpu, Guest, Scene, scene};
 
@@ -37,5 +40,23 @@ fn vulkan_of_a_guest_is_drawn_and_computed_by_the_host_as_the_host_does_it_itsel
         let rate = words.lines().find(|line| line.contains("FPS:")).context("vkmark says no rate")?;
         say(format_args!("vkmark: {rate}"));
     }
-    Ok(())
+
+    // What draws is killed while it draws: the device, its screen and whoever comes next go on.
+    let endless = scene::command(VENUS, "vulkan", u32::MAX);
+    let program = guest.spawn(&endless)?;
+    let begun = submits(&device)?;
+    wait_until(PATIENCE, "work on the way", || Ok((submits(&device)? > begun).then_some(())))?;
+    let (renderer, _) = device.renderers()?.into_iter().find(|(_, kind)| kind == "vk").context("Nothing draws")?;
+    kill_process(renderer, Signal::KILL)?;
+    guest.run(&format!("kill -9 -{program}"))?;
+    guest.wait_for("! grep -qs '(guest-scene) [^Z]' /proc/[0-9]*/stat")?;
+    let drawn = Scene::in_guest(&mut guest, VENUS, "vulkan", 20)?;
+    say(format_args!("after a kill: {}", drawn.words));
+    drawn.assert_same(&Scene::on_host("vulkan", 20)?)?;
+    guest.assert_pictures_are_shown(&device)
+}
+
+/// How much was submitted so far.
+fn submits(device: &Device) -> Result<u64> {
+    device.stats()?["device"]["submits"].as_u64().context("No count of submits")
 }

@@ -10,8 +10,9 @@ const FRAMES: u32 = 200;
 
 #[test]
 fn opengl_of_a_guest_is_drawn_by_the_host_as_the_host_draws_it_itself_and_shown_on_its_screen() -> Result<()> {
-    let device = Device::spawn_rendering(&["--display", "none", "--heads", "640x480", "--capsets", "virgl,virgl2"])?;
-    let mut guest = Guest::boot(Config::mesa().gpu(Gpu::vhost_user_gpu(&device)))?;
+    // Where QEMU shows the screen, it says how large it is: small, as each frame is copied to it.
+    let device = Device::spawn_rendering(&["--display", "vmm"])?;
+    let mut guest = Guest::boot(Config::mesa().gpu_with(Gpu::vhost_user_gpu(&device), "xres=640,yres=480"))?;
     assert!(device.renderers()?.is_empty(), "A guest that draws nothing has processes for it");
 
     scene::bring(&mut guest)?;
@@ -31,6 +32,8 @@ fn opengl_of_a_guest_is_drawn_by_the_host_as_the_host_draws_it_itself_and_shown_
     guest.spawn("sleep 1000 | kmscube -c 300 >/tmp/cube 2>&1")?;
     let cube = cube_on(&device)?;
     cube.save(&workspace::target().join("tmp/virgl.png"))?;
+    let in_qemu = wait_until(PATIENCE, "a cube in QEMU", || Ok(cubic(&guest.screen()?).then_some(())));
+    in_qemu.with_context(|| format!("{guest}"))?;
     let moves = wait_until(PATIENCE, "the cube to turn", || {
         let picture = device.screen()?;
         Ok((picture != cube && cubic(&picture)).then_some(()))

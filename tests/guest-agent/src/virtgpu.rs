@@ -132,9 +132,9 @@ impl<'a> Blob<'a> {
         }
     }
 
-    fn holds(&self, token: u64) -> bool {
+    fn read(&self) -> [u64; 2] {
         // SAFETY: as in `write`.
-        self.ends().iter().all(|word| unsafe { word.read_volatile() } == token)
+        self.ends().map(|word| unsafe { word.read_volatile() })
     }
 }
 
@@ -168,7 +168,8 @@ pub fn blobs(capset: u32, count: u32, bytes: u32) -> Result<()> {
         blobs.insert(number as usize, make(count + number)?);
     }
     for (place, (token, blob)) in blobs.iter().enumerate() {
-        ensure!(blob.holds(*token), "Blob {place} does not hold what was written to it");
+        let found = blob.read();
+        ensure!(found == [*token; 2], "Blob {place} holds {found:x?} at its ends, not {token:x}");
     }
     Ok(())
 }
