@@ -10,7 +10,7 @@ use std::process::Command;
 
 use bench::frontend::command;
 use bench::frontend::message::request;
-use bench::frontend::{Channel, FrontEnd, Kind, Options};
+use bench::frontend::{Channel, Driver, FrontEnd, Kind, Options, PciGuest};
 use protocol::ResourceId;
 use renderer::virgl::stream;
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,7 +24,7 @@ const VENUS: u32 = 4;
 
 /// A guest that draws in 3D.
 struct Guest {
-    front_end: FrontEnd,
+    front_end: Box<dyn Driver>,
     fences: u64,
 }
 
@@ -38,7 +38,17 @@ impl Guest {
         // As the generic device does: it maps memory, so its guest may have all of 3D.
         front_end.channel().ask(request::GET_SHMEM_CONFIG, &[], &[]).unwrap();
         assert!(front_end.start().unwrap().is_none());
-        Guest { front_end, fences: 0 }
+        Guest { front_end: Box::new(front_end), fences: 0 }
+    }
+
+    /// Over vfio-user.
+    fn of_a_card(device: &Device) -> Self {
+        let socket = UnixStream::connect(device.folder.path().join("gpu")).unwrap();
+        let mut options = Options::new(Kind::Generic);
+        options.features |= VIRGL;
+        let mut front_end = PciGuest::realize(socket, options).unwrap();
+        front_end.start(false).unwrap();
+        Guest { front_end: Box::new(front_end), fences: 0 }
     }
 
     fn answer(&mut self, command: &command::Command) -> u32 {
@@ -180,6 +190,17 @@ fn a_process_draws_is_locked_in_and_another_takes_its_place() {
     for sandbox in ["--sandbox=on", "--sandbox=off"] {
         for device in drawing("virgl2", &[sandbox]) {
             must_draw_and_survive(&device, sandbox.ends_with("on"));
+        }
+    }
+}
+
+#[test]
+fn a_card_over_vfio_user_draws_too() {
+    for model in ["--model=virtio", "--model=vga"] {
+        for device in drawing("virgl2", &["--transport=vfio-user", model]) {
+            let mut guest = Guest::of_a_card(&device);
+            guest.open(1, VIRGL2);
+            assert_eq!(guest.draw(1, 1, [1.0, 1.0, 0.0, 1.0]), [0, 255, 255, 255]);
         }
     }
 }
