@@ -170,7 +170,7 @@ impl Gpu {
             three_d.timelines.enter(line, ticket, header);
         }
         let execution = match command {
-            Ok(command) if self.order.must_wait(&header, &command) => {
+            Ok(command) if !self.order.is_idle() && self.order.must_wait(&header, &command) => {
                 self.order.wait(ticket, header, command);
                 Execution::Later(ticket)
             }
