@@ -12,7 +12,7 @@ use super::channel::Message;
 use super::eventfd::Wire;
 use super::exports::Shared;
 use super::memory::{MAX_REGIONS, MapError, SharedMemory};
-use super::message::{MessageError, Request, RingAddresses, reply};
+use super::message::{MessageError, RegionDescription, Request, RingAddresses, reply};
 use crate::feature;
 use crate::ring::{Layout, MAX_SIZE};
 use crate::worker::{Change, Gone, Worker};
@@ -35,6 +35,9 @@ mod protocol_feature {
 
 /// Regions of shared memory that GET_SHMEM_CONFIG speaks of.
 const SHMEM_REGIONS: usize = 256;
+
+/// How often a front-end hears that a region of ours is no memory.
+const MOST_REFUSED: usize = 4096;
 
 /// Why a message was not obeyed.
 #[derive(Debug, Error)]
@@ -91,6 +94,8 @@ enum Obeyed {
     Handed,
     /// All of it.
     Done,
+    /// It is noted, but better refused: memory of ours that the front-end has mapped.
+    Unwanted(RegionDescription),
 }
 
 /// One connection.
@@ -103,6 +108,8 @@ pub struct Control<'a, W> {
     /// where it maps them; it does so before its guest starts.
     asked_regions: bool,
     memory: SharedMemory,
+    /// Regions of our own that were refused.
+    refused: usize,
     rings: Vec<RingSettings>,
 }
 
@@ -128,6 +135,7 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
             protocol_features: 0,
             asked_regions: false,
             memory: SharedMemory::new(identity.shared.clone()),
+            refused: 0,
             rings: vec![RingSettings::default(); identity.queues],
         };
         control.tell_front();
@@ -150,6 +158,7 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
                 0u64
             }
             Ok(Obeyed::Done) => 0,
+            Ok(Obeyed::Unwanted(region)) => self.refuse(region)?.into(),
             Err(refusal) if !acknowledge || matches!(refusal, Refusal::Gone(_)) => return Err(refusal),
             Err(refusal) => {
                 device::guest_log!(warn, "Front-end was refused: {refusal}");
@@ -175,7 +184,7 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
                 let fd = fds.pop().ok_or(MessageError::Fds { request: super::message::code::ADD_MEM_REG, fds: 0 })?;
                 match self.memory.add(region, fd)? {
                     Some(table) => self.set_memory(table)?,
-                    None => return Ok(Obeyed::Done),
+                    None => return Ok(Obeyed::Unwanted(region)),
                 }
             }
             Request::RemMemReg(region) => match self.memory.remove(region)? {
@@ -304,6 +313,18 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
             }
         }
         Ok(self.worker.settle()?)
+    }
+
+    /// Whether to say no to a region of our own. QEMU 11.1 unmaps it when its guest is reset, after it stopped the device; if
+    /// it had been told yes, it crashes at the next start, when it wants to tell us. A no is one line in QEMU's log, now and
+    /// at each change of its memory until the region is gone: a guest gets so many of them. At a start it has to be a yes.
+    fn refuse(&mut self, region: RegionDescription) -> Result<bool, Refusal> {
+        if self.refused >= MOST_REFUSED || !self.identity.shared.runs() {
+            return Ok(false);
+        }
+        self.refused += 1;
+        self.memory.remove(region)?;
+        Ok(true)
     }
 
     fn ring(&mut self, queue: u32) -> Result<&mut RingSettings, Refusal> {
