@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use device::{
-    Answer, Front, Gpu, MapRequest, Memory, Outbox, Request, Start, Stats, Ticket, UnmapRequest, VirtioDevice,
+    Answer, Front, Gpu, MapRequest, Memory, Outbox, Request, Start, Stats, ThreeD, Ticket, UnmapRequest, VirtioDevice,
     WindowRequest,
 };
 use renderer::Soft;
@@ -87,11 +87,16 @@ impl Guest {
     /// Behind any front-end.
     pub fn behind(front: Front, pace: Pace) -> Self {
         let library = Strict::new(pace);
+        let three_d = Box::new(library.clone());
+        Self::around(library, three_d, front, Memory::new(PIECES.clone()).unwrap())
+    }
+
+    /// With any library, and memory of any kind; `library` knows nothing if it is another one.
+    pub fn around(library: Strict, three_d: Box<dyn ThreeD>, front: Front, memory: Memory) -> Self {
         let (gpu, screen, stats) = gpu(Box::new(Soft::new()), false);
         let window = if front.maps { WINDOW } else { 0 };
-        let mut gpu = gpu.with_three_d(Box::new(library.clone()), window);
+        let mut gpu = gpu.with_three_d(three_d, window);
         gpu.config().front(front);
-        let memory = Memory::new(PIECES.clone()).unwrap();
         gpu.memory(&memory);
         gpu.start(FEATURES, Start::Fresh);
         let (window, open, replies) = Default::default();
