@@ -94,7 +94,10 @@ impl Conversation {
             4 => self.hear(1),
             5 => self.hear(51),
             6 => self.hear(usize::from(step >> 4) * 16),
-            7 => self.answer(0),
+            7 => {
+                self.shared.set_returned();
+                self.answer(0);
+            }
             8 => self.answer(u64::from(step >> 4)),
             9 => self.run(false),
             10 => self.run(true),

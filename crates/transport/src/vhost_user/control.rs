@@ -179,12 +179,18 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
             Request::SetMemTable(regions) => {
                 let table = self.memory.replace(regions, fds)?;
                 self.set_memory(table)?;
+                if self.memory.has_ours() {
+                    self.tell_returned()?;
+                }
             }
             Request::AddMemReg(region) => {
                 let fd = fds.pop().ok_or(MessageError::Fds { request: super::message::code::ADD_MEM_REG, fds: 0 })?;
                 match self.memory.add(region, fd)? {
                     Some(table) => self.set_memory(table)?,
-                    None => return Ok(Obeyed::Unwanted(region)),
+                    None => {
+                        self.tell_returned()?;
+                        return Ok(Obeyed::Unwanted(region));
+                    }
                 }
             }
             Request::RemMemReg(region) => match self.memory.remove(region)? {
@@ -313,6 +319,12 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
             }
         }
         Ok(self.worker.settle()?)
+    }
+
+    /// The gpu thread waits for it before it tells the device that something is mapped.
+    fn tell_returned(&mut self) -> Result<(), Gone> {
+        self.identity.shared.set_returned();
+        self.worker.change(Change::Look)
     }
 
     /// Whether to say no to a region of our own. QEMU 11.1 unmaps it when its guest is reset, after it stopped the device; if

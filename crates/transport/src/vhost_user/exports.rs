@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::fstat;
@@ -24,6 +24,8 @@ pub struct Shared {
     running: Mutex<bool>,
     /// How often each file may be mapped.
     exports: Mutex<HashMap<Name, usize>>,
+    /// How often such a file came back as guest memory.
+    returned: AtomicU64,
 }
 
 impl Shared {
@@ -67,6 +69,16 @@ impl Shared {
                 exports.remove(&name);
             }
         }
+    }
+
+    /// How often a file of ours came back as guest memory, from any front-end.
+    pub fn returned(&self) -> u64 {
+        self.returned.load(Ordering::Acquire)
+    }
+
+    /// One has.
+    pub fn set_returned(&self) {
+        self.returned.fetch_add(1, Ordering::Release);
     }
 
     /// Whether that is a file of ours that the front-end may have mapped.

@@ -108,6 +108,11 @@ impl SharedMemory {
         self.install(regions).map(Some)
     }
 
+    /// Whether there is something of ours among it.
+    pub fn has_ours(&self) -> bool {
+        !self.ours.is_empty()
+    }
+
     fn install(&mut self, regions: Vec<SharedRegion>) -> Result<Arc<Memory>, MapError> {
         let table = Memory::new(regions.iter().map(|shared| shared.region.clone()).collect())?;
         self.regions = regions;

@@ -6,6 +6,9 @@
 //! request is carried out. A stop that began before is known before, because the front-end waits for our word then: the byte
 //! becomes the beginning of a message that nobody knows, and means nothing.
 //!
+//! QEMU answers a map before its guest sees what was mapped, and a write that comes too early is lost. It is there when the
+//! front-end shares it with us, as it does with all that is the guest's memory: only then is the device told.
+//!
 //! There is one request at a time, and none once a stop began. A front-end that answers what it was not asked is not asked
 //! again.
 
@@ -26,7 +29,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlag
 use super::exports::{Name, Shared, name};
 use super::message::{Answer, ShmemMessage, code, notice};
 use crate::kernel::unread::unread;
-use crate::window::{Mapper, Requests, place};
+use crate::window::{ANSWER_LIMIT, Mapper, Requests, place};
 
 /// The channel on which the back-end asks, and what was asked.
 #[derive(Debug)]
@@ -38,6 +41,12 @@ pub struct BackendChannel {
     rest: Vec<u8>,
     /// What follows when the front-end has taken the first byte of a request.
     held: Option<Held>,
+    /// How often something of ours had come back as memory when the rest of the last request was sent.
+    returned_before: u64,
+    /// Something was mapped, but has not come back: until when to wait for that.
+    unseen: Option<Unseen>,
+    /// Nothing came back that was waited for.
+    never_returns: bool,
     /// The front-end is to hear that the configuration changed.
     news: bool,
     /// What has come of an answer.
@@ -60,6 +69,15 @@ struct Held {
     look: Option<Instant>,
 }
 
+/// A map that was answered, and may not be in force.
+#[derive(Clone, Copy, Debug)]
+struct Unseen {
+    /// Until when to wait; known from the next poll on.
+    limit: Option<Instant>,
+}
+
+/// How long to wait for the first thing to come back: the front-end may be one that shares nothing with us.
+const RETURN_LIMIT: Duration = Duration::from_secs(1);
 /// So many bytes of a request go ahead.
 const BEGINNING: usize = 1;
 /// How often to look.
@@ -74,6 +92,9 @@ impl BackendChannel {
             requests: Requests::default(),
             rest: Vec::new(),
             held: None,
+            returned_before: 0,
+            unseen: None,
+            never_returns: false,
             news: false,
             answer: Vec::new(),
             exported: BTreeMap::new(),
@@ -102,12 +123,14 @@ impl BackendChannel {
         self.rest.clear();
         self.answer.clear();
         self.held = None;
+        self.unseen = None;
         self.news = false;
     }
 
     /// The front-end is gone.
     pub fn reset(&mut self) {
         self.close();
+        self.never_returns = false;
         self.exported.clear();
         self.shared.reset();
     }
@@ -151,10 +174,39 @@ impl BackendChannel {
                 let answer = Answer::parse(bytes);
                 self.answer.clear();
                 match (self.requests.oldest().map(ShmemMessage::of), answer) {
-                    (Some(asked), Some(answer)) if asked.request == answer.request => self.take_answer(answer.done),
+                    // Twice.
+                    _ if self.unseen.is_some() => return self.give_up(&"it answered what it was not asked"),
+                    (Some(asked), Some(answer)) if asked.request == answer.request => {
+                        if answer.done && answer.request == code::BACKEND_SHMEM_MAP {
+                            self.unseen = Some(Unseen { limit: None });
+                        } else {
+                            self.take_answer(answer.done);
+                        }
+                    }
                     _ => return self.give_up(&"it answered what it was not asked"),
                 }
             }
+        }
+    }
+
+    /// Whether what was mapped is in force, or will not be known to be.
+    fn is_seen(&mut self, now: Instant) -> bool {
+        let Some(unseen) = &mut self.unseen else { return false };
+        let returned = self.shared.returned();
+        if returned != self.returned_before {
+            self.never_returns = false;
+            return true;
+        }
+        let patience = if returned > 0 { ANSWER_LIMIT } else { RETURN_LIMIT };
+        self.never_returns |= *unseen.limit.get_or_insert(now + patience) <= now;
+        self.never_returns
+    }
+
+    /// Tells that something is mapped, when it is.
+    fn see(&mut self, now: Instant) {
+        if self.is_seen(now) {
+            self.unseen = None;
+            self.take_answer(true);
         }
     }
 
@@ -196,6 +248,8 @@ impl BackendChannel {
     fn finish_held(&mut self) {
         let Some(Held { bytes, instead, .. }) = self.held.take() else { return };
         let shared = self.shared.clone();
+        // Who has taken a byte is done with what came before.
+        self.returned_before = shared.returned();
         match shared.while_running(|| self.send(&bytes, None)) {
             Some(sent) => self.keep_rest(bytes, sent),
             None => {
@@ -341,10 +395,15 @@ impl Mapper for BackendChannel {
         if ready || self.requests.under_way() > 0 {
             self.read();
         }
+        self.see(now);
         if runs {
             self.requests.expire(now);
         } else {
             self.requests.stop();
+            // It is mapped, and nobody waits for it: it is undone.
+            if self.unseen.take().is_some() {
+                self.take_answer(true);
+            }
             // The front-end, which takes the beginning later, must not wait for the rest.
             self.finish_held();
         }
@@ -354,7 +413,8 @@ impl Mapper for BackendChannel {
 
     fn deadline(&self) -> Option<Instant> {
         let look = self.held.as_ref().and_then(|held| held.look);
-        self.requests.deadline().into_iter().chain(look).min()
+        let seen = self.unseen.and_then(|unseen| unseen.limit);
+        self.requests.deadline().into_iter().chain(look).chain(seen).min()
     }
 
     fn clear(&mut self, answers: &mut Vec<(Ticket, bool)>) {
