@@ -14,6 +14,7 @@
 mod driver;
 mod echo;
 mod far;
+mod table;
 mod window;
 
 use std::sync::Arc;
@@ -21,8 +22,6 @@ use std::time::{Duration, Instant};
 
 use device::{Front, Incidents, Memory, Region, VirtioDevice};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use vm_memory::{FileOffset, MmapRegion};
 
 use crate::engine::{Engine, Stopped};
 use crate::feature;
@@ -33,6 +32,7 @@ use crate::window::Mapper;
 pub use driver::{Descriptor, DriverQueue, INDIRECT, NEXT, Used, WRITE};
 pub use echo::Echo;
 use far::Elsewhere;
+pub use table::{table, with};
 pub use window::{Habit, Happened, Window};
 
 /// Events that [`Loopback::request`] waits for before it believes that no reply will come.
@@ -591,25 +591,4 @@ impl Loopback {
             }
         }
     }
-}
-
-/// A table of shared memory, as a VMM gives it. Panics when it cannot be had.
-pub fn table(shape: &[(u64, u64)]) -> Memory {
-    with(&Memory::empty(), shape)
-}
-
-/// What `memory` has, and more. Panics when it cannot be had.
-pub fn with(memory: &Memory, shape: &[(u64, u64)]) -> Memory {
-    let more = shape.iter().map(|&(start, len)| {
-        let mapping = shared(len).unwrap_or_else(|error| panic!("No memory for the guest: {error}"));
-        Region { start, len, mapping: Arc::new(mapping), offset: 0, usable: true }
-    });
-    Memory::new(memory.regions().iter().cloned().chain(more).collect()).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn shared(len: u64) -> std::io::Result<MmapRegion> {
-    let fd = memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    ftruncate(&fd, len)?;
-    let len = usize::try_from(len).map_err(std::io::Error::other)?;
-    MmapRegion::from_file(FileOffset::new(fd.into(), 0), len).map_err(std::io::Error::other)
 }
