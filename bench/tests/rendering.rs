@@ -19,8 +19,10 @@ use tests::{Config, Device, Gpu, Guest, Scene, bed, scene, workspace};
 const WARM: u32 = 50;
 /// Frames that are measured.
 const FRAMES: u32 = 1000;
-/// Names other numbers of rounds.
+/// Names another number of rounds.
 const ROUNDS: &str = "BEAMSPLIT_ROUNDS";
+/// Names a word that the rows must have that are measured.
+const ONLY: &str = "BEAMSPLIT_ROWS";
 /// Of the guest's Vulkan drivers the one that the host draws for.
 const VENUS: &str = "VK_DRIVER_FILES=/usr/share/vulkan/icd.d/virtio_icd.json";
 const OPTIONS: [&str; 4] = ["--display", "none", "--heads", "640x480"];
@@ -65,8 +67,9 @@ fn what_drawing_costs_a_guest() -> Result<()> {
         row("QEMU's virtio-gpu-gl with Venus, in its process", "vulkan", Who::QemuInProcess),
     ];
     let rounds = std::env::var(ROUNDS).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3);
+    let only = std::env::var(ONLY).unwrap_or_default();
     for round in 0..rounds {
-        for row in rows.iter_mut().filter(|row| row.failed.is_none()) {
+        for row in rows.iter_mut().filter(|row| row.failed.is_none() && row.name.contains(&only)) {
             match measure(row.kind, row.who) {
                 Ok((rate, cpu)) => {
                     println!("round {round}: {}, {}: {rate:.0} frames/s, {cpu:.2} s CPU", row.name, row.kind);
