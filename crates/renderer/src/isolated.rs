@@ -49,7 +49,7 @@ use self::memory::Guest;
 use self::wire::Request;
 use crate::library::Kind;
 
-/// What [`Isolated::poll_fd`] watches besides processes.
+/// What [`poll_fd`](device::ThreeD::poll_fd) watches besides processes.
 const CHILDREN: u64 = u64::MAX;
 
 /// A process that has ended, or was ended.
