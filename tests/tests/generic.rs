@@ -69,5 +69,11 @@ fn a_guest_maps_more_than_a_hundred_blobs_of_the_hosts_memory_at_once_and_others
     wait_until(PATIENCE, "the end of all blobs", bytes)?;
     guest.map_blobs(VENUS, BLOBS, BLOB_BYTES)?;
     assert_eq!(device.stats()?["device"]["blob_maps"], 2 * maps);
+    guest.assert_pictures_are_shown(&device)?;
+
+    // A reset takes away what is mapped, from QEMU too.
+    guest.keep_blobs(VENUS, BLOBS, BLOB_BYTES)?;
+    guest.reset()?;
+    guest.map_blobs(VENUS, BLOBS, BLOB_BYTES)?;
     guest.assert_pictures_are_shown(&device)
 }

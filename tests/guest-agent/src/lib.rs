@@ -72,6 +72,8 @@ pub enum Request {
         count: u32,
         /// Bytes of each.
         bytes: u32,
+        /// Whether all of them stay mapped until the guest's end.
+        keep: bool,
     },
     /// Has a new client submit a command that does nothing, and keeps its fence.
     Submit {

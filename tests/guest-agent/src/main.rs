@@ -104,8 +104,8 @@ fn answer(request: Request, input: &[u8], state: &State) -> Result<(Reply, Vec<u
         Request::InputDevices => Ok((Reply::InputDevices(Inputs::devices()?), Vec::new())),
         Request::Watch { node } => inputs.watch(&node).map(|()| (Reply::Done, Vec::new())),
         Request::Events { node } => Ok((Reply::Done, inputs.events(&node)?)),
-        Request::Blobs { capset, count, bytes } => {
-            virtgpu::blobs(capset, count, bytes).map(|()| (Reply::Done, Vec::new()))
+        Request::Blobs { capset, count, bytes, keep } => {
+            virtgpu::blobs(capset, count, bytes, keep).map(|()| (Reply::Done, Vec::new()))
         }
         Request::Submit { capset } => submitted.submit(capset).map(|()| (Reply::Done, Vec::new())),
         Request::HasEnded { seconds } => {

@@ -187,7 +187,12 @@ impl Guest {
 
     /// Maps so many blobs of the host's memory at once, by a context of a capset, and looks whether each holds what is written.
     pub fn map_blobs(&mut self, capset: u32, count: u32, bytes: u32) -> Result<()> {
-        self.ask(&Request::Blobs { capset, count, bytes }, &[]).map(drop)
+        self.ask(&Request::Blobs { capset, count, bytes, keep: false }, &[]).map(drop)
+    }
+
+    /// The same, and all of them stay mapped.
+    pub fn keep_blobs(&mut self, capset: u32, count: u32, bytes: u32) -> Result<()> {
+        self.ask(&Request::Blobs { capset, count, bytes, keep: true }, &[]).map(drop)
     }
 
     /// Has a new client of the GPU submit a command that does nothing, by a context of a capset, or of none.
