@@ -14,6 +14,7 @@ mod venus;
 #[path = "hostile_streams/virgl.rs"]
 mod virgl;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,13 @@ use tests::bed;
 /// A stream that has not ended by then is a hang, and not a machine that has much to do.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Descriptors and memory of this process are counted: one test at a time has any.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Its process runs this test alone, with a socket; without one there is nothing to serve.
 #[test]
 fn a_child_serves_its_socket() -> Result<()> {
@@ -32,6 +40,7 @@ fn a_child_serves_its_socket() -> Result<()> {
 
 #[test]
 fn streams_of_opengl_cost_their_guest_its_contexts_at_most() -> Result<()> {
+    let _alone = alone();
     let mut host = Host::new(bed::mesa()?, PATIENCE)?;
     host.draws().context("Before any case")?;
     ensure!(host.play_virgl(&[corpus::usual()])? == 0, "What the cases begin with is not understood itself");
@@ -49,6 +58,7 @@ fn streams_of_opengl_cost_their_guest_its_contexts_at_most() -> Result<()> {
 
 #[test]
 fn streams_of_vulkan_cost_their_guest_its_contexts_at_most() -> Result<()> {
+    let _alone = alone();
     let mut host = Host::new(bed::mesa()?, PATIENCE)?;
     host.shares().context("Before any case")?;
     ensure!(host.play_venus(&[], &[venus::usual()])? == 0, "What the cases begin with is not understood itself");
@@ -102,6 +112,7 @@ fn a_renderer_that_dies_leaves_nothing_behind() -> Result<()> {
     let kills = std::env::var(MORE).ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
     // One that is stopped is waited for so long.
     let patience = if kills > KILLS { Duration::from_secs(4) } else { PATIENCE };
+    let _alone = alone();
     let mut host = Host::new(bed::mesa()?, patience)?;
     let mut chance = Chance(1);
     let mut before = None;
