@@ -265,7 +265,8 @@ impl Host {
         }
         let deaths = self.stats.renderer_deaths.get();
         let sent = self.send(&asks)?;
-        self.until("A process", |host| !host.children.alive(Kind::Gl).is_empty())?;
+        // The one before may be about to end: that it is gone was known by its socket.
+        self.until("One process", |host| host.children.alive(Kind::Gl).len() == 1)?;
         (0..moment).for_each(|_| self.turn());
         ensure!(self.children.signal(Kind::Gl, signal) == 1, "There is not one process");
         // A stopped one counts as dead only while there is something that it does not do.
