@@ -201,6 +201,14 @@ impl Device {
         self.screen_of(0)
     }
 
+    /// As [`screen`](Self::screen), unless the head is dark: between two who draw on it, it may be.
+    pub fn screen_if_lit(&self) -> Result<Option<Picture>> {
+        match self.screen() {
+            Err(error) if error.to_string().contains("This head shows nothing") => Ok(None),
+            screen => screen.map(Some),
+        }
+    }
+
     /// What the device itself shows on a head.
     pub fn screen_of(&self, head: u32) -> Result<Picture> {
         Picture::decode(Cursor::new(self.ask("GET", &format!("/v1/screenshot?head={head}"), "")?))

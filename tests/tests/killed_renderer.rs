@@ -78,9 +78,11 @@ impl Cube {
         // It ends when something can be read from its standard input.
         let shell = guest.spawn("sleep 1000 | kmscube >/tmp/cube 2>&1")?;
         let turns = || {
-            let picture = device.screen()?;
             // A shaded cube has many colours, a console has not.
-            Ok((picture.colours() > 200 && device.screen()? != picture).then_some(()))
+            let Some(picture) = device.screen_if_lit()?.filter(|picture| picture.colours() > 200) else {
+                return Ok(None);
+            };
+            Ok(device.screen_if_lit()?.filter(|next| *next != picture).map(drop))
         };
         wait_until(PATIENCE, "a cube that turns", turns).with_context(|| format!("{guest}"))?;
         Ok(Cube(shell))

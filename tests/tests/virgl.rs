@@ -48,7 +48,7 @@ fn opengl_of_a_guest_is_drawn_by_the_host_as_the_host_draws_it_itself_and_shown_
 
 /// Waits until a cube is on a screen.
 fn cube_on(device: &Device) -> Result<Picture> {
-    wait_until(PATIENCE, "a cube on the screen", || Ok(Some(device.screen()?).filter(cubic)))
+    wait_until(PATIENCE, "a cube on the screen", || Ok(device.screen_if_lit()?.filter(cubic)))
 }
 
 /// Whether a picture has many colours, as a shaded cube does and a console does not.
