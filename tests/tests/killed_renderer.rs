@@ -53,6 +53,8 @@ fn a_guest_goes_on_when_what_draws_for_it_is_killed_or_stands_still() -> Result<
 
     // The console is the guest's as ever.
     let bytes = SIZE.0 * SIZE.1 * 4;
+    // After so many that were killed on it, the kernel now and then leaves the head dark until somebody asks for light.
+    guest.run("echo 1 >/sys/class/graphics/fb0/blank; echo 0 >/sys/class/graphics/fb0/blank")?;
     guest.run(&format!("head -c {bytes} /dev/urandom >/tmp/noise; dd if=/tmp/noise of=/dev/fb0 bs={bytes}"))?;
     let noise = Picture::from_xrgb(SIZE.0, SIZE.1, &guest.get("/tmp/noise")?)?;
     device.assert_shows(0, &noise).with_context(|| format!("{guest}"))?;
