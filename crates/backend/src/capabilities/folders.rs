@@ -48,7 +48,8 @@ fn sweep(all: &Path) {
     };
     let entries = all.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
     let (gone, mut rest): (Vec<_>, Vec<_>) = entries.partition(|path| left_behind(path));
-    rest.sort_by_key(|path| {
+    // Each is asked once: other devices start meanwhile, and an order that changes while it is made is none.
+    rest.sort_by_cached_key(|path| {
         Reverse(path.metadata().and_then(|there| there.modified()).unwrap_or(SystemTime::UNIX_EPOCH))
     });
     // One more comes.
@@ -78,6 +79,7 @@ pub fn hash(what: &impl Hash) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     #[test]
@@ -91,6 +93,26 @@ mod tests {
         }
         sweep(all.path());
         assert!(!gone.exists() && kept.iter().all(|folder| folder.exists()));
+    }
+
+    #[test]
+    fn folders_that_others_use_meanwhile_are_in_some_order() {
+        let all = tempfile::tempdir().unwrap();
+        let folders: Vec<_> = (0..GUESTS - 1).map(|number| all.path().join(format!("{number:016x}"))).collect();
+        folders.iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for (turn, folder) in folders.iter().cycle().enumerate().take_while(|_| !done.load(Ordering::Relaxed)) {
+                    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(turn as u64 * 7919 % 10007);
+                    File::open(folder).unwrap().set_modified(time).unwrap();
+                }
+            });
+            let swept = std::panic::catch_unwind(|| (0..300).for_each(|_| sweep(all.path())));
+            done.store(true, Ordering::Relaxed);
+            swept.unwrap();
+        });
+        assert!(folders.iter().all(|folder| folder.exists()));
     }
 
     #[test]
