@@ -22,7 +22,7 @@ fn a_guest_goes_on_when_what_draws_for_it_is_killed_or_stands_still() -> Result<
     for kill in 1..=KILLS {
         let cube = Cube::start(&mut guest, &device)?;
         kill_process(renderer(&device)?, Signal::KILL)?;
-        cube.end(&mut guest)?;
+        cube.end(&mut guest, &device)?;
         say(format_args!("killed {kill} times in the middle of a cube's turning"));
     }
     guest.submit(0)?;
@@ -53,8 +53,6 @@ fn a_guest_goes_on_when_what_draws_for_it_is_killed_or_stands_still() -> Result<
 
     // The console is the guest's as ever.
     let bytes = SIZE.0 * SIZE.1 * 4;
-    // After so many that were killed on it, the kernel now and then leaves the head dark until somebody asks for light.
-    guest.run("echo 1 >/sys/class/graphics/fb0/blank; echo 0 >/sys/class/graphics/fb0/blank")?;
     guest.run(&format!("head -c {bytes} /dev/urandom >/tmp/noise; dd if=/tmp/noise of=/dev/fb0 bs={bytes}"))?;
     let noise = Picture::from_xrgb(SIZE.0, SIZE.1, &guest.get("/tmp/noise")?)?;
     device.assert_shows(0, &noise).with_context(|| format!("{guest}"))?;
@@ -90,10 +88,18 @@ impl Cube {
         Ok(Cube(shell))
     }
 
-    /// Ends it, whatever it waits for, and waits until it is gone.
-    fn end(self, guest: &mut Guest) -> Result<()> {
+    /// Ends it, whatever it waits for, and waits until it is gone and the console is seen.
+    fn end(self, guest: &mut Guest, device: &Device) -> Result<()> {
         guest.run(&format!("kill -9 -{}", self.0))?;
-        // Whoever is a zombie has got out of the kernel.
-        guest.wait_for("! grep -qs '(kmscube) [^Z]' /proc/[0-9]*/stat").map(drop)
+        // Whoever is a zombie has got out of the kernel; its threads may be there for a moment.
+        guest.wait_for("! grep -qs '(kmscube) [^Z]' /proc/[0-9]*/stat")?;
+        // The kernel brings it back when nobody has the card open. Who opens it before that leaves the head dark.
+        let console = || Ok(device.screen_if_lit()?.filter(|picture| !is_cube(picture)).map(drop));
+        wait_until(PATIENCE, "the console after the cube", console).with_context(|| format!("{guest}"))
     }
+}
+
+/// Whether a picture has many colours, as a shaded cube does and a console does not.
+fn is_cube(picture: &Picture) -> bool {
+    picture.colours() > 200
 }
