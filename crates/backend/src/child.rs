@@ -63,6 +63,13 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// One that says nothing.
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        let (library, server, node, shaders) = Default::default();
+        Spec { library, server, node, shaders, sandbox: SandboxMode::On, memory: 0, log: String::new() }
+    }
+
     /// As one word of a command line.
     pub fn word(&self) -> Result<String> {
         serde_json::to_string(self).context("A path is no text: name another one")

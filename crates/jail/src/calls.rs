@@ -1,6 +1,6 @@
 //! A list of system calls. What is not on it fails with EPERM, or is made and reported in the kernel's audit log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -90,6 +90,26 @@ fn install(
     let filter = SeccompFilter::new(rules, otherwise, listed, std::env::consts::ARCH.try_into()?)?;
     let program = BpfProgram::try_from(filter)?;
     Ok(seccompiler::apply_filter_all_threads(&program)?)
+}
+
+/// What is wrong with a list, for its tests: calls that are there twice, of which one would count; [ways out](WAYS_OUT); groups
+/// without a reason or a call.
+pub fn flaws<'a>(groups: impl IntoIterator<Item = &'a Group>) -> Vec<String> {
+    let (mut flaws, mut seen) = (Vec::new(), BTreeSet::new());
+    for group in groups {
+        if group.why.len() <= 10 || group.calls.is_empty() {
+            flaws.push(format!("A group without a reason or a call: {group:?}"));
+        }
+        for number in group.calls.iter().map(Call::number) {
+            if !seen.insert(number) {
+                flaws.push(format!("Call {number} is there twice"));
+            }
+            if WAYS_OUT.contains(&number) {
+                flaws.push(format!("Call {number} leads out"));
+            }
+        }
+    }
+    flaws
 }
 
 /// What a process that was broken into would look for: no list has any of it without a condition and a reason of its own.

@@ -2,9 +2,10 @@
 //!
 //! Locks that each hold without the others: no new privileges, no capabilities, no core dumps, a list of files (Landlock,
 //! [`files`]) and a list of system calls (seccomp, [`calls`]). What is refused fails with an error and ends nothing. What
-//! is on the lists is each process's own to say, with the reason beside it.
+//! is on the lists is each process's own to say, with the reason beside it; what all of them need is in [`common`].
 
 pub mod calls;
+pub mod common;
 pub mod files;
 
 use rustix::io::Errno;

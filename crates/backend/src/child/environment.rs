@@ -65,19 +65,6 @@ pub fn paths(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::values::SandboxMode;
-
-    fn spec() -> Spec {
-        Spec {
-            library: None,
-            server: None,
-            node: None,
-            shaders: None,
-            sandbox: SandboxMode::On,
-            memory: 0,
-            log: String::new(),
-        }
-    }
 
     fn made(spec: &Spec, ours: &[(&str, &str)]) -> Vec<(String, String)> {
         let text = |word: OsString| word.into_string().unwrap();
@@ -93,7 +80,7 @@ mod tests {
     #[test]
     fn words_for_drivers_pass_and_others_do_not() {
         let ours = [("LIBGL_ALWAYS_SOFTWARE", "1"), ("DISPLAY", ":0"), ("SECRET", "x"), ("LD_LIBRARY_PATH", "/t/lib")];
-        let made = made(&spec(), &ours);
+        let made = made(&Spec::plain(), &ours);
         assert_eq!(value(&made, "LIBGL_ALWAYS_SOFTWARE").as_deref(), Some("1"));
         assert_eq!(value(&made, "LD_LIBRARY_PATH").as_deref(), Some("/t/lib"));
         assert_eq!((value(&made, "DISPLAY"), value(&made, "SECRET")), (None, None));
@@ -103,14 +90,14 @@ mod tests {
     #[test]
     fn what_is_meant_for_them_alone_wins() {
         let ours = [("BEAMSPLIT_RENDERER_LD_PRELOAD", "/a.so"), ("LD_PRELOAD", "/b.so"), ("BEAMSPLIT_RENDERER_", "x")];
-        let made = made(&spec(), &ours);
+        let made = made(&Spec::plain(), &ours);
         assert_eq!(value(&made, "LD_PRELOAD").as_deref(), Some("/a.so"));
         assert!(made.iter().all(|(name, _)| !name.is_empty() && !name.starts_with("BEAMSPLIT")));
     }
 
     #[test]
     fn a_node_leaves_the_platform_open_and_shaders_stay_with_their_guest() {
-        let spec = Spec { node: Some("/dev/dri/renderD128".into()), shaders: Some("/c/1".into()), ..spec() };
+        let spec = Spec { node: Some("/dev/dri/renderD128".into()), shaders: Some("/c/1".into()), ..Spec::plain() };
         let made = made(&spec, &[]);
         assert_eq!(value(&made, "EGL_PLATFORM"), None);
         assert_eq!(value(&made, "MESA_SHADER_CACHE_DIR").as_deref(), Some("/c/1"));

@@ -135,7 +135,7 @@ mod tests {
     fn a_library_draws_and_reaches_nothing_else() {
         if std::env::var_os(INSIDE).is_some() {
             jail::give_up_privileges().unwrap();
-            lock_in(&spec(), Who::Library).unwrap();
+            lock_in(&Spec::plain(), Who::Library).unwrap();
             outcome("code", crate::inherited::tests::map_code());
             outcome("driver", std::fs::read_dir("/usr/lib"));
             outcome("thread", std::thread::Builder::new().spawn(|| {}));
@@ -164,7 +164,7 @@ mod tests {
         let server = Path::new("/bin/true");
         if std::env::var_os(INSIDE).is_some() {
             jail::give_up_privileges().unwrap();
-            lock_in(&spec(), Who::Server(server)).unwrap();
+            lock_in(&Spec::plain(), Who::Server(server)).unwrap();
             outcome("itself", Command::new(server).status().map(|status| assert!(status.success())));
             outcome("another", Command::new("/bin/ls").status());
             outcome("unix", UnixDatagram::unbound());
@@ -177,21 +177,9 @@ mod tests {
         }
     }
 
-    fn spec() -> Spec {
-        Spec {
-            library: None,
-            server: None,
-            node: None,
-            shaders: None,
-            sandbox: SandboxMode::On,
-            memory: 0,
-            log: String::new(),
-        }
-    }
-
     #[test]
     fn a_library_runs_nothing_and_a_server_itself_alone() {
-        let runs = |who| grants(&spec(), who).iter().filter(|grant| grant.runs()).count();
+        let runs = |who| grants(&Spec::plain(), who).iter().filter(|grant| grant.runs()).count();
         assert_eq!(runs(Who::Library), 0);
         let loaders = LOADERS.iter().filter(|path| Path::new(path).exists()).count();
         assert_eq!(runs(Who::Server(Path::new("/proc/self/exe"))), loaders + 1);

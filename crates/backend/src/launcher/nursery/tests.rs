@@ -8,7 +8,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::test_kill_process;
 use tempfile::TempDir;
 
-use crate::values::SandboxMode;
 
 struct Bed {
     device: OwnedFd,
@@ -29,15 +28,7 @@ impl Bed {
         let written = Command::new("sh").args(["-ec", write, "sh", script]).arg(&program).status();
         assert!(written.unwrap().success());
         let (device, theirs) = pair();
-        let spec = Spec {
-            library: None,
-            server: None,
-            node: None,
-            shaders: None,
-            sandbox: SandboxMode::On,
-            memory: 1 << 30,
-            log: String::new(),
-        };
+        let spec = Spec { memory: 1 << 30, ..Spec::plain() };
         let mut nursery = Nursery::new(theirs, spec);
         nursery.program = program;
         Bed { device, nursery, folder }
