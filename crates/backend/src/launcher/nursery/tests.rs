@@ -8,7 +8,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::test_kill_process;
 use tempfile::TempDir;
 
-
 struct Bed {
     device: OwnedFd,
     nursery: Nursery,
