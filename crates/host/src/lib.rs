@@ -1,0 +1,1 @@
+//! The machine's facts and verbs: GPUs, processes and what they used, stopping them, control groups.
