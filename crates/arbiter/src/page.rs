@@ -1,0 +1,169 @@
+//! The page that a manager shares with one device.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use rustix::time::{ClockId, clock_gettime};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+
+use crate::Error;
+
+/// Bytes of the page.
+const BYTES: usize = 4096;
+
+/// What each side may write begins on a cache line of its own.
+mod at {
+    /// Of the manager: what is granted.
+    pub const GRANT: usize = 0x00;
+    /// Even, and another number each time that the two words below have changed; odd while they do.
+    pub const CHANGES: usize = 0x04;
+    /// Nanoseconds for which processes were stopped, the stop under way left out.
+    pub const STOPPED: usize = 0x08;
+    /// When the stop under way began (`CLOCK_MONOTONIC`, nanoseconds); 0 is none.
+    pub const SINCE: usize = 0x10;
+    /// Of the device: requests that its processes have not done.
+    pub const WAITING: usize = 0x80;
+    /// Requests that they have done, modulo 2^32.
+    pub const DONE: usize = 0x84;
+    /// The last command (virtio's number) and its context.
+    pub const COMMAND: usize = 0x88;
+    pub const CONTEXT: usize = 0x8c;
+}
+
+/// How often a reader looks again at words that are being changed: their writer needs nanoseconds, unless it was stopped itself.
+const LOOKS: usize = 64;
+
+/// What a device's 3D may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Grant {
+    /// Whatever it wants; its processes may be stopped from outside all the same.
+    #[default]
+    Open = 0,
+    /// What is under way goes on, nothing new is begun.
+    Gated = 1,
+    /// It is over: work is answered with errors until the manager says otherwise.
+    Held = 2,
+}
+
+/// What a device says of its 3D. Nothing is decided by it that a lie could turn against others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Requests that its processes have not done.
+    pub waiting: u32,
+    /// Requests that they have done, modulo 2^32.
+    pub done: u32,
+    /// The last command, by virtio's number (1.3, section 5.7.6.7).
+    pub command: u32,
+    /// Its context.
+    pub context: u32,
+}
+
+/// The mapping.
+#[derive(Debug)]
+pub struct Page {
+    region: MmapRegion,
+}
+
+impl Page {
+    /// A new one, all zero, whose size nobody changes.
+    pub fn new() -> Result<Page, Error> {
+        let fd = memfd_create("beamsplit-arbiter", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&fd, BYTES as u64)?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Page::map(fd)
+    }
+
+    /// One that was passed.
+    pub fn map(fd: OwnedFd) -> Result<Page, Error> {
+        // The seal is looked at first: afterwards the size stays.
+        let seals = fcntl_get_seals(&fd).map_err(|_| Error::Page)?;
+        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) || fstat(&fd)?.st_size != BYTES as i64 {
+            return Err(Error::Page);
+        }
+        let region = MmapRegion::from_file(FileOffset::new(File::from(fd), 0), BYTES).map_err(|_| Error::Page)?;
+        Ok(Page { region })
+    }
+
+    /// The page's file.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.region.file_offset().map(|file| file.file().as_fd())
+    }
+
+    fn word(&self, at: usize) -> &AtomicU32 {
+        self.region.get_atomic_ref(at).expect("The words lie inside the page")
+    }
+
+    fn long(&self, at: usize) -> &AtomicU64 {
+        self.region.get_atomic_ref(at).expect("The words lie inside the page")
+    }
+
+    /// Manager: what is granted from now on.
+    pub fn grant(&self, grant: Grant) {
+        self.word(at::GRANT).store(grant as u32, Ordering::Release);
+    }
+
+    /// Device: what is granted. A number that means nothing means [`Grant::Open`].
+    pub fn granted(&self) -> Grant {
+        match self.word(at::GRANT).load(Ordering::Acquire) {
+            1 => Grant::Gated,
+            2 => Grant::Held,
+            _ => Grant::Open,
+        }
+    }
+
+    /// Manager: for how long processes were stopped until now, and since when they are again.
+    pub fn tell_stopped(&self, total: Duration, since: Option<Duration>) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let changes = self.word(at::CHANGES);
+        // The only writer: what it reads is what it wrote, but for a device that scribbles, which misleads itself.
+        let before = changes.load(Ordering::Relaxed) | 1;
+        changes.store(before, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.long(at::STOPPED).store(nanos(total), Ordering::Relaxed);
+        self.long(at::SINCE).store(since.map_or(0, nanos), Ordering::Relaxed);
+        changes.store(before.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Device: for how long processes were stopped until `now` (`CLOCK_MONOTONIC`). `None`: it is just being told.
+    pub fn stopped(&self, now: Duration) -> Option<Duration> {
+        let changes = self.word(at::CHANGES);
+        for _ in 0..LOOKS {
+            let before = changes.load(Ordering::Acquire);
+            let total = Duration::from_nanos(self.long(at::STOPPED).load(Ordering::Relaxed));
+            let since = self.long(at::SINCE).load(Ordering::Relaxed);
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && changes.load(Ordering::Relaxed) == before {
+                let current = (since > 0).then(|| now.saturating_sub(Duration::from_nanos(since)));
+                return Some(total.saturating_add(current.unwrap_or_default()));
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// Device: how its 3D gets on.
+    pub fn report(&self, report: Report) {
+        self.word(at::COMMAND).store(report.command, Ordering::Relaxed);
+        self.word(at::CONTEXT).store(report.context, Ordering::Relaxed);
+        self.word(at::DONE).store(report.done, Ordering::Relaxed);
+        self.word(at::WAITING).store(report.waiting, Ordering::Release);
+    }
+
+    /// Manager: what the device says. The words may be of different moments.
+    pub fn reported(&self) -> Report {
+        let waiting = self.word(at::WAITING).load(Ordering::Acquire);
+        let [done, command, context] =
+            [at::DONE, at::COMMAND, at::CONTEXT].map(|at| self.word(at).load(Ordering::Relaxed));
+        Report { waiting, done, command, context }
+    }
+}
+
+/// The clock of the page.
+pub fn now() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+}

@@ -1,0 +1,145 @@
+//! The device's side.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use crate::page::{Grant, Page, Report, now};
+use crate::{Error, socket};
+
+/// Where a device is ruled from. Without a manager everything is granted.
+#[derive(Debug)]
+pub struct Seat {
+    listener: OwnedFd,
+    ruler: Option<Ruler>,
+    /// One that connected and has said nothing yet. There is room for one: the newest.
+    guest: Option<OwnedFd>,
+    report: Report,
+    /// The last time that is known for certain.
+    known: Duration,
+    /// How long processes were stopped under rulers before this one.
+    before: Duration,
+}
+
+#[derive(Debug)]
+struct Ruler {
+    page: Page,
+    socket: OwnedFd,
+    news: OwnedFd,
+    work: OwnedFd,
+}
+
+impl Seat {
+    /// `listener` is a socket of whole messages that listens and never blocks.
+    pub fn new(listener: OwnedFd) -> Seat {
+        let (known, before) = (Duration::ZERO, Duration::ZERO);
+        Seat { listener, ruler: None, guest: None, report: Report::default(), known, before }
+    }
+
+    /// What is to be waited for; [`poll`](Self::poll) when one is readable. They may be others after each poll.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let ruler = self.ruler.iter().flat_map(|ruler| [ruler.socket.as_fd(), ruler.news.as_fd()]);
+        std::iter::once(self.listener.as_fd()).chain(self.guest.as_ref().map(AsFd::as_fd)).chain(ruler)
+    }
+
+    /// Lets managers come and go. Returns whether [`granted`](Self::granted) may have changed; never waits.
+    pub fn poll(&mut self) -> bool {
+        let mut changed = false;
+        // A flood of them would otherwise hold the device up: the rest comes at the next poll.
+        for _ in 0..8 {
+            match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(guest) => self.guest = Some(guest),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(_) => break,
+            }
+        }
+        if let Some(guest) = self.guest.take() {
+            match socket::receive(&guest) {
+                Ok(None) => self.guest = Some(guest),
+                Ok(Some(fds)) => {
+                    if let Ok(ruler) = Ruler::new(guest, fds) {
+                        self.dethrone();
+                        ruler.page.report(self.report);
+                        self.ruler = Some(ruler);
+                        changed = true;
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        if let Some(ruler) = &self.ruler {
+            changed |= stop_ringing(&ruler.news);
+            if !socket::is_there(&ruler.socket) {
+                self.dethrone();
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    fn dethrone(&mut self) {
+        // A stop that it left behind is over: with it goes who would end it.
+        self.before = self.stopped();
+        self.ruler = None;
+    }
+
+    /// Whether a manager rules.
+    pub fn is_ruled(&self) -> bool {
+        self.ruler.is_some()
+    }
+
+    /// What 3D may do now.
+    pub fn granted(&self) -> Grant {
+        self.ruler.as_ref().map_or(Grant::Open, |ruler| ruler.page.granted())
+    }
+
+    /// For how long processes were stopped from outside so far: time that passed for us and not for them. Never falls.
+    pub fn stopped(&mut self) -> Duration {
+        let current = self.ruler.as_ref().map_or(Some(Duration::ZERO), |ruler| ruler.page.stopped(now()));
+        if let Some(current) = current {
+            self.known = self.known.max(self.before.saturating_add(current));
+        }
+        self.known
+    }
+
+    /// Tells how 3D gets on, and wakes the manager when there is work after there was none.
+    pub fn report(&mut self, report: Report) {
+        if report == self.report {
+            return;
+        }
+        if let Some(ruler) = &self.ruler {
+            ruler.page.report(report);
+            if self.report.waiting == 0 && report.waiting > 0 {
+                ring(&ruler.work);
+            }
+        }
+        self.report = report;
+    }
+}
+
+impl Ruler {
+    fn new(socket: OwnedFd, fds: Vec<OwnedFd>) -> Result<Ruler, Error> {
+        let [page, news, work] = <[OwnedFd; socket::FDS]>::try_from(fds).map_err(|_| Error::Garbage)?;
+        for bell in [&news, &work] {
+            // Neither a read nor a write of ours may wait.
+            if !fcntl_getfl(bell)?.contains(OFlags::NONBLOCK) {
+                return Err(Error::Garbage);
+            }
+        }
+        socket::send(&socket, &[])?;
+        Ok(Ruler { page: Page::map(page)?, socket, news, work })
+    }
+}
+
+/// Makes a bell readable. One that rings already goes on.
+pub fn ring(bell: &OwnedFd) {
+    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+}
+
+/// Silences a bell; whether it rang.
+pub fn stop_ringing(bell: &OwnedFd) -> bool {
+    rustix::io::read(bell, &mut [0; 8]).is_ok_and(|length| length > 0)
+}
