@@ -6,6 +6,7 @@
 pub mod answers;
 pub mod channel;
 mod control;
+mod dialect;
 mod eventfd;
 mod exports;
 pub mod memory;

@@ -1,6 +1,6 @@
 //! A front-end made of bytes, as to what it is asked: for fuzzing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,21 +10,22 @@ use std::time::{Duration, Instant};
 use device::{HostMapping, MapRequest, Ticket, UnmapRequest, WindowRequest};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::dialect::{Answer, Dialect};
 use super::exports::{Shared, name};
-use super::message::{Answer, code};
+use super::message::{HEADER_BYTES, code};
 use super::window::BackendChannel;
 use crate::window::Mapper;
 
 const LEN: u64 = 0x4000;
-/// Length of a request to map or unmap, with its header.
-const REQUEST: usize = 52;
 
-/// Carries out a conversation of `bytes` about a window: what is asked for, what the front-end reads, answers and does not
-/// answer, and what comes between. Panics when a promise of [`Mapper`] is broken: each request is answered once, and none is
-/// heard of once a stop began. Returns how many were done.
+/// Carries out a conversation about a window: the first of `bytes` says in which dialect, the others what is asked for, what
+/// the front-end reads, answers and does not answer, and what comes between. Panics when a promise of [`Mapper`] is broken: each
+/// request is answered once, and none is heard of once a stop began; and when a front-end that says nothing but the truth is
+/// asked to map where it has something, to unmap where it has nothing, or in another dialect. Returns how many were done.
 pub fn answers(bytes: &[u8]) -> usize {
-    let Some(mut front) = Conversation::new() else { return 0 };
-    let mut rest = bytes;
+    let Some((dialect, mut rest)) = bytes.split_first() else { return 0 };
+    let dialect = [Dialect::Careful, Dialect::Plain, Dialect::Early][usize::from(*dialect) % 3];
+    let Some(mut front) = Conversation::new(dialect) else { return 0 };
     while let Some((step, next)) = rest.split_first() {
         rest = front.step(*step, next);
         front.poll();
@@ -34,6 +35,7 @@ pub fn answers(bytes: &[u8]) -> usize {
 }
 
 struct Conversation {
+    dialect: Dialect,
     channel: BackendChannel,
     shared: Arc<Shared>,
     theirs: UnixStream,
@@ -47,22 +49,27 @@ struct Conversation {
     done: usize,
     /// What the front-end has read and not answered.
     heard: Vec<u8>,
+    /// Where it has something.
+    shown: BTreeSet<u64>,
+    /// Whether it has said nothing but right answers.
+    honest: bool,
 }
 
 impl Conversation {
-    fn new() -> Option<Self> {
+    fn new(dialect: Dialect) -> Option<Self> {
         let (ours, theirs) = UnixStream::pair().ok()?;
         theirs.set_nonblocking(true).ok()?;
         let file = File::from(memfd_create("shown", MemfdFlags::CLOEXEC).ok()?);
         file.set_len(LEN).ok()?;
         let shared = Arc::new(Shared::default());
-        shared.set_maps(true);
+        shared.set_dialect(Some(dialect));
         shared.set_running(true);
         let mut channel = BackendChannel::new(shared.clone()).ok()?;
         channel.connect(Some(ours.into()));
         let (now, running) = (Instant::now(), true);
-        let (open, taken, heard) = Default::default();
+        let (open, taken, heard, shown) = Default::default();
         Some(Self {
+            dialect,
             channel,
             shared,
             theirs,
@@ -74,6 +81,8 @@ impl Conversation {
             running,
             done: 0,
             heard,
+            shown,
+            honest: true,
         })
     }
 
@@ -105,6 +114,7 @@ impl Conversation {
             12 => self.channel.tell_config(),
             13 => {
                 let count = usize::from(step >> 4).min(rest.len());
+                self.honest &= count == 0;
                 self.say(&rest[..count]);
                 return &rest[count..];
             }
@@ -138,19 +148,51 @@ impl Conversation {
 
     /// A right answer to the oldest request that was heard, if one was.
     fn answer(&mut self, result: u64) {
-        while let Some(request) = self.heard.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)) {
-            let len = match request {
-                code::BACKEND_SHMEM_MAP | code::BACKEND_SHMEM_UNMAP => REQUEST,
-                _ => 12,
-            };
+        while let Some(head) = self.heard.first_chunk::<HEADER_BYTES>() {
+            let [request, _, size] = [0, 4, 8].map(|at| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| head[at + byte])));
+            let len = HEADER_BYTES + size as usize;
             if self.heard.len() < len {
                 return;
             }
-            self.heard.drain(..len);
-            if len == REQUEST {
-                let head = [request, 5, 8].map(u32::to_ne_bytes).concat();
-                return self.say(&[&head[..], &result.to_ne_bytes()].concat()[..Answer::BYTES]);
+            let payload: Vec<u8> = self.heard.drain(..len).skip(HEADER_BYTES).collect();
+            let Some(at) = self.place(request, &payload) else { continue };
+            if self.honest {
+                self.carry_out(request, at, result == 0);
             }
+            let head = [request, 5, 8].map(u32::to_ne_bytes).concat();
+            return self.say(&[&head[..], &result.to_ne_bytes()].concat()[..Answer::BYTES]);
+        }
+    }
+
+    /// Where a request is to map or unmap; `None` for what wants no answer.
+    fn place(&self, request: u32, payload: &[u8]) -> Option<u64> {
+        let words: Vec<u64> =
+            payload.chunks_exact(8).filter_map(|word| Some(u64::from_ne_bytes(word.try_into().ok()?))).collect();
+        match (self.dialect, request, words.as_slice()) {
+            (Dialect::Careful | Dialect::Plain, code::BACKEND_SHMEM_MAP, [1, 0, at, LEN, 1]) => Some(*at),
+            (Dialect::Careful | Dialect::Plain, code::BACKEND_SHMEM_UNMAP, [1, 0, at, LEN, 0]) => Some(*at),
+            (Dialect::Early, code::BACKEND_EARLY_SHMEM_MAP, [_, at, 0, LEN]) => Some(*at),
+            (Dialect::Early, code::BACKEND_EARLY_SHMEM_UNMAP, [1, at, LEN]) => Some(*at),
+            (_, code::BACKEND_CONFIG_CHANGE, []) => None,
+            // A request that was taken back.
+            (Dialect::Careful, 256.., []) => None,
+            _ => panic!("{:?} has no request {request} with {payload:x?}", self.dialect),
+        }
+    }
+
+    fn carry_out(&mut self, request: u32, at: u64, done: bool) {
+        if matches!(request, code::BACKEND_SHMEM_MAP | code::BACKEND_EARLY_SHMEM_MAP) {
+            assert!(
+                !self.shown.iter().any(|other| at < other + LEN && *other < at + LEN),
+                "something is there already"
+            );
+            if done {
+                self.shown.insert(at);
+            }
+        } else {
+            assert!(self.shown.contains(&at), "nothing is there");
+            // Who says that it could not is believed to have nothing there.
+            self.shown.remove(&at);
         }
     }
 
@@ -218,6 +260,8 @@ mod tests {
     #[test]
     fn a_map_and_its_answer_are_done() {
         // A map: its first byte is read, then the rest; it is answered. An unmap: the same.
-        assert_eq!(super::answers(&[0x00, 0x04, 0x05, 0x07, 0x00, 0x04, 0x05, 0x07]), 2);
+        for dialect in 0..3 {
+            assert_eq!(super::answers(&[dialect, 0x00, 0x04, 0x05, 0x07, 0x00, 0x04, 0x05, 0x07]), 2, "{dialect}");
+        }
     }
 }

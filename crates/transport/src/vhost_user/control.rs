@@ -9,6 +9,7 @@ use device::{ConfigSpace, Front, VirtioDevice};
 use thiserror::Error;
 
 use super::channel::Message;
+use super::dialect::{Dialect, shared_memory_regions, shmem_config};
 use super::eventfd::Wire;
 use super::exports::Shared;
 use super::memory::{MAX_REGIONS, MapError, SharedMemory};
@@ -23,7 +24,7 @@ const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// Bits of the protocol features. Never among them: LOG_SHMFD (1), without which QEMU refuses to migrate a device whose
 /// state it would lose; RESET_DEVICE (13), so that a guest that wakes up finds its picture; 21, which other programs took
 /// for SHMEM and in QEMU means something else.
-mod protocol_feature {
+pub(super) mod protocol_feature {
     pub const MQ: u64 = 1 << 0;
     pub const REPLY_ACK: u64 = 1 << 3;
     pub const BACKEND_REQ: u64 = 1 << 5;
@@ -31,10 +32,9 @@ mod protocol_feature {
     pub const BACKEND_SEND_FD: u64 = 1 << 10;
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
     pub const SHMEM: u64 = 1 << 22;
+    /// crosvm's, before there was the one above.
+    pub const SHARED_MEMORY_REGIONS: u64 = 1 << 31;
 }
-
-/// Regions of shared memory that GET_SHMEM_CONFIG speaks of.
-const SHMEM_REGIONS: usize = 256;
 
 /// How often a front-end hears that a region of ours is no memory.
 const MOST_REFUSED: usize = 4096;
@@ -239,7 +239,7 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
             Request::GetProtocolFeatures => return word(self.offered_protocol_features()),
             Request::SetProtocolFeatures(features) => {
                 self.protocol_features = features & self.offered_protocol_features();
-                self.identity.shared.set_maps(self.maps());
+                self.identity.shared.set_dialect(self.dialect());
                 self.tell_front();
             }
             Request::GetQueueNum => return word(self.identity.queues as u64),
@@ -264,12 +264,8 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
                 // A front-end with a display of its own looks for changes by itself and refuses to be told.
                 self.worker.change(Change::Interrupt(Wire::Channel(None)))?;
             }
-            Request::GetShmemConfig => {
-                self.asked_regions = true;
-                self.identity.shared.set_maps(self.maps());
-                self.tell_front();
-                return Ok(Obeyed::Answered(self.shmem_config()));
-            }
+            Request::GetShmemConfig => return Ok(Obeyed::Answered(self.tell_regions(shmem_config))),
+            Request::GetSharedMemoryRegions => return Ok(Obeyed::Answered(self.tell_regions(shared_memory_regions))),
         }
         Ok(Obeyed::Handed)
     }
@@ -279,24 +275,30 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
     }
 
     fn offered_protocol_features(&self) -> u64 {
-        use protocol_feature::{BACKEND_REQ, BACKEND_SEND_FD, CONFIG, CONFIGURE_MEM_SLOTS, MQ, REPLY_ACK, SHMEM};
+        use protocol_feature::*;
         let shared = self.identity.shared_memory.iter().any(|len| *len > 0);
-        let shared = if shared { SHMEM | BACKEND_SEND_FD } else { 0 };
+        let shared = if shared { SHMEM | SHARED_MEMORY_REGIONS | BACKEND_SEND_FD } else { 0 };
         MQ | REPLY_ACK | BACKEND_REQ | CONFIG | CONFIGURE_MEM_SLOTS | shared
     }
 
-    /// Whether the front-end can be asked to map memory, and answers.
-    fn maps(&self) -> bool {
-        use protocol_feature::{BACKEND_REQ, BACKEND_SEND_FD, REPLY_ACK, SHMEM};
-        let needed = BACKEND_REQ | BACKEND_SEND_FD | REPLY_ACK | SHMEM;
-        self.protocol_features & needed == needed && self.asked_regions
+    /// How the front-end can be asked to map memory, if it can be.
+    fn dialect(&self) -> Option<Dialect> {
+        Dialect::of(self.protocol_features).filter(|_| self.asked_regions)
+    }
+
+    fn tell_regions(&mut self, tell: fn(&[u64]) -> Vec<u8>) -> Vec<u8> {
+        self.asked_regions = true;
+        self.identity.shared.set_dialect(self.dialect());
+        self.tell_front();
+        tell(&self.identity.shared_memory)
     }
 
     /// Who maps nothing may be QEMU's vhost-user-gpu, which does not let its guest know of kinds of contexts.
     fn tell_front(&self) {
         // The gpu thread may have given it up: kinds of contexts stay.
-        let maps = self.maps() && self.identity.shared.maps();
-        self.identity.config.front(Front { maps, context_init: self.maps() });
+        let asked = self.dialect().is_some();
+        let maps = asked && self.identity.shared.maps();
+        self.identity.config.front(Front { maps, context_init: asked });
     }
 
     fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
@@ -378,15 +380,5 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
         // Without another word it goes on there.
         self.ring(queue)?.base = Some(base);
         Ok(base)
-    }
-
-    fn shmem_config(&self) -> Vec<u8> {
-        let regions = &self.identity.shared_memory[..self.identity.shared_memory.len().min(SHMEM_REGIONS)];
-        let mut answer = vec![0; 8 + 8 * SHMEM_REGIONS];
-        answer[..4].copy_from_slice(&(regions.len() as u32).to_ne_bytes());
-        for (region, place) in regions.iter().zip(answer[8..].chunks_exact_mut(8)) {
-            place.copy_from_slice(&region.to_ne_bytes());
-        }
-        answer
     }
 }

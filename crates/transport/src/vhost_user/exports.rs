@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::fstat;
+
+use super::dialect::Dialect;
 
 /// Device and inode of a file.
 pub type Name = (u64, u64);
@@ -18,8 +20,8 @@ pub fn name(file: impl AsFd) -> Option<Name> {
 /// Whether the front-end may be asked to map anything, and what it may have mapped.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Whether the front-end maps at all.
-    maps: AtomicBool,
+    /// How the front-end is asked to map; it is not without one.
+    dialect: Mutex<Option<Dialect>>,
     /// Whether the rings run, as far as the control thread has read.
     running: Mutex<bool>,
     /// How often each file may be mapped.
@@ -29,14 +31,19 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Whether requests to map are understood and answered.
-    pub fn maps(&self) -> bool {
-        self.maps.load(Ordering::Relaxed)
+    /// How requests to map are understood and answered; `None` when they are not.
+    pub fn dialect(&self) -> Option<Dialect> {
+        *locked(&self.dialect)
     }
 
-    /// What was negotiated of it.
-    pub fn set_maps(&self, maps: bool) {
-        self.maps.store(maps, Ordering::Relaxed);
+    /// Whether they are.
+    pub fn maps(&self) -> bool {
+        self.dialect().is_some()
+    }
+
+    /// What was negotiated of it, or that it is over.
+    pub fn set_dialect(&self, dialect: Option<Dialect>) {
+        *locked(&self.dialect) = dialect;
     }
 
     /// A stop was read from the socket, or a start. Once this returns nothing is sent that must not be.
@@ -89,7 +96,7 @@ impl Shared {
 
     /// Another front-end.
     pub fn reset(&self) {
-        self.set_maps(false);
+        self.set_dialect(None);
         self.set_running(false);
         locked(&self.exports).clear();
     }

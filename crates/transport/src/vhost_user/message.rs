@@ -3,7 +3,6 @@
 //! Everything is in the byte order of the host. Nothing is believed: lengths and the number of descriptors are compared
 //! with what the request has by its nature.
 
-use device::WindowRequest;
 use thiserror::Error;
 
 /// Size of a header.
@@ -13,10 +12,10 @@ pub const MAX_PAYLOAD: usize = 4096;
 /// The most descriptors that a message carries: one for each region of a table.
 pub const MAX_FDS: usize = 8;
 
-const VERSION: u32 = 1;
-const VERSION_MASK: u32 = 3;
-const REPLY: u32 = 1 << 2;
-const NEED_REPLY: u32 = 1 << 3;
+pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION_MASK: u32 = 3;
+pub(super) const REPLY: u32 = 1 << 2;
+pub(super) const NEED_REPLY: u32 = 1 << 3;
 
 /// Numbers of the front-end's requests.
 pub mod code {
@@ -45,12 +44,18 @@ pub mod code {
     pub const ADD_MEM_REG: u32 = 37;
     pub const REM_MEM_REG: u32 = 38;
     pub const GET_SHMEM_CONFIG: u32 = 44;
+    /// The same in words of crosvm's, from before it was specified.
+    pub const GET_SHARED_MEMORY_REGIONS: u32 = 1004;
     /// The back-end's own request: the configuration changed.
     pub const BACKEND_CONFIG_CHANGE: u32 = 2;
     /// The back-end's own request: a file is to be seen in a shared memory region.
     pub const BACKEND_SHMEM_MAP: u32 = 9;
     /// The back-end's own request: it is to be seen there no longer.
     pub const BACKEND_SHMEM_UNMAP: u32 = 10;
+    /// [`BACKEND_SHMEM_MAP`] in words of crosvm's, from before it was specified.
+    pub const BACKEND_EARLY_SHMEM_MAP: u32 = 1000;
+    /// [`BACKEND_SHMEM_UNMAP`], likewise.
+    pub const BACKEND_EARLY_SHMEM_UNMAP: u32 = 1001;
 }
 
 /// Why a message is not one. The connection cannot go on after most of these.
@@ -170,6 +175,7 @@ pub enum Request<'a> {
     AddMemReg(RegionDescription),
     RemMemReg(RegionDescription),
     GetShmemConfig,
+    GetSharedMemoryRegions,
 }
 
 /// Bit of a ring's descriptor message that says that there is none.
@@ -243,6 +249,7 @@ impl<'a> Request<'a> {
                 sized(40, if request == code::ADD_MEM_REG { AddMemReg(region) } else { RemMemReg(region) })
             }
             code::GET_SHMEM_CONFIG => sized(0, GetShmemConfig),
+            code::GET_SHARED_MEMORY_REGIONS => sized(0, GetSharedMemoryRegions),
             _ => return Err(MessageError::Unknown(request)),
         }?;
         if parsed.takes(fds) { Ok(parsed) } else { Err(MessageError::Fds { request, fds }) }
@@ -270,14 +277,14 @@ impl RegionDescription {
 }
 
 /// Reads words one after the other; zeros past the end, where the length is checked besides.
-struct Words<'a>(&'a [u8]);
+pub(super) struct Words<'a>(pub &'a [u8]);
 
 impl Words<'_> {
-    fn u32(&mut self) -> u32 {
+    pub fn u32(&mut self) -> u32 {
         self.take().map_or(0, u32::from_ne_bytes)
     }
 
-    fn u64(&mut self) -> u64 {
+    pub fn u64(&mut self) -> u64 {
         self.take().map_or(0, u64::from_ne_bytes)
     }
 
@@ -298,84 +305,8 @@ pub fn notice(request: u32) -> Vec<u8> {
     frame(request, VERSION, &[])
 }
 
-/// A request of the back-end that changes a shared memory region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShmemMessage {
-    /// Its number.
-    pub request: u32,
-    region: u8,
-    file_offset: u64,
-    at: u64,
-    len: u64,
-    flags: u64,
-}
-
-/// The guest may write.
-const MAP_READ_WRITE: u64 = 1;
-
-impl ShmemMessage {
-    /// Says so.
-    pub fn of(request: &WindowRequest) -> Self {
-        match request {
-            WindowRequest::Map(map) => Self {
-                request: code::BACKEND_SHMEM_MAP,
-                region: map.region,
-                file_offset: map.mapping.offset,
-                at: map.at,
-                len: map.mapping.len,
-                flags: MAP_READ_WRITE,
-            },
-            WindowRequest::Unmap(unmap) => Self {
-                request: code::BACKEND_SHMEM_UNMAP,
-                region: unmap.region,
-                file_offset: 0,
-                at: unmap.at,
-                len: unmap.len,
-                flags: 0,
-            },
-        }
-    }
-
-    /// The whole message; the descriptor of what is mapped goes along with its first byte.
-    pub fn bytes(&self) -> Vec<u8> {
-        let words =
-            [u64::from_ne_bytes([self.region, 0, 0, 0, 0, 0, 0, 0]), self.file_offset, self.at, self.len, self.flags];
-        let payload: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        frame(self.request, VERSION | NEED_REPLY, &payload)
-    }
-
-    /// A message that means nothing, wants no answer and begins with the same byte.
-    pub fn taken_back(&self) -> Vec<u8> {
-        frame(self.request | UNKNOWN, VERSION, &[])
-    }
-}
-
-/// Makes the number of a request one that is of none.
-const UNKNOWN: u32 = 0x100;
-
-/// What the front-end answers to a request of the back-end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The request's number.
-    pub request: u32,
-    /// Whether it was done.
-    pub done: bool,
-}
-
-impl Answer {
-    /// Length of all of it.
-    pub const BYTES: usize = HEADER_BYTES + 8;
-
-    /// Takes one apart; `None` when it is none.
-    pub fn parse(bytes: &[u8; Self::BYTES]) -> Option<Self> {
-        let mut words = Words(bytes);
-        let (request, flags, size, code) = (words.u32(), words.u32(), words.u32(), words.u64());
-        let right = flags & (VERSION_MASK | REPLY) == VERSION | REPLY && size == 8;
-        right.then_some(Self { request, done: code == 0 })
-    }
-}
-
-fn frame(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
+/// A whole message.
+pub(super) fn frame(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
     let head = [request, flags, payload.len() as u32];
     head.iter().flat_map(|word| word.to_ne_bytes()).chain(payload.iter().copied()).collect()
 }
@@ -408,11 +339,11 @@ mod tests {
             code::ADD_MEM_REG | code::SET_BACKEND_REQ_FD | code::GPU_SET_SOCKET => 1,
             _ => 0,
         };
-        for request in 0..64 {
+        for request in (0..64).chain(990..1010) {
             let accepted: Vec<usize> =
                 (0..300).filter(|len| Request::parse(request, &vec![0; *len], fds(request)).is_ok()).collect();
             let expected: &[usize] = match request {
-                1 | 3 | 4 | 15 | 17 | 21 | 33 | 36 | 44 => &[0],
+                1 | 3 | 4 | 15 | 17 | 21 | 33 | 36 | 44 | 1004 => &[0],
                 2 | 8 | 10..=14 | 16 | 18 | 5 => &[8],
                 9 | 37 | 38 => &[40],
                 24 | 25 => &[12],

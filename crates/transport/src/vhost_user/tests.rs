@@ -1,5 +1,6 @@
 //! Conversations with a front-end that writes its own bytes.
 
+mod dialects;
 mod front;
 mod hostile;
 mod memory;

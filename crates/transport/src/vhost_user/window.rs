@@ -9,6 +9,8 @@
 //! QEMU answers a map before its guest sees what was mapped, and a write that comes too early is lost. It is there when the
 //! front-end shares it with us, as it does with all that is the guest's memory: only then is the device told.
 //!
+//! Other front-ends get a request in one piece, and their answer is believed: [`Dialect`] says whom it is to.
+//!
 //! There is one request at a time, and none once a stop began. A front-end that answers what it was not asked is not asked
 //! again.
 
@@ -26,8 +28,9 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 
+use super::dialect::{Answer, Dialect};
 use super::exports::{Name, Shared, name};
-use super::message::{Answer, ShmemMessage, code, notice};
+use super::message::{code, notice};
 use crate::kernel::unread::unread;
 use crate::window::{ANSWER_LIMIT, Mapper, Requests, place};
 
@@ -37,6 +40,8 @@ pub struct BackendChannel {
     socket: Option<OwnedFd>,
     shared: Arc<Shared>,
     requests: Requests,
+    /// How the last request was put.
+    dialect: Dialect,
     /// What the socket did not take of a message.
     rest: Vec<u8>,
     /// What follows when the front-end has taken the first byte of a request.
@@ -90,6 +95,7 @@ impl BackendChannel {
             socket: None,
             shared,
             requests: Requests::default(),
+            dialect: Dialect::default(),
             rest: Vec::new(),
             held: None,
             returned_before: 0,
@@ -161,7 +167,7 @@ impl BackendChannel {
             let wanted = &mut bytes[self.answer.len()..];
             let count = match recv(socket, wanted, RecvFlags::DONTWAIT) {
                 Ok((0, _)) | Err(Errno::CONNRESET) => {
-                    self.shared.set_maps(false);
+                    self.shared.set_dialect(None);
                     return self.close();
                 }
                 Ok((count, _)) => count,
@@ -173,11 +179,12 @@ impl BackendChannel {
             if let Some(bytes) = self.answer.first_chunk() {
                 let answer = Answer::parse(bytes);
                 self.answer.clear();
-                match (self.requests.oldest().map(ShmemMessage::of), answer) {
+                match (self.requests.oldest(), answer) {
                     // Twice.
                     _ if self.unseen.is_some() => return self.give_up(&"it answered what it was not asked"),
-                    (Some(asked), Some(answer)) if asked.request == answer.request => {
-                        if answer.done && answer.request == code::BACKEND_SHMEM_MAP {
+                    (Some(asked), Some(answer)) if self.dialect.number(asked) == answer.request => {
+                        let mapped = answer.done && matches!(asked, WindowRequest::Map(_));
+                        if mapped && self.dialect.comes_back() {
                             self.unseen = Some(Unseen { limit: None });
                         } else {
                             self.take_answer(answer.done);
@@ -292,15 +299,21 @@ impl BackendChannel {
         }
     }
 
-    /// Begins one request, if there is one and it may be sent. Returns whether its rest may be.
+    /// Begins one request, if there is one and it may be sent. Returns whether something else may be sent.
     fn send_next(&mut self, now: Instant) -> bool {
         let Some(request) = self.requests.next().filter(|_| self.requests.under_way() == 0) else { return false };
         let (region, at, _) = place(request);
-        let message = ShmemMessage::of(request);
+        let dialect = self.shared.dialect().unwrap_or(self.dialect);
         let file = match request {
             WindowRequest::Map(map) => Some(map.mapping.file.clone()),
+            // crosvm ends its VM when it is to unmap what is not there.
+            WindowRequest::Unmap(_) if !self.requests.is_mapped(region, at) => {
+                self.requests.was_refused();
+                return true;
+            }
             WindowRequest::Unmap(_) => None,
         };
+        let (bytes, instead) = (dialect.request(request), dialect.taken_back(request));
         // It comes back as guest memory before it is answered.
         let exported = file.as_ref().map(name);
         match exported {
@@ -311,13 +324,19 @@ impl BackendChannel {
             }
             None => {}
         }
-        let (bytes, instead) = (message.bytes(), message.taken_back());
+        let first = if dialect.in_two_steps() { BEGINNING } else { bytes.len() };
         let shared = self.shared.clone();
         let file = file.as_ref().map(|file| file.as_fd());
-        match shared.while_running(|| self.send(&bytes[..BEGINNING], file)) {
+        match shared.while_running(|| self.send(&bytes[..first], file)) {
             Some(Ok(sent)) => {
-                let (bytes, instead) = (bytes[sent..].to_vec(), instead[sent..].to_vec());
-                self.held = Some(Held { bytes, instead, look: None });
+                let mut left = bytes;
+                left.drain(..sent);
+                if dialect.in_two_steps() {
+                    self.held = Some(Held { bytes: left, instead: instead[sent..].to_vec(), look: None });
+                } else {
+                    self.rest = left;
+                }
+                self.dialect = dialect;
                 self.requests.was_sent(now);
                 return true;
             }
@@ -372,7 +391,7 @@ impl BackendChannel {
 
     fn give_up(&mut self, why: &dyn Display) {
         guest_log!(warn, "The front-end is not asked any more to map memory: {why}");
-        self.shared.set_maps(false);
+        self.shared.set_dialect(None);
         self.close();
     }
 }

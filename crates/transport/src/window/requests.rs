@@ -114,6 +114,11 @@ impl Requests {
         self.sent.front().map(|asked| &asked.request)
     }
 
+    /// Whether what was mapped there is there, as far as answers tell.
+    pub fn is_mapped(&self, region: u8, at: u64) -> bool {
+        self.mapped.contains_key(&(region, at))
+    }
+
     /// How many were sent and not answered.
     pub fn under_way(&self) -> usize {
         self.sent.len()
