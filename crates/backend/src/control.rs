@@ -60,7 +60,8 @@ struct Client {
 
 enum State {
     Reading(Vec<u8>),
-    Waiting(Token),
+    /// For an answer; a picture is to be no wider than this.
+    Waiting(Token, u32),
     Writing(Vec<u8>, usize),
     Ended,
 }
@@ -71,7 +72,7 @@ impl Client {
             State::Reading(_) => PollFlags::IN,
             State::Writing(..) => PollFlags::OUT,
             // A hang-up is reported all the same.
-            State::Waiting(_) | State::Ended => PollFlags::empty(),
+            State::Waiting(..) | State::Ended => PollFlags::empty(),
         }
     }
 
@@ -174,9 +175,9 @@ impl Clients {
                     Ok(None) => {}
                     Ok(Some(request)) => match route(&request, &mut self.server.facts) {
                         Action::Reply(response) => client.respond(&response),
-                        Action::Ask(question) => {
+                        Action::Ask(question, widest) => {
                             self.next += 1;
-                            client.state = State::Waiting(self.next);
+                            client.state = State::Waiting(self.next, widest);
                             if !self.server.asker.ask(self.next, question) {
                                 client.respond(&Response::error(503, "Too many questions wait already: ask again"));
                             }
@@ -188,16 +189,20 @@ impl Clients {
                 Reading::End => client.state = State::Ended,
             },
             State::Writing(..) => client.write(),
-            State::Waiting(_) if flags.intersects(PollFlags::HUP | PollFlags::ERR) => client.state = State::Ended,
-            State::Waiting(_) | State::Ended => {}
+            State::Waiting(..) if flags.intersects(PollFlags::HUP | PollFlags::ERR) => client.state = State::Ended,
+            State::Waiting(..) | State::Ended => {}
         }
     }
 
     fn take_answer(&mut self, token: Token, answer: Answer) {
         // Who asked may have gone.
-        let asked = |client: &&mut Client| matches!(client.state, State::Waiting(waiting) if waiting == token);
-        if let Some(client) = self.open.iter_mut().find(asked) {
-            client.respond(&reply(answer));
+        for client in &mut self.open {
+            if let State::Waiting(waiting, widest) = client.state
+                && waiting == token
+            {
+                client.respond(&reply(answer, widest));
+                return;
+            }
         }
     }
 
@@ -205,7 +210,7 @@ impl Clients {
     fn end_overdue(&mut self, now: Instant) {
         for client in self.open.iter_mut().filter(|client| client.until <= now) {
             match client.state {
-                State::Waiting(_) => client.respond(&Response::error(504, "The device is busy: ask again")),
+                State::Waiting(..) => client.respond(&Response::error(504, "The device is busy: ask again")),
                 State::Reading(_) => client.respond(&Response::error(408, "The request never ended")),
                 State::Writing(..) | State::Ended => {}
             }
