@@ -8,6 +8,7 @@ pub mod machine;
 pub mod partition;
 pub mod profile;
 pub mod record;
+pub mod schedule;
 pub mod value;
 pub mod vgpu;
 

@@ -1,0 +1,6 @@
+//! The schedule on virtual time, with clients that behave as real ones do.
+
+mod machine;
+mod promises;
+mod properties;
+mod waiting;
