@@ -1,6 +1,7 @@
 //! Streams that broke libvirglrenderer, or might: each is the shape of a defect, made by hand.
 //!
-//! The context has two resources: [`IMAGE`], 64 times 64 pixels, and [`BUFFER`] of 4096 bytes.
+//! The context has four resources: [`IMAGE`], 64 times 64 pixels, [`BUFFER`] of 4096 bytes, and [`SHORT`] and [`BARE`], images whose
+//! backings are not what they should be.
 
 use crate::virgl::{COMPUTE, FRAGMENT, Stream, VERTEX, code, halves, object, text_words};
 
@@ -8,6 +9,10 @@ use crate::virgl::{COMPUTE, FRAGMENT, Stream, VERTEX, code, halves, object, text
 pub const IMAGE: u32 = 100;
 /// A buffer of any use; 4096 bytes, pages of its own.
 pub const BUFFER: u32 = 101;
+/// As [`IMAGE`], with pages for a few of its pixels.
+pub const SHORT: u32 = 102;
+/// As [`IMAGE`], without pages.
+pub const BARE: u32 = 103;
 
 const MOST: u32 = u32::MAX;
 const PASS: &str = "VERT\nDCL IN[0]\nDCL OUT[0], POSITION\n  0: MOV OUT[0], IN[0]\n  1: END\n";
@@ -352,6 +357,25 @@ fn copies() -> Vec<Case> {
                 move_(IMAGE, 0, [0, 0], whole, 0, MOST),
             ],
         ),
+        case(
+            "cve_2019_18391_transfers_of_more_than_the_backing",
+            [SHORT, BARE]
+                .into_iter()
+                .flat_map(|resource| {
+                    [1, 2].into_iter().flat_map(move |way| {
+                        [([0, 0], 0), ([256, 0], 0), ([256, 0], 200), ([4, 4], 255), ([0, 0], 257)]
+                            .map(|(stride, offset)| move_(resource, 0, stride, whole, offset, way))
+                    })
+                })
+                .collect::<Vec<_>>(),
+        ),
+        case(
+            "copy_transfers_of_more_than_the_backing",
+            [SHORT, BARE]
+                .into_iter()
+                .flat_map(|from| [0, 200, 257].map(|offset| fetch(whole, from, offset)))
+                .collect::<Vec<_>>(),
+        ),
         case("copy_transfers_of_parts_that_are_not_there", areas.map(|area| fetch(area, BUFFER, 0))),
         case(
             "copy_transfers_from_where_nothing_is",
@@ -530,6 +554,14 @@ fn draws() -> Vec<Case> {
                 .does(code::LAUNCH_GRID, &[1, 1, 1, 1, 1, 1, BUFFER, 4090])],
         ),
         case(
+            "cve_2020_8002_a_grid_without_a_shader",
+            [
+                stream().does(code::LAUNCH_GRID, &[1, 1, 1, 1, 1, 1, 0, 0]),
+                pipeline().does(code::LAUNCH_GRID, &[1, 1, 1, 1, 1, 1, 0, 0]),
+                stream().does(code::LAUNCH_GRID, &[1, 1, 1, 0, 0, 0, BUFFER, 0]),
+            ],
+        ),
+        case(
             "cve_2017_6210_sub_contexts_that_are_not_there",
             [
                 stream().does(code::SET_SUB, &[77]).fill([1.0; 4]),
@@ -554,7 +586,10 @@ fn exhaustion() -> Vec<Case> {
     let sub = |id| stream().does(code::CREATE_SUB, &[id]);
     let object_of = |handle| stream().on(code::CREATE_OBJECT, object::SAMPLER_STATE, &[handle, 0, 0, 0, 0, 0, 0, 0, 0]);
     vec![
-        case("resources_of_gigabytes", (1..=8).map(|blob| resource(16384, 16384, 4, blob)).collect::<Vec<_>>()),
+        case(
+            "cve_2020_8003_resources_of_gigabytes",
+            (1..=8).map(|blob| resource(16384, 16384, 4, blob)).collect::<Vec<_>>(),
+        ),
         case(
             "resources_of_impossible_sizes",
             [resource(MOST, MOST, MOST, 1), resource(0, 0, 0, 2), resource(1, 1, 1, 0)],
@@ -567,6 +602,15 @@ fn exhaustion() -> Vec<Case> {
             ],
         ),
         case("sixty_four_sub_contexts", [(1..=64).fold(stream(), |all, id| all.then(&sub(id)))]),
+        case("cve_2016_10163_one_sub_context_a_hundred_times", [sub(1).does(code::DESTROY_SUB, &[1]).times(100)]),
+        case(
+            "cve_2017_6317_programs_without_end",
+            [(0..100).fold(pipeline(), |all, at| {
+                let red = RED.replace("1.0, 0.0", &format!("0.{at}, 0.0"));
+                let next = stream().shader(100 + at, FRAGMENT, &red).does(code::BIND_SHADER, &[100 + at, FRAGMENT]);
+                all.then(&next).then(&draw(3, 1, 0)).on(code::DESTROY_OBJECT, object::SHADER, &[100 + at])
+            })],
+        ),
         case(
             "cve_2017_5993_objects_without_end",
             (0..20)

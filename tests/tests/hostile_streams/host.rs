@@ -17,7 +17,7 @@ use tests::bed;
 use transport::loopback::{Loopback, Sent};
 
 use crate::asks::{self, Ask, kind};
-use crate::corpus::{BUFFER, IMAGE};
+use crate::corpus::{BARE, BUFFER, IMAGE, SHORT};
 use crate::venus::{PAGES, RING, RING_BYTES};
 use crate::virgl::Stream;
 
@@ -157,19 +157,21 @@ impl Host {
         Ok(replies)
     }
 
-    /// The streams of a case, in contexts of OpenGL with [`IMAGE`] and [`BUFFER`]: a context that was refused something does nothing
-    /// more, so the next stream gets another one. Returns how many were refused.
+    /// The streams of a case, in contexts of OpenGL with [`IMAGE`], [`BUFFER`], [`SHORT`] and [`BARE`]: a context that was refused
+    /// something does nothing more, so the next stream gets another one. Returns how many were refused.
     pub fn play_virgl(&mut self, streams: &[Stream]) -> Result<usize> {
         let (mut ctx, mut refused) = (0, 0);
         for (at, stream) in streams.iter().enumerate() {
             if ctx == 0 {
                 ctx = self.fresh();
                 self.all(&virgl_set_up(ctx))?;
+                self.all(&odd_set_up(ctx))?;
             }
             let reply = self.all(&[asks::submit(ctx, &stream.0).fenced(at as u64 + 1)])?;
             let is_refused = reply.iter().any(|reply| kind(reply) != "ok");
             if is_refused || at + 1 == streams.len() {
-                self.all(&[asks::leave(ctx, IMAGE), asks::unref(IMAGE), asks::unref(BUFFER), asks::close(ctx)])?;
+                self.all(&[asks::leave(ctx, IMAGE), asks::unref(IMAGE), asks::unref(BUFFER)])?;
+                self.all(&[asks::unref(SHORT), asks::unref(BARE), asks::close(ctx)])?;
                 ctx = 0;
             }
             refused += usize::from(is_refused);
@@ -254,6 +256,24 @@ impl Host {
         Ok(())
     }
 
+    /// What a context reads of a buffer that the library keeps in memory of its own and that nobody has written.
+    pub fn reads_unwritten(&mut self, len: u32) -> Result<Vec<u8>> {
+        const ID: u32 = 110;
+        const CUSTOM: u32 = 1 << 17;
+        let ctx = self.fresh();
+        self.guest.write(SCRATCH, &vec![0xee; len as usize]);
+        self.must(&[
+            asks::open(ctx, 2),
+            asks::create_3d(ID, [0, 64, CUSTOM, len, 1, 1, 1, 0, 0, 0]),
+            asks::attach(ID, SCRATCH, len),
+            asks::join(ctx, ID),
+            asks::from_host(ctx, ID, [0, 0, 0, len, 1, 1], 0, [0; 3]).fenced(1),
+            asks::unref(ID),
+            asks::close(ctx),
+        ])?;
+        Ok(self.guest.read(SCRATCH, len as usize))
+    }
+
     /// The process is killed or stopped at some moment of a context's work, and all of it is answered.
     pub fn dies_at_work(&mut self, signal: Signal, moment: u64) -> Result<()> {
         let ctx = self.fresh();
@@ -268,7 +288,10 @@ impl Host {
         // The one before may be about to end: that it is gone was known by its socket.
         self.until("One process", |host| host.children.alive(Kind::Gl).len() == 1)?;
         (0..moment).for_each(|_| self.turn());
-        ensure!(self.children.signal(Kind::Gl, signal) == 1, "There is not one process");
+        let now = self.stats.renderer_deaths.get();
+        ensure!(now == deaths, "A process ended by itself, or made no progress for too long");
+        let signalled = self.children.signal(Kind::Gl, signal);
+        ensure!(signalled == 1, "{signalled} processes where one drew");
         // A stopped one counts as dead only while there is something that it does not do.
         asks.push(asks::submit(ctx, &[0]).fenced(999));
         let last = self.send(&asks[asks.len() - 1..])?;
@@ -305,5 +328,17 @@ pub fn virgl_set_up(ctx: u32) -> Vec<Ask> {
         asks::attach(BUFFER, SCRATCH + (1 << 20), 4096),
         asks::join(ctx, IMAGE),
         asks::join(ctx, BUFFER),
+    ]
+}
+
+/// Images of which the pages are too few, and none.
+fn odd_set_up(ctx: u32) -> Vec<Ask> {
+    let image = |resource| asks::create_3d(resource, [2, 1, 2 | 8, SIDE, SIDE, 1, 1, 0, 0, 0]);
+    vec![
+        image(SHORT),
+        asks::attach(SHORT, SCRATCH + (2 << 20), 256),
+        image(BARE),
+        asks::join(ctx, SHORT),
+        asks::join(ctx, BARE),
     ]
 }
