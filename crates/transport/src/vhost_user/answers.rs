@@ -44,7 +44,7 @@ struct Conversation {
     tickets: u64,
     open: HashMap<Ticket, u64>,
     /// Where the device believes that something is, or will be.
-    taken: BTreeMap<u64, ()>,
+    taken: BTreeMap<u64, Ticket>,
     running: bool,
     done: usize,
     /// What the front-end has read and not answered.
@@ -92,7 +92,7 @@ impl Conversation {
             0..=3 if !self.taken.keys().any(|other| at < other + LEN && *other < at + LEN) => {
                 let mapping = HostMapping { file: self.file.clone(), offset: 0, len: LEN, caching: 1 };
                 let ticket = self.ticket(at);
-                self.taken.insert(at, ());
+                self.taken.insert(at, ticket);
                 self.channel.ask(WindowRequest::Map(MapRequest { ticket, region: 1, at, mapping }));
             }
             0..=3 => {
@@ -228,7 +228,7 @@ impl Conversation {
         for (ticket, done) in answers {
             let Some(at) = self.open.remove(ticket) else { panic!("{ticket:?} is answered twice") };
             self.done += usize::from(*done);
-            if !done {
+            if !done && self.taken.get(&at) == Some(ticket) {
                 self.taken.remove(&at);
             }
         }
@@ -254,6 +254,14 @@ mod tests {
         #[test]
         fn whatever_is_answered_each_request_is_answered_once(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             super::answers(&bytes);
+        }
+    }
+
+    /// The device had asked for the next one before it heard that one failed.
+    #[test]
+    fn a_map_that_failed_is_not_the_one_behind_it() {
+        for dialect in 0..3 {
+            super::answers(&[dialect, 0x00, 0x00, 0x00, 0x00, 0x56, 0x38, 0x00, 0x56, 0x08, 0x00, 0x56, 0x08]);
         }
     }
 
