@@ -23,7 +23,15 @@ impl FileError {
 
 /// Reads a whole TOML document.
 pub(crate) fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, FileError> {
-    toml::from_str(text).map_err(|error| FileError::at(text, error.span().unwrap_or(0..0), error.message().trim_end()))
+    toml::from_str(text).map_err(|error| {
+        let span = error.span().unwrap_or(0..0);
+        let message = error.message().trim_end();
+        // The only message that does not say what it is about.
+        match text.get(span.clone()) {
+            Some(key) if message == "duplicate key" => FileError::at(text, span, format!("duplicate key `{key}`")),
+            _ => FileError::at(text, span, message),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub mod value;
 pub mod vgpu;
 
 mod document;
+#[cfg(test)]
+mod testing;
 
 pub use document::FileError;
 pub use gpu::{Gpu, GpuId};

@@ -1,10 +1,18 @@
 //! Types: the shapes of vGPU that GPUs offer.
 
+mod defaults;
+pub(crate) mod display;
+mod file;
+mod promise;
+
 use serde::{Deserialize, Serialize};
 
+use crate::document::FileError;
 use crate::gpu::{Gpu, GpuId};
 use crate::partition::Partition;
 use crate::value::{Capset, Mode};
+
+pub use promise::{Advice, Matter};
 
 /// A shape of vGPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +35,7 @@ pub struct Type {
     pub renderer: Renderer,
     /// Who shows them: the words of `--display`.
     pub display: Vec<String>,
-    /// Whether what draws 3D is a process of its own. It always is.
+    /// Whether what draws 3D is a process of its own: without, there is no grip on its time.
     pub isolate: bool,
     /// Whether a VMM is served a keyboard and pointer, where somebody can look who would type.
     pub input: bool,
@@ -76,29 +84,105 @@ pub enum Promise {
     Strict,
 }
 
-/// All types of a host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Types(Vec<Type>);
+impl Type {
+    /// Whether its guest is offered 3D.
+    pub fn draws_3d(&self) -> bool {
+        !self.capsets.is_empty()
+    }
+}
+
+/// The types of a host, and the GPUs that they are of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalogue {
+    /// The GPUs, with what the file of types says of their memory.
+    pub gpus: Vec<Gpu>,
+    /// What they offer.
+    pub types: Types,
+}
+
+impl Catalogue {
+    /// What these GPUs can offer without anybody having said anything.
+    pub fn defaults(gpus: &[Gpu]) -> Catalogue {
+        Catalogue { gpus: gpus.to_vec(), types: Types::collect(defaults::types(gpus), gpus) }
+    }
+
+    /// Reads the file of types, on a host with these GPUs.
+    pub fn parse(text: &str, gpus: &[Gpu]) -> Result<Catalogue, FileError> {
+        file::parse(text, gpus)
+    }
+}
+
+/// All types of a host, in the order in which they are shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Types(Vec<Entry>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    kind: Type,
+    /// Why there can be none of it on this host as it is.
+    barred: Option<String>,
+}
 
 impl Types {
-    /// What each GPU can offer without anybody having said anything.
-    pub fn defaults(gpus: &[Gpu]) -> Types {
-        let _ = gpus;
-        Types::default()
+    fn collect(kinds: Vec<Type>, gpus: &[Gpu]) -> Types {
+        let entry = |kind: Type| Entry { barred: promise::barred(&kind, gpus), kind };
+        Types(kinds.into_iter().map(entry).collect())
     }
 
     /// The type of this name.
     pub fn get(&self, name: &str) -> Option<&Type> {
-        self.0.iter().find(|kind| kind.name == name)
+        self.entry(name).map(|entry| &entry.kind)
     }
 
-    /// All of them, in the order in which they are shown.
+    /// Why there can be none of it on this host as it is, whoever else has how much.
+    pub fn barred(&self, name: &str) -> Option<&str> {
+        self.entry(name)?.barred.as_deref()
+    }
+
+    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Type> {
-        self.0.iter()
+        self.0.iter().map(|entry| &entry.kind)
     }
 
     /// How many more of it could be started now.
-    pub fn available(kind: &Type, partition: &Partition) -> u32 {
-        partition.available(kind)
+    pub fn available(&self, kind: &Type, partition: &Partition) -> u32 {
+        if self.barred(&kind.name).is_some() { 0 } else { partition.available(kind) }
+    }
+
+    /// The text of a file of types that has these: where the defaults are to become one's own.
+    pub fn print(&self) -> String {
+        file::print(self.iter())
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.kind.name == name)
+    }
+}
+
+/// A type as it is offered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Offer {
+    /// The type.
+    #[serde(flatten)]
+    pub kind: Type,
+    /// How many more could be started now.
+    pub available: u32,
+    /// Why there can be none, where that is for another reason than that others have them.
+    pub barred: Option<String>,
+    /// What of it is not held whatever happens.
+    pub advisory: Vec<Advice>,
+}
+
+impl Offer {
+    pub(crate) fn of(kind: &Type, gpus: &[Gpu], types: &Types, partition: &Partition) -> Offer {
+        let taken = partition.usage(&kind.gpu).and_then(|usage| usage.taken);
+        Offer {
+            available: types.available(kind, partition),
+            barred: taken
+                .map(|by| format!("{} is taken for {by}", kind.gpu))
+                .or(types.barred(&kind.name).map(str::to_owned)),
+            advisory: promise::advisory(kind, gpus.iter().find(|gpu| gpu.id == kind.gpu)),
+            kind: kind.clone(),
+        }
     }
 }

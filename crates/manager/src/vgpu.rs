@@ -233,3 +233,56 @@ impl fmt::Display for State {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::uuid;
+
+    #[test]
+    fn a_definition_reads_back_as_it_is_written() {
+        let plain = Definition::new(uuid(1), "render-1g");
+        assert_eq!(plain.print(), format!("uuid = \"{}\"\ntype = \"render-1g\"\n", uuid(1)));
+        let full = Definition {
+            name: Some("desk \"7\" é".to_owned()),
+            start: Start::Auto,
+            transport: Transport::VfioUser,
+            model: Some(Model::Virtio),
+            display: Some(vec!["vmm".to_owned(), "web=127.0.0.1:0".to_owned()]),
+            heads: Some(vec!["1920x1080@75".parse().unwrap(), "1x1".parse().unwrap()]),
+            ..plain.clone()
+        };
+        for definition in [plain, full] {
+            assert_eq!(Definition::parse(&definition.print()), Ok(definition));
+        }
+    }
+
+    #[test]
+    fn definitions_that_mean_nothing_are_refused_with_the_line() {
+        let id = format!("uuid = '{}'\n", uuid(1));
+        for (text, line, named) in [
+            ("type = 'a'".to_owned(), 1, "uuid"),
+            (id.clone(), 1, "type"),
+            (format!("{id}type = 'a'\ncolour = 1"), 3, "colour"),
+            (format!("{id}{id}type = 'a'"), 2, "uuid"),
+            (format!("{id}type = 'a'\nstart = 'always'"), 3, "always"),
+            (format!("{id}type = 'a'\nheads = 'large'"), 3, "large"),
+            (format!("{id}type = 'a'\nheads = ['1x1']"), 3, "string"),
+            (format!("{id}type = 'a'\ntransport = 'tcp'"), 3, "tcp"),
+            (format!("{id}type = 'a'\nmodel = 'vga'"), 1, "vfio-user"),
+            (format!("{id}type = 'a'\nname = ''"), 1, "64"),
+            (format!("{id}type = 'a'\nname = '{}'", "x".repeat(65)), 1, "64"),
+            (format!("{id}type = 'a'\nname = \"a\\nb\""), 1, "printable"),
+            (format!("{id}type = 'a'\nname = '{}'", uuid(2)), 1, "is a UUID"),
+            ("type = 'a'\nuuid = '1'".to_owned(), 2, "'1' is not a UUID"),
+            (format!("type = 'a'\nuuid = '{}'", uuid(1).simple()), 2, "is not a UUID"),
+            ("type = 'a'\nuuid = '00000000-0000-0000-0000-000000000000'".to_owned(), 2, "is not a UUID"),
+            ("\0".to_owned(), 1, ""),
+            ("[".repeat(100_000), 1, ""),
+        ] {
+            let error = Definition::parse(&text).expect_err(&text);
+            assert_eq!(error.line, line, "{text:?}: {error}");
+            assert!(error.why.contains(named), "{text:?}: {error}");
+        }
+    }
+}

@@ -5,10 +5,10 @@ use std::fmt;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::gpu::{Gpu, GpuId};
+use crate::gpu::GpuId;
 use crate::grant::Grant;
 use crate::partition::Holder;
-use crate::profile::Types;
+use crate::profile::Catalogue;
 use crate::record::{Held, Process, Record};
 use crate::value::Bytes;
 use crate::vgpu::{Definition, Start, State};
@@ -38,7 +38,7 @@ pub enum Event {
         /// Whether it answers on its control socket already.
         ready: bool,
     },
-    /// A record was found, and no process to it.
+    /// A record was found, and no process to it. Records of another boot are not said: whoever finds one removes it.
     Lost {
         /// The record.
         record: Record,
@@ -52,10 +52,8 @@ pub enum Event {
     },
     /// Other GPUs or types from now on. What runs keeps what it was given.
     Reload {
-        /// The GPUs.
-        gpus: Vec<Gpu>,
-        /// What they offer.
-        types: Types,
+        /// Both.
+        catalogue: Catalogue,
     },
 
     // What people want.
@@ -256,6 +254,14 @@ pub enum Refusal {
         /// Who they are.
         holders: Vec<Holder>,
     },
+    /// vGPUs have parts of a GPU that is wanted whole.
+    #[error("{gpu} is in use by {}: stop them first", names(.holders))]
+    InUse {
+        /// Which GPU.
+        gpu: GpuId,
+        /// Who they are.
+        holders: Vec<Holder>,
+    },
     /// It means nothing.
     #[error("{0}")]
     Invalid(String),
@@ -269,7 +275,7 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Refusal::NotFound(_) => "not-found",
-            Refusal::Conflict(_) => "conflict",
+            Refusal::Conflict(_) | Refusal::InUse { .. } => "conflict",
             Refusal::NoCapacity { .. } | Refusal::NoInstance { .. } => "no-capacity",
             Refusal::Invalid(_) => "invalid",
             Refusal::Busy(_) => "busy",
