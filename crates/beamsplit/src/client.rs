@@ -1,34 +1,126 @@
-//! Asks a device over its control socket: one HTTP request, one answer, then the connection ends.
+//! Asks over a Unix socket: one HTTP request, one answer, then the connection ends. So a device is asked over its control
+//! socket, and the manager.
 
 use std::io::{Error, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use httparse::{EMPTY_HEADER, Status};
 use serde_json::Value;
 
+use crate::folders;
+
 /// How long a device may stay silent: it gives up on itself sooner.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the manager may: it waits for devices that start and stop.
+const MANAGERS_PATIENCE: Duration = Duration::from_secs(90);
 /// The most headers of an answer.
 const MAX_HEADERS: usize = 32;
 /// The longest answer: a picture of the largest size.
 const MAX_ANSWER: u64 = 2 << 30;
 
-/// Asks with GET and returns the body of a good answer.
+/// A device refused: it answered, and said no.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Refused {
+    /// As in HTTP: 404, 409, ...
+    pub status: u16,
+    /// In words.
+    pub why: String,
+}
+
+/// Asks a device with GET and returns the body of a good answer.
 pub fn get(socket: &Path, target: &str) -> Result<Vec<u8>> {
-    let mut stream = UnixStream::connect(socket).map_err(|error| why_not_connected(&error, socket))?;
-    let told = || format!("The device at {} does not answer", socket.display());
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
-        .with_context(told)?;
-    let request = format!("GET {target} HTTP/1.1\r\nHost: beamsplit\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).with_context(told)?;
+    let stream = UnixStream::connect(socket).map_err(|error| why_not_connected(&error, socket))?;
+    exchange(stream, PATIENCE, "GET", target, None).map_err(|error| {
+        if error.is::<Refused>() {
+            error
+        } else {
+            error.context(format!("The device at {} does not answer", socket.display()))
+        }
+    })
+}
+
+/// Which manager a command asks.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Manager {
+    /// The runtime folder of the manager to ask [default: /run/beamsplit for root, else the user's own manager if one runs,
+    /// else the host's].
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+}
+
+impl Manager {
+    /// Asks and returns the answer.
+    pub fn ask(&self, method: &str, target: &str, body: Option<&Value>) -> Result<Value> {
+        let body = body.map(|body| body.to_string().into_bytes());
+        let answer = self.bytes(method, target, body.as_deref())?;
+        serde_json::from_slice(&answer).context("The manager's answer is no JSON")
+    }
+
+    /// Asks with GET.
+    pub fn get(&self, target: &str) -> Result<Value> {
+        self.ask("GET", target, None)
+    }
+
+    /// Asks and returns the body of a good answer.
+    pub fn bytes(&self, method: &str, target: &str, body: Option<&[u8]>) -> Result<Vec<u8>> {
+        let socket = folders::managers_socket(self.runtime_dir.as_deref());
+        let stream = UnixStream::connect(&socket).map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow::anyhow!(
+                "No manager listens on {}: start it with 'beamsplit serve', or 'systemctl start beamsplit'",
+                socket.display()
+            ),
+            ErrorKind::PermissionDenied => anyhow::anyhow!(
+                "{} is for root and the group beamsplit: join it with 'sudo usermod -aG beamsplit $USER' and log in again",
+                socket.display()
+            ),
+            _ => anyhow::anyhow!("Cannot connect to {}: {error}", socket.display()),
+        })?;
+        exchange(stream, MANAGERS_PATIENCE, method, target, body)
+            .map_err(|error| if error.is::<Refused>() { error } else { error.context("The manager does not answer") })
+    }
+}
+
+/// Text as a part of a path of a request.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => escaped.push(byte.into()),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+fn exchange(
+    mut stream: UnixStream,
+    patience: Duration,
+    method: &str,
+    target: &str,
+    body: Option<&[u8]>,
+) -> Result<Vec<u8>> {
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    let mut request = format!("{method} {target} HTTP/1.1\r\nHost: beamsplit\r\nConnection: close\r\n");
+    if let Some(body) = body {
+        request.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+    }
+    request.push_str("\r\n");
+    let mut request = request.into_bytes();
+    request.extend_from_slice(body.unwrap_or_default());
+    let written = stream.write_all(&request);
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).with_context(told)?;
-    body(&answer)
+    // Who does not want the whole request may say why before it ends.
+    let read = stream.take(MAX_ANSWER).read_to_end(&mut answer);
+    if answer.is_empty() {
+        written?;
+        read?;
+    }
+    self::body(&answer)
 }
 
 fn why_not_connected(error: &Error, socket: &Path) -> anyhow::Error {
@@ -43,7 +135,7 @@ fn why_not_connected(error: &Error, socket: &Path) -> anyhow::Error {
     }
 }
 
-/// The body of an answer; a refusal becomes an error in the device's words.
+/// The body of an answer; a refusal becomes an error in the words of who refuses.
 fn body(answer: &[u8]) -> Result<Vec<u8>> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
@@ -54,12 +146,13 @@ fn body(answer: &[u8]) -> Result<Vec<u8>> {
     if length != Some(body.len()) {
         bail!("The answer was cut off");
     }
-    match response.code {
-        Some(200) => Ok(body.to_vec()),
-        code => {
+    match response.code.unwrap_or(0) {
+        200..=299 => Ok(body.to_vec()),
+        status => {
             let told: Option<Value> = serde_json::from_slice(body).ok();
             let why = told.as_ref().and_then(|value| value["error"].as_str());
-            bail!("{}", why.unwrap_or(&format!("The device answered {}", code.unwrap_or(0))))
+            let why = why.map_or_else(|| format!("The answer was {status}"), str::to_owned);
+            Err(Refused { status, why }.into())
         }
     }
 }

@@ -5,9 +5,15 @@
 
 mod client;
 mod device;
+mod folders;
+mod launch;
 mod program;
+mod qmp;
 mod screenshot;
+mod serve;
 mod stats;
+mod table;
+mod verbs;
 mod viewer;
 
 use std::process::ExitCode;
@@ -27,10 +33,45 @@ struct Words {
 enum Command {
     /// Serve one virtual GPU to one virtual machine (runs beamsplit-device; see `beamsplit device --help`).
     Device(device::Words),
+    /// Serve vGPUs: keep their definitions, start and stop their devices, answer the other commands.
+    Serve(serve::Words),
+    /// Show the types of vGPU that this host offers, and how many are left.
+    Types(verbs::types::Words),
+    /// List the vGPUs.
+    List(verbs::list::List),
+    /// Show all that is known of a vGPU, or of a GPU.
+    Show(verbs::list::Show),
+    /// Make a vGPU that is gone when it stops.
+    Create(verbs::define::Create),
+    /// Write a vGPU down, so that it lasts.
+    Define(verbs::define::Define),
+    /// Change what is written down of a vGPU.
+    Modify(verbs::define::Modify),
+    /// Remove what is written down of vGPUs.
+    Undefine(verbs::life::Words),
+    /// Start vGPUs, or release those that are held.
+    Start(verbs::life::Words),
+    /// Stop vGPUs.
+    Stop(verbs::life::Words),
+    /// Say what a VMM must be told to have a vGPU, or plug it in.
+    Attach(verbs::attach::Attach),
+    /// Pull a vGPU out of a VM that runs.
+    Detach(verbs::attach::Detach),
+    /// Make the vGPUs be as a file declares them.
+    Apply(verbs::apply::Words),
+    /// Fail when the vGPUs are not as a file declares them.
+    Assert(verbs::apply::Words),
+    /// Show who uses what, as it changes.
+    Top(verbs::top::Words),
+    /// Show what a vGPU's device says.
+    Log(verbs::log::Words),
     /// Save what a virtual machine shows as a PNG file.
     Screenshot(screenshot::Words),
     /// Show what a device counted.
     Stats(stats::Words),
+    /// Become a device, when the manager says so (the manager starts this).
+    #[command(hide = true)]
+    Launch(launch::Words),
     /// Show a device's frames over VNC and on a web page (a device starts this by itself).
     #[command(hide = true)]
     Viewer(Box<::viewer::Args>),
@@ -50,7 +91,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("beamsplit: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<verbs::Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -60,6 +101,23 @@ fn run(command: Command) -> Result<()> {
         Command::Device(words) => device::run(words),
         Command::Screenshot(words) => screenshot::run(&words),
         Command::Stats(words) => stats::run(&words),
+        Command::Serve(words) => serve::run(words),
+        Command::Launch(words) => launch::run(&words),
+        Command::Types(words) => verbs::types::run(&words),
+        Command::List(words) => verbs::list::list(&words),
+        Command::Show(words) => verbs::list::show(&words),
+        Command::Create(words) => verbs::define::create(&words),
+        Command::Define(words) => verbs::define::define(&words),
+        Command::Modify(words) => verbs::define::modify(&words),
+        Command::Undefine(words) => verbs::life::undefine(&words),
+        Command::Start(words) => verbs::life::start(&words),
+        Command::Stop(words) => verbs::life::stop(&words),
+        Command::Attach(words) => verbs::attach::attach(&words),
+        Command::Detach(words) => verbs::attach::detach(&words),
+        Command::Apply(words) => verbs::apply::apply(&words),
+        Command::Assert(words) => verbs::apply::assert(&words),
+        Command::Top(words) => verbs::top::run(&words),
+        Command::Log(words) => verbs::log::run(&words),
         Command::Viewer(words) => viewer::run(*words),
     }
 }

@@ -5,33 +5,50 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::client;
+use crate::client::{self, Manager};
+use crate::table::printable;
+use crate::verbs::at;
 
 /// Show what a device counted.
 #[derive(Debug, clap::Args)]
 pub struct Words {
-    /// The device's control socket (beamsplit device --control-socket PATH).
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    #[command(flatten)]
+    whose: Whose,
     /// Print JSON, for programs.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    manager: Manager,
+}
+
+/// Which device.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Whose {
+    /// A vGPU of the manager's: its UUID, the beginning of it, or its name.
+    vgpu: Option<String>,
+    /// A device's control socket (beamsplit device --control-socket PATH).
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
 }
 
 /// Prints the device's answer.
 pub fn run(words: &Words) -> Result<()> {
-    let answer = client::get(&words.socket, "/v1/stats")?;
+    let answer = match (&words.whose.socket, &words.whose.vgpu) {
+        (Some(socket), _) => client::get(socket, "/v1/stats")?,
+        (None, vgpu) => words.manager.bytes("GET", &at(vgpu.as_deref().unwrap_or_default(), "/stats"), None)?,
+    };
     let value: Value = serde_json::from_slice(&answer).context("The device's answer is no JSON")?;
     if words.json {
         println!("{value:#}");
     } else {
-        print!("{}", table(&value));
+        print!("{}", rows(&value));
     }
     Ok(())
 }
 
 /// One line for each number, sections apart, columns aligned.
-fn table(value: &Value) -> String {
+pub fn rows(value: &Value) -> String {
     let mut rows = Vec::new();
     collect(value, &mut Vec::new(), &mut rows);
     // It concerns programs only.
@@ -51,7 +68,7 @@ fn collect<'a>(value: &'a Value, path: &mut Vec<&'a str>, rows: &mut Vec<(String
                 path.pop();
             }
         }
-        Value::String(text) => rows.push((path.join("."), text.clone())),
+        Value::String(text) => rows.push((path.join("."), printable(text))),
         other => rows.push((path.join("."), other.to_string())),
     }
 }
@@ -72,6 +89,6 @@ mod tests {
                         device.bytes_shown  4096\n\
                         device.commands     7\n\
                         viewer.starts       1\n";
-        assert_eq!(table(&value), expected);
+        assert_eq!(rows(&value), expected);
     }
 }

@@ -1,0 +1,200 @@
+//! `beamsplit serve`: the manager of a host's vGPUs, or of one user's.
+//!
+//! [`keeper`] owns what is to be known and writes it down, one event after the other, on a thread of its own. [`http`] lets people and
+//! programs in and [`routes`] answers them, [`watch`] looks after each device, all on one more thread. Devices are processes of
+//! their own sessions: the manager may end, in whatever way, and the next one finds them.
+
+mod apply;
+mod ask;
+mod attachment;
+mod cgroup;
+mod config;
+mod device;
+mod facts;
+mod foreign;
+mod http;
+mod keeper;
+mod lock;
+mod metrics;
+mod notify;
+mod passed;
+mod process;
+mod record;
+mod routes;
+mod socket;
+mod store;
+mod view;
+mod watch;
+mod web;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
+
+use crate::folders;
+use config::Config;
+use device::Devices;
+use keeper::{Desk, Keeper, Parts};
+use lock::Lock;
+use notify::Notify;
+use routes::App;
+use web::Door;
+
+/// Says in the runtime folder in which boot what starts with the host was started.
+const BEGUN: &str = "begun";
+/// How often systemd hears that we live, where it does not say how often it wants to.
+const SELDOM: Duration = Duration::from_secs(3600);
+
+/// Serve vGPUs: keep their definitions, start and stop their devices, answer the other commands.
+#[derive(Debug, clap::Args)]
+pub struct Words {
+    /// Where sockets and records are, until the next boot [default: /run/beamsplit, or $XDG_RUNTIME_DIR/beamsplit].
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// Where definitions, types.toml and serve.toml are [default: /etc/beamsplit, or ~/.config/beamsplit].
+    #[arg(long, value_name = "DIR")]
+    config_dir: Option<PathBuf>,
+    /// Do not start the vGPUs that are to come up with the host.
+    #[arg(long)]
+    no_autostart: bool,
+    /// Show all vGPUs on a web page here, as in 127.0.0.1:8000; only this host can connect.
+    #[arg(long, value_name = "ADDR")]
+    web: Option<String>,
+    /// Who may look at the page, and who may start and stop there (look = ["..."], control = ["..."]); a TOML file that nobody
+    /// else can read. Without one everybody on this host may look.
+    #[arg(long, value_name = "FILE", requires = "web")]
+    tokens: Option<PathBuf>,
+}
+
+/// Serves until it is told to end. Devices go on.
+pub fn run(words: Words) -> Result<()> {
+    let filter = EnvFilter::try_from_env("BEAMSPLIT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let runtime = words.runtime_dir.map_or_else(folders::runtime, Ok)?;
+    let runtime = std::path::absolute(runtime).context("Cannot find the runtime folder")?;
+    let config_folder = words.config_dir.map_or_else(folders::config, Ok)?;
+    store::make_folder(&runtime, 0o755).with_context(|| format!("Cannot make {}", runtime.display()))?;
+    let _lock = Lock::take(&runtime)?;
+    let pid = std::process::id();
+    let passed = passed::listener(|name| std::env::var_os(name), pid)?;
+    let socket = match passed {
+        Some(socket) => socket,
+        None => socket::bind(&folders::socket_in(&runtime))?,
+    };
+    let door = Door::new(words.tokens)?;
+    let page = words.web.as_deref().map(web::bind).transpose()?;
+    let notify = Notify::from_environment(|name| std::env::var_os(name), pid);
+
+    let catalogue = facts::find(&config_folder)?;
+    let config = Config::read(&config_folder)?;
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().context("Cannot start a runtime")?;
+    let devices = Devices { runtime: runtime.clone(), cache: folders::cache() };
+    let (mut keeper, desk) = Keeper::new(Parts {
+        catalogue,
+        config,
+        config_folder: config_folder.clone(),
+        devices: devices.clone(),
+        cgroup: cgroup::for_devices(),
+        runtime: tokio.handle().clone(),
+    })?;
+    keeper.begin(!words.no_autostart && first_of_this_boot(&runtime)?)?;
+    let keeper = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || keeper.run());
+    let keeper = keeper.context("Cannot start a thread")?;
+
+    let (app, reloads) = App::new(desk.clone(), devices);
+    tokio.block_on(async {
+        if let Some(page) = page {
+            let address = page.local_addr().context("Cannot use the port")?;
+            tokio::spawn(web::serve(page, app.clone(), door));
+            tracing::info!("Web page on http://{address}/");
+        }
+        serve(socket, notify, app, reloads, &config_folder).await
+    })?;
+    desk.end();
+    // What it is doing just now is done to its end.
+    let _ = keeper.join();
+    tracing::info!("Ended; devices go on");
+    Ok(())
+}
+
+/// Whether no manager before this one began in this boot.
+fn first_of_this_boot(runtime: &Path) -> Result<bool> {
+    let path = runtime.join(BEGUN);
+    let boot = process::boot_id().context("Cannot find out which boot this is")?;
+    let cannot = || format!("Cannot use {}", path.display());
+    if store::read(&path).with_context(cannot)?.as_deref() == Some(boot.as_str()) {
+        return Ok(false);
+    }
+    store::replace(&path, boot.as_bytes(), store::Lasting::UntilBoot).with_context(cannot)?;
+    Ok(true)
+}
+
+async fn serve(
+    socket: std::os::unix::net::UnixListener,
+    notify: Notify,
+    app: App,
+    mut reloads: mpsc::Receiver<routes::Reload>,
+    config_folder: &Path,
+) -> Result<()> {
+    socket.set_nonblocking(true).context("Cannot use the socket")?;
+    let socket = tokio::net::UnixListener::from_std(socket).context("Cannot use the socket")?;
+    let (mut hangup, mut end, mut interrupt) = signals().context("Cannot prepare for signals")?;
+    let desk = app.desk.clone();
+    let clients = tokio::spawn(http::serve(socket, routes::router(app)));
+    let mut watchdog = tokio::time::interval(notify.watchdog().unwrap_or(SELDOM));
+    notify.say("READY=1");
+    tracing::info!("Ready");
+    loop {
+        tokio::select! {
+            _ = end.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                if let Err(why) = reload(&notify, &desk, config_folder).await {
+                    tracing::error!("Not reloaded: {why}");
+                }
+            }
+            Some(answer) = reloads.recv() => {
+                // Who asked may have gone.
+                let _ = answer.send(reload(&notify, &desk, config_folder).await);
+            }
+            // Fed only as long as the keeper's thread answers, too.
+            _ = watchdog.tick() => if desk.look(|_| ()).await.is_ok() { notify.say("WATCHDOG=1") },
+        }
+    }
+    notify.say("STOPPING=1");
+    clients.abort();
+    Ok(())
+}
+
+fn signals() -> std::io::Result<(Signal, Signal, Signal)> {
+    Ok((signal(SignalKind::hangup())?, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+}
+
+/// Reads all files again. What cannot be read leaves all as it was.
+async fn reload(notify: &Notify, desk: &Desk, config_folder: &Path) -> Result<(), String> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+    notify.say(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+    let read = || -> Result<_> { Ok((facts::find(config_folder)?, Config::read(config_folder)?)) };
+    let done = match read() {
+        Ok((catalogue, config)) => {
+            let change = desk.change(move |keeper| keeper.reload(catalogue, config));
+            change.await.map_err(|error| error.to_string()).and_then(|done| done.map_err(|error| format!("{error:#}")))
+        }
+        Err(error) => Err(format!("{error:#}")),
+    };
+    notify.say("READY=1");
+    if done.is_ok() {
+        tracing::info!("Reloaded");
+    }
+    done
+}

@@ -1,0 +1,251 @@
+//! The folder of a device, and how one is started in it.
+//!
+//! ```text
+//! R/<uuid>/  gpu.sock input.sock     for the VMM
+//!            control.sock            for the manager
+//!            arbiter.sock            for time slices
+//!            device.toml record.json log
+//! ```
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use manager::grant::{CONTROL_SOCKET, GPU_SOCKET, INPUT_SOCKET};
+use manager::{Gpu, Grant, Uuid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chown};
+use rustix::process::geteuid;
+
+use super::config::{Config, Users};
+use super::process::Identity;
+use super::record;
+use super::store::{self, Lasting};
+use crate::launch::GO;
+
+/// What devices say of themselves, in their folder.
+pub const LOG: &str = "log";
+/// What a device is told.
+const OPTIONS: &str = "device.toml";
+/// What the log may have before its beginning is thrown away.
+const LOG_LIMIT: u64 = 1 << 20;
+/// What is kept of it then.
+const LOG_KEPT: u64 = 256 << 10;
+/// The longest path that fits a Unix socket's address.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// The folders of all devices.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    /// The runtime folder.
+    pub runtime: PathBuf,
+    /// What devices keep for the next time, and do not miss when it is gone.
+    pub cache: Option<PathBuf>,
+}
+
+/// A process that waits for the word, see [`crate::launch`].
+#[derive(Debug)]
+pub struct Waiting(Child);
+
+impl Waiting {
+    /// Which process it is.
+    pub fn identity(&self) -> Option<Identity> {
+        Identity::of(self.0.id().cast_signed())
+    }
+
+    /// Lets it go on.
+    pub fn go(mut self) -> io::Result<()> {
+        self.0.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(&[GO]))
+    }
+}
+
+impl Devices {
+    /// The folder of one.
+    pub fn folder(&self, uuid: Uuid) -> PathBuf {
+        self.runtime.join(uuid.to_string())
+    }
+
+    /// Those that have a folder.
+    pub fn found(&self) -> io::Result<Vec<Uuid>> {
+        let names = fs::read_dir(&self.runtime)?.flatten().map(|entry| entry.file_name());
+        Ok(names.filter_map(|name| manager::vgpu::parse_uuid(name.to_str()?).ok()).collect())
+    }
+
+    /// Makes the folder where there is none, for nobody but us. A folder that others could write to is refused.
+    pub fn make(&self, uuid: Uuid) -> io::Result<PathBuf> {
+        let folder = self.folder(uuid);
+        store::make_folder(&folder, 0o700)?;
+        Ok(folder)
+    }
+
+    /// Removes what a device listened on and what it was told; its log and record stay.
+    pub fn sweep(&self, uuid: Uuid) {
+        let folder = self.folder(uuid);
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name != LOG && name != record::FILE {
+                // What is a folder was not made by us.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        self.take_back(&folder);
+    }
+
+    /// A folder that belongs to nobody's device is root's alone again: its user may be given to another one.
+    fn take_back(&self, folder: &Path) {
+        if geteuid().is_root() {
+            let _ = chown(folder, Some(Uid::ROOT), Some(Gid::ROOT));
+            let _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
+        }
+    }
+
+    /// Lets the group of VMMs connect to what a device listens on for them, once it does.
+    pub fn share(&self, uuid: Uuid, group: Option<u32>) {
+        let Some(group) = group.filter(|_| geteuid().is_root()) else { return };
+        for name in [GPU_SOCKET, INPUT_SOCKET] {
+            let path = self.folder(uuid).join(name);
+            // The device's user can put other things in the place of its sockets: what is given is what was looked at.
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()) else { continue };
+            let is_socket =
+                rustix::fs::fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
+            let given = || rustix::fs::chownat(&file, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH);
+            if is_socket && let Err(error) = given() {
+                tracing::warn!("Cannot give {} to the group of VMMs: {error}", path.display());
+            }
+        }
+    }
+
+    /// Removes all of it.
+    pub fn remove(&self, uuid: Uuid) {
+        let folder = self.folder(uuid);
+        if let Err(error) = fs::remove_dir_all(&folder)
+            && error.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!("Cannot remove {}: {error}", folder.display());
+        }
+    }
+
+    /// Removes what it kept for the next time.
+    pub fn forget(&self, uuid: Uuid) {
+        if let Some(cache) = &self.cache {
+            let _ = fs::remove_dir_all(cache.join(uuid.to_string()));
+        }
+    }
+
+    /// The user that the folder was given to.
+    fn user_of(&self, uuid: Uuid) -> Option<u32> {
+        self.folder(uuid).metadata().ok().map(|there| there.gid())
+    }
+
+    /// Prepares everything and starts a process that waits for the word.
+    pub fn spawn(&self, grant: &Grant, gpu: Option<&Gpu>, config: &Config, cgroup: Option<&Path>) -> Result<Waiting> {
+        let uuid = grant.definition.uuid;
+        let folder = self.make(uuid).with_context(|| format!("Cannot make {}", self.folder(uuid).display()))?;
+        let longest = folder.join(CONTROL_SOCKET);
+        let length = longest.as_os_str().len();
+        ensure!(
+            length <= MAX_SOCKET_PATH,
+            "The path of the socket {} is too long ({length} bytes, at most {MAX_SOCKET_PATH}): choose a shorter --runtime-dir",
+            longest.display()
+        );
+        self.sweep(uuid);
+        let text = options(grant, gpu, &folder, config);
+        store::replace(&folder.join(OPTIONS), text.as_bytes(), Lasting::UntilBoot)
+            .with_context(|| format!("Cannot write {}", folder.join(OPTIONS).display()))?;
+        let log = open_log(&folder)?;
+
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("beamsplit").arg("launch");
+        let user = geteuid().is_root().then_some(config.users).flatten();
+        if let Some(users) = user {
+            let uid = self.give(&folder, users)?;
+            command.arg("--uid").arg(uid.to_string());
+            // Whoever may open the GPU.
+            let node = gpu.and_then(|gpu| gpu.node.as_deref()?.metadata().ok()).map(|there| there.gid());
+            if let Some(group) = node.filter(|group| *group != 0) {
+                command.arg("--group").arg(group.to_string());
+            }
+            if let Some(cache) = self.cache_for(uuid, uid) {
+                command.env("XDG_CACHE_HOME", cache);
+            }
+        }
+        if let Some(cgroup) = cgroup {
+            command.arg("--cgroup").arg(cgroup);
+        }
+        command.arg("--").args(&config.device).arg("--config").arg(folder.join(OPTIONS));
+        let second = log.try_clone().context("Cannot hold the log")?;
+        command.stdin(Stdio::piped()).stdout(log).stderr(second).current_dir("/");
+        let child = command.spawn().context("Cannot start a process")?;
+        Ok(Waiting(child))
+    }
+
+    /// Lets a user that no other device has make sockets in the folder. What is ours there stays ours.
+    fn give(&self, folder: &Path, users: Users) -> Result<u32> {
+        let found = self.found().context("Cannot look who is there")?;
+        let taken: Vec<u32> = found.into_iter().filter_map(|uuid| self.user_of(uuid)).collect();
+        let uid = users.free(|uid| taken.contains(&uid));
+        let uid = uid.context("All users of the range have a device: widen users in serve.toml")?;
+        let cannot = || format!("Cannot give {} to user {uid}", folder.display());
+        let group = Some(Gid::from_raw(uid));
+        chown(folder.join(OPTIONS), None, group).with_context(cannot)?;
+        chown(folder, None, group).with_context(cannot)?;
+        // VMMs pass through it. Who may connect is for each socket to say.
+        fs::set_permissions(folder, Permissions::from_mode(0o1771)).with_context(cannot)?;
+        Ok(uid)
+    }
+
+    /// Where a device of this user keeps things. What another user left there is of no use to it.
+    fn cache_for(&self, uuid: Uuid, uid: u32) -> Option<PathBuf> {
+        let cache = self.cache.as_ref()?;
+        store::make_folder(cache, 0o755).ok()?;
+        let own = cache.join(uuid.to_string());
+        if own.symlink_metadata().is_ok_and(|there| there.uid() != uid) {
+            fs::remove_dir_all(&own).ok()?;
+        }
+        store::make_folder(&own, 0o700).ok()?;
+        chown(&own, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).ok()?;
+        Some(own)
+    }
+}
+
+fn open_log(folder: &Path) -> Result<File> {
+    let path = folder.join(LOG);
+    bound_log(folder);
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+    options.open(&path).with_context(|| format!("Cannot write {}", path.display()))
+}
+
+/// Throws the beginning of a log away that has become too long. A line that is written just then may be lost.
+pub fn bound_log(folder: &Path) {
+    let path = folder.join(LOG);
+    if path.metadata().map_or(0, |there| there.len()) <= LOG_LIMIT {
+        return;
+    }
+    let kept = super::process::part(&path, None, LOG_KEPT).unwrap_or_default().0;
+    let whole = kept.split_once('\n').map_or("", |(_, rest)| rest);
+    let opened = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+    // Who writes into it appends, and so goes on at its new end.
+    let done = opened.and_then(|mut file| {
+        file.set_len(0)?;
+        file.write_all(b"(what was before is gone)\n")?;
+        file.write_all(whole.as_bytes())
+    });
+    if let Err(error) = done {
+        tracing::warn!("Cannot shorten {}: {error}", path.display());
+    }
+}
+
+/// The config file of a device.
+fn options(grant: &Grant, gpu: Option<&Gpu>, folder: &Path, config: &Config) -> String {
+    let mut text = grant.device_toml(folder, gpu.and_then(|gpu| gpu.node.as_deref()));
+    if let Some(sandbox) = &config.sandbox {
+        // Of a few words that need no quoting.
+        text = format!("sandbox = \"{sandbox}\"\n{text}");
+    }
+    text
+}

@@ -1,0 +1,435 @@
+//! The thread that owns the machine: it hears events one at a time, and carries out what follows from each.
+//!
+//! What must be on the disk before anything else happens is written here; what takes time (a device that starts, one that
+//! ends) is watched elsewhere ([`super::watch`]) and comes back as an event.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use manager::machine::{Ending, Outcome};
+use manager::profile::Catalogue;
+use manager::record::{Process, Record};
+use manager::{Action, Event, Grant, Machine, Refusal, Uuid};
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::sync::{oneshot, watch};
+
+use super::config::Config;
+use super::device::{Devices, Waiting};
+use super::process::Identity;
+use super::store::Store;
+use super::watch::{self as watching, Watch};
+use super::{cgroup, process, record};
+
+/// How often those are counted that a dead device left behind.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It was refused.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The disk did not take it; everything is as it was.
+    #[error("Cannot write it down: {0}")]
+    NotSaved(String),
+    /// The manager ends.
+    #[error("The manager ends")]
+    Ending,
+}
+
+/// What the thread is told.
+enum Order {
+    Command(Event, oneshot::Sender<Result<Outcome, Failure>>),
+    Happened(Event),
+    Look(Box<dyn FnOnce(&Keeper) + Send>),
+    Change(Box<dyn FnOnce(&mut Keeper) + Send>),
+    End,
+}
+
+/// The way to the thread.
+#[derive(Clone)]
+pub struct Desk {
+    orders: Sender<Order>,
+    changes: watch::Receiver<u64>,
+}
+
+impl Desk {
+    /// Gives a command. The answer comes when all that it asks of the disk is done; what it starts goes on after that.
+    pub async fn command(&self, event: Event) -> Result<Outcome, Failure> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order::Command(event, answer)).map_err(|_| Failure::Ending)?;
+        answered.await.map_err(|_| Failure::Ending)?
+    }
+
+    /// Tells what happened.
+    pub fn happened(&self, event: Event) {
+        // When the manager ends, nobody wants to know.
+        let _ = self.orders.send(Order::Happened(event));
+    }
+
+    /// Looks at what the thread owns.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Keeper) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let look = Box::new(move |keeper: &Keeper| drop(answer.send(look(keeper))));
+        self.orders.send(Order::Look(look)).map_err(|_| Failure::Ending)?;
+        answered.await.map_err(|_| Failure::Ending)
+    }
+
+    /// Changes something of it.
+    pub async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Keeper) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let change = Box::new(move |keeper: &mut Keeper| drop(answer.send(change(keeper))));
+        self.orders.send(Order::Change(change)).map_err(|_| Failure::Ending)?;
+        answered.await.map_err(|_| Failure::Ending)
+    }
+
+    /// Counts what happened; a change of the count says that it is worth another look.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+
+    /// Ends the thread. Devices go on.
+    pub fn end(&self) {
+        let _ = self.orders.send(Order::End);
+    }
+}
+
+/// What the thread owns.
+pub struct Keeper {
+    /// All vGPUs.
+    pub machine: Machine,
+    /// What the manager was told about itself.
+    pub config: Config,
+    /// The folders of devices.
+    pub devices: Devices,
+    store: Store,
+    config_folder: PathBuf,
+    boot_id: String,
+    cgroup: Option<PathBuf>,
+    watches: HashMap<Uuid, Watch>,
+    /// Processes that wait for the word until they are written down.
+    waiting: HashMap<Uuid, Waiting>,
+    /// What the machine has still to hear, in order.
+    news: VecDeque<Event>,
+    began: Instant,
+    orders: Receiver<Order>,
+    desk: Desk,
+    changed: watch::Sender<u64>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// What a keeper is made of.
+pub struct Parts {
+    /// What the host offers.
+    pub catalogue: Catalogue,
+    /// What the manager was told about itself.
+    pub config: Config,
+    /// Where that is.
+    pub config_folder: PathBuf,
+    /// The folders of devices.
+    pub devices: Devices,
+    /// The control group for devices, where there is one.
+    pub cgroup: Option<PathBuf>,
+    /// Where devices are watched.
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl Keeper {
+    /// Reads what was defined.
+    pub fn new(parts: Parts) -> Result<(Self, Desk)> {
+        let Parts { catalogue, config, config_folder, devices, cgroup, runtime } = parts;
+        let cannot = || format!("Cannot use {}", config_folder.display());
+        let store = Store::open(&config_folder).with_context(cannot)?;
+        let boot_id = process::boot_id().context("Cannot find out which boot this is")?;
+        let (sender, orders) = channel();
+        let (changed, changes) = watch::channel(0);
+        let desk = Desk { orders: sender, changes };
+        let keeper = Keeper {
+            machine: Machine::new(catalogue),
+            config,
+            devices,
+            store,
+            config_folder,
+            boot_id,
+            cgroup,
+            watches: HashMap::new(),
+            waiting: HashMap::new(),
+            news: VecDeque::new(),
+            began: Instant::now(),
+            orders,
+            desk: desk.clone(),
+            changed,
+            runtime,
+        };
+        Ok((keeper, desk))
+    }
+
+    /// Tells the machine what is there: definitions, then devices that a manager before this one started.
+    pub fn begin(&mut self, autostart: bool) -> Result<()> {
+        for (uuid, definition) in self.definitions()? {
+            self.tell(Event::Loaded { uuid, definition });
+        }
+        for uuid in self.devices.found().context("Cannot look for devices")? {
+            self.look_after(uuid);
+        }
+        self.tell(Event::Begin { autostart });
+        Ok(())
+    }
+
+    fn definitions(&self) -> Result<Vec<super::store::Found>> {
+        let ignored = |name: &str| tracing::warn!("Not a vGPU's file, so it is left alone: {name}");
+        self.store.load(ignored).with_context(|| format!("Cannot read {}", self.config_folder.display()))
+    }
+
+    /// What became of the device whose folder was found.
+    fn look_after(&mut self, uuid: Uuid) {
+        let folder = self.devices.folder(uuid);
+        let record = match record::read(&folder, uuid) {
+            Ok(Some(record)) => record,
+            // A log is kept as long as its vGPU is.
+            Ok(None) if self.machine.status(uuid).is_some() => return,
+            Ok(None) => return self.devices.remove(uuid),
+            Err(error) => {
+                // Nobody knows what runs there, so nothing of it is touched.
+                tracing::error!("{uuid}: {error}; {} is left alone", folder.display());
+                return;
+            }
+        };
+        let Some(process) = record.process.clone() else {
+            // The process that it was written for waits for a word that nobody will say, and ends.
+            return self.tell(Event::Lost { record, why: "the manager ended before it was started".to_owned() });
+        };
+        if process.boot_id != self.boot_id {
+            return self.devices.remove(uuid);
+        }
+        let identity = Identity { pid: process.pid.cast_signed(), start_time: process.start_time };
+        match watching::adopt(identity) {
+            Ok(Some(pidfd)) => {
+                let ready = watching::answers_now(&folder, identity);
+                self.watch(uuid, identity, pidfd);
+                tracing::info!("{uuid}: adopted process {}", identity.pid);
+                self.tell(Event::Adopted { record, process, ready });
+            }
+            Ok(None) => {
+                // What it started may be there still.
+                while !identity.kill_session() {
+                    std::thread::sleep(PAUSE);
+                }
+                self.tell(Event::Lost { record, why: "its process ended while no manager ran".to_owned() });
+            }
+            Err(error) => {
+                tracing::error!("{uuid}: Cannot hold process {}: {error}", identity.pid);
+                self.tell(Event::Lost { record, why: format!("its process cannot be watched: {error}") });
+            }
+        }
+    }
+
+    /// Serves orders until the last is that to end.
+    pub fn run(mut self) {
+        loop {
+            let order = match self.machine.deadline() {
+                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => self.orders.recv_timeout(deadline.saturating_sub(self.began.elapsed())),
+            };
+            match order {
+                Ok(Order::Command(event, answer)) => {
+                    let done = self.command(event);
+                    // Who asked may have gone.
+                    let _ = answer.send(done);
+                }
+                Ok(Order::Happened(event)) => self.tell(event),
+                Ok(Order::Look(look)) => {
+                    look(&self);
+                    continue;
+                }
+                Ok(Order::Change(change)) => change(&mut self),
+                Err(RecvTimeoutError::Timeout) => self.tell(Event::Tick),
+                Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Reads all files again.
+    pub fn reload(&mut self, catalogue: Catalogue, config: Config) -> Result<()> {
+        self.config = config;
+        self.tell(Event::Reload { catalogue });
+        let found = self.definitions()?;
+        let known: Vec<Uuid> =
+            self.machine.list().filter(|status| status.persistent).map(|status| status.uuid).collect();
+        for uuid in known.into_iter().filter(|uuid| !found.iter().any(|(there, _)| there == uuid)) {
+            self.tell(Event::Unloaded { uuid });
+        }
+        for (uuid, definition) in found {
+            self.tell(Event::Loaded { uuid, definition });
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, event: Event) {
+        if let Event::Ready { uuid } = &event {
+            self.devices.share(*uuid, self.config.group);
+        }
+        if let Err(error) = self.command(event) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// One event, and all that follows from it at once.
+    fn command(&mut self, event: Event) -> Result<Outcome, Failure> {
+        let step = self.machine.step(self.now(), event);
+        let mut not_saved = self.carry_out(step.actions);
+        while let Some(event) = self.news.pop_front() {
+            let spawned = if let Event::Spawned { uuid, .. } = &event { Some(*uuid) } else { None };
+            let step = self.machine.step(self.now(), event);
+            let failed = self.carry_out(step.actions);
+            if let Some(uuid) = spawned {
+                self.let_go_on(uuid, failed.is_none());
+            }
+            not_saved = not_saved.or(failed);
+        }
+        let outcome = step.reply?;
+        not_saved.map_or(Ok(outcome), |why| Err(Failure::NotSaved(why)))
+    }
+
+    /// Carries out actions in their order. What could not be written down is returned.
+    fn carry_out(&mut self, actions: Vec<Action>) -> Option<String> {
+        let mut not_saved = None;
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            let Some((uuid, written)) = self.act(action) else { continue };
+            let answer = match written {
+                Ok(()) => Event::Saved { uuid },
+                Err(why) => {
+                    tracing::error!("{uuid}: {why}");
+                    not_saved = Some(why.clone());
+                    Event::NotSaved { uuid, why }
+                }
+            };
+            // Before the machine hears anything else, and before the rest is done.
+            let more = self.machine.step(self.now(), answer).actions;
+            for action in more.into_iter().rev() {
+                actions.push_front(action);
+            }
+        }
+        not_saved
+    }
+
+    /// Carries out one. What writes something down says whether it did.
+    fn act(&mut self, action: Action) -> Option<(Uuid, Result<(), String>)> {
+        match action {
+            Action::Save(definition) => {
+                let done = self.store.save(&definition);
+                return Some((definition.uuid, done.map_err(|error| format!("its definition was not saved: {error}"))));
+            }
+            Action::Forget(uuid) => {
+                let done = self.store.forget(uuid);
+                return Some((uuid, done.map_err(|error| format!("its definition was not removed: {error}"))));
+            }
+            Action::Note(record) => {
+                let done = self.note(&record);
+                return Some((record.uuid(), done.map_err(|error| format!("its record was not written: {error}"))));
+            }
+            Action::Spawn(grant) => self.spawn(&grant),
+            Action::Terminate(uuid) => self.end(uuid, Signal::TERM),
+            Action::Kill(uuid) => self.end(uuid, Signal::KILL),
+            Action::Hold(uuid) | Action::Release(uuid) => tracing::debug!("{uuid}: nobody holds it yet"),
+            Action::Sweep(uuid) => {
+                self.devices.sweep(uuid);
+                self.leave_cgroup(uuid);
+            }
+            Action::Cleanup(uuid) => {
+                self.devices.remove(uuid);
+                self.leave_cgroup(uuid);
+                if self.machine.status(uuid).is_none() {
+                    self.devices.forget(uuid);
+                }
+            }
+        }
+        None
+    }
+
+    fn leave_cgroup(&self, uuid: Uuid) {
+        if let Some(groups) = &self.cgroup {
+            cgroup::remove(groups, uuid);
+        }
+    }
+
+    fn note(&self, record: &Record) -> std::io::Result<()> {
+        let folder = self.devices.make(record.uuid())?;
+        record::write(record, &folder)
+    }
+
+    fn spawn(&mut self, grant: &Grant) {
+        let uuid = grant.definition.uuid;
+        let gpu = self.machine.gpus().iter().find(|gpu| gpu.id == grant.profile.gpu);
+        let cgroup = self.cgroup.as_deref().and_then(|groups| cgroup::make(groups, uuid));
+        let spawned = self.devices.spawn(grant, gpu, &self.config, cgroup.as_deref());
+        let event = match spawned.and_then(|waiting| self.hold(uuid, waiting)) {
+            Ok(identity) => {
+                let (pid, start_time) = (identity.pid.cast_unsigned(), identity.start_time);
+                Event::Spawned { uuid, process: Process { pid, start_time, boot_id: self.boot_id.clone() } }
+            }
+            Err(error) => Event::SpawnFailed { uuid, why: format!("{error:#}") },
+        };
+        self.news.push_back(event);
+    }
+
+    fn hold(&mut self, uuid: Uuid, waiting: Waiting) -> Result<Identity> {
+        let identity = waiting.identity().context("Its process was gone at once")?;
+        let pidfd = identity.open().context("Cannot hold its process")?.context("Its process was gone at once")?;
+        self.waiting.insert(uuid, waiting);
+        self.watch(uuid, identity, pidfd);
+        Ok(identity)
+    }
+
+    fn watch(&mut self, uuid: Uuid, identity: Identity, pidfd: std::os::fd::OwnedFd) {
+        let watch = Watch::start(&self.runtime, self.desk.clone(), uuid, identity, pidfd, self.devices.folder(uuid));
+        self.watches.insert(uuid, watch);
+    }
+
+    /// Says the word to a process that is written down, or lets it end.
+    fn let_go_on(&mut self, uuid: Uuid, written: bool) {
+        let Some(waiting) = self.waiting.remove(&uuid) else { return };
+        if written && let Err(error) = waiting.go() {
+            // Its end is watched.
+            tracing::warn!("{uuid}: The process that was to become its device is gone: {error}");
+        }
+    }
+
+    fn end(&mut self, uuid: Uuid, signal: Signal) {
+        // One that is not let go on yet does not know what a signal is for: it ends with its pipe.
+        self.waiting.remove(&uuid);
+        let Some(watch) = self.watches.get(&uuid).filter(|watch| !watch.is_over()) else {
+            return self.news.push_back(Event::Exited { uuid, pid: None, how: Ending::Unseen });
+        };
+        if signal == Signal::KILL {
+            watch.identity.kill_session();
+        }
+        // It may have ended by itself just now, and its end is on its way here.
+        let _ = pidfd_send_signal(&*watch.pidfd, signal);
+    }
+
+    /// The address of its web page, where it has one.
+    pub fn console_of(&self, uuid: Uuid) -> Option<&str> {
+        self.watches.get(&uuid).and_then(Watch::console)
+    }
+
+    /// The process of a started device.
+    pub fn process_of(&self, uuid: Uuid) -> Option<Identity> {
+        self.watches.get(&uuid).filter(|watch| !watch.is_over()).map(|watch| watch.identity)
+    }
+}

@@ -1,0 +1,206 @@
+//! What each device counted, for `top` and for Prometheus (OpenMetrics).
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use manager::State;
+use manager::grant::CONTROL_SOCKET;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::ask;
+use super::keeper::Failure;
+use super::routes::App;
+use super::view;
+
+/// What the text is.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How long a device may take: one that hangs is left out, and keeps nobody waiting.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The sections of a device's statistics that hold counters.
+const SECTIONS: [&str; 3] = ["device", "input", "touch"];
+/// What a device counts that falls again; all else only grows.
+const GAUGES: [&str; 7] = ["image_bytes", "resources", "contexts", "blob_bytes", "quota_bytes", "waiting", "sessions"];
+
+/// Every vGPU, with the statistics of those that run.
+pub async fn sample(app: &App) -> Result<Vec<Value>, Failure> {
+    let mut vgpus = app.desk.look(|keeper| keeper.told_all()).await?;
+    let mut asking = JoinSet::new();
+    for (index, vgpu) in vgpus.iter().enumerate().filter(|(_, vgpu)| runs(vgpu)) {
+        let Some(uuid) = vgpu["uuid"].as_str().and_then(|text| text.parse().ok()) else { continue };
+        let socket = app.devices.folder(uuid).join(CONTROL_SOCKET);
+        asking.spawn(async move { (index, timeout(PATIENCE, ask::stats(&socket)).await) });
+    }
+    for (index, stats) in asking.join_all().await {
+        if let Ok(Ok(stats)) = stats {
+            vgpus[index]["stats"] = stats;
+        }
+    }
+    Ok(vgpus)
+}
+
+fn runs(vgpu: &Value) -> bool {
+    matches!(vgpu["state"].as_str(), Some("running" | "held"))
+}
+
+/// The families of metrics, each with its samples: OpenMetrics wants those of one family together.
+#[derive(Default)]
+struct Families(BTreeMap<String, (Kind, String)>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Info,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Info => "info",
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Kind::Counter => "_total",
+            Kind::Gauge => "",
+            Kind::Info => "_info",
+        }
+    }
+}
+
+impl Families {
+    fn add(&mut self, name: &str, kind: Kind, labels: &str, value: impl std::fmt::Display) {
+        let (_, samples) = self.0.entry(name.to_owned()).or_insert((kind, String::new()));
+        // Writing to a string does not fail.
+        let _ = writeln!(samples, "{name}{}{{{labels}}} {value}", kind.suffix());
+    }
+
+    fn print(&self) -> String {
+        let mut text = String::new();
+        for (name, (kind, samples)) in &self.0 {
+            let _ = write!(text, "# TYPE {name} {}\n{samples}", kind.word());
+        }
+        text.push_str("# EOF\n");
+        text
+    }
+}
+
+/// The sample as OpenMetrics text.
+pub fn text(vgpus: &[Value]) -> String {
+    let mut families = Families::default();
+    for vgpu in vgpus.iter().filter(|vgpu| vgpu["uuid"].is_string()) {
+        let labels = label("uuid", &vgpu["uuid"]);
+        let about: Vec<_> = ["uuid", "name", "type", "gpu"].map(|name| label(name, &vgpu[name])).into();
+        families.add("beamsplit_vgpu", Kind::Info, &about.join(","), 1);
+        for state in ["defined", "starting", "running", "stopping", "failed", "held"] {
+            let labels = format!("{labels},state=\"{state}\"");
+            families.add("beamsplit_vgpu_state", Kind::Gauge, &labels, u8::from(vgpu["state"] == state));
+        }
+        number(&mut families, "beamsplit_vgpu_memory_bytes", Kind::Gauge, &labels, &vgpu["memory"]);
+        number(&mut families, "beamsplit_vgpu_crashes", Kind::Counter, &labels, &vgpu["crashes"]);
+        if let Some(share) = vgpu["share"].as_object() {
+            seconds(&mut families, "beamsplit_gpu_time_used_seconds", &labels, share.get("used_ns"));
+            seconds(&mut families, "beamsplit_gpu_time_waited_seconds", &labels, share.get("waited_ns"));
+        }
+        device(&mut families, &labels, &vgpu["stats"]);
+    }
+    families.print()
+}
+
+fn device(families: &mut Families, labels: &str, stats: &Value) {
+    number(families, "beamsplit_device_uptime_seconds", Kind::Gauge, labels, &stats["uptime_seconds"]);
+    for section in SECTIONS {
+        for (name, value) in stats[section].as_object().into_iter().flatten().filter(|(name, _)| is_name(name)) {
+            let kind = if GAUGES.contains(&name.as_str()) { Kind::Gauge } else { Kind::Counter };
+            number(families, &format!("beamsplit_{section}_{name}"), kind, labels, value);
+        }
+    }
+    number(families, "beamsplit_viewer_starts", Kind::Counter, labels, &stats["viewer"]["starts"]);
+    for kind in ["gl", "vk"] {
+        let labels = format!("{labels},kind=\"{kind}\"");
+        let life = &stats["renderer"][kind];
+        number(families, "beamsplit_renderer_starts", Kind::Counter, &labels, &life["starts"]);
+        number(families, "beamsplit_renderer_ends", Kind::Counter, &labels, &life["ends"]);
+    }
+}
+
+fn number(families: &mut Families, name: &str, kind: Kind, labels: &str, value: &Value) {
+    if let Some(value) = value.as_number() {
+        families.add(name, kind, labels, value);
+    }
+}
+
+fn seconds(families: &mut Families, name: &str, labels: &str, nanoseconds: Option<&Value>) {
+    if let Some(nanoseconds) = nanoseconds.and_then(Value::as_u64) {
+        families.add(name, Kind::Counter, labels, nanoseconds as f64 / 1e9);
+    }
+}
+
+/// Devices choose the names of what they count, and one may be hostile.
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// `name="value"`, with what would end it escaped.
+fn label(name: &str, value: &Value) -> String {
+    let value = value.as_str().unwrap_or_default();
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("{name}=\"{value}\"")
+}
+
+impl super::keeper::Keeper {
+    /// Every vGPU as it is told.
+    pub fn told_all(&self) -> Vec<Value> {
+        self.machine
+            .list()
+            .map(|status| {
+                let mut told = view::vgpu(&self.machine, &status);
+                if matches!(status.state, State::Running | State::Held { .. }) {
+                    told["console"] = json!(self.console_of(status.uuid));
+                }
+                told
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_stand_together_and_labels_cannot_break_out() {
+        let vgpu = |uuid: &str, name: &str| {
+            let stats = json!({
+                "uptime_seconds": 3,
+                "device": { "commands": 7, "resources": 2, "bad name\n": 1, "nested": {} },
+                "renderer": { "gl": { "starts": 1, "ends": 0 } },
+            });
+            json!({ "uuid": uuid, "name": name, "type": "t", "state": "running", "memory": 1024, "crashes": 0, "stats": stats,
+                    "share": { "used_ns": 1_500_000_000u64, "waited_ns": 0 } })
+        };
+        let text = text(&[vgpu("a", "x\"} 1\n# EOF\\"), vgpu("b", "desk")]);
+        assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF\n").count() == 1, "{text}");
+        assert!(text.contains("name=\"x\\\"} 1\\n# EOF\\\\\""), "{text}");
+        let commands = "# TYPE beamsplit_device_commands counter\n\
+                        beamsplit_device_commands_total{uuid=\"a\"} 7\n\
+                        beamsplit_device_commands_total{uuid=\"b\"} 7\n";
+        assert!(text.contains(commands), "{text}");
+        assert!(text.contains("beamsplit_gpu_time_used_seconds_total{uuid=\"a\"} 1.5\n"), "{text}");
+        assert!(text.contains("beamsplit_device_resources{uuid=\"a\"} 2\n"), "{text}");
+        assert!(text.contains("beamsplit_renderer_starts_total{uuid=\"a\",kind=\"gl\"} 1\n"), "{text}");
+        assert!(!text.contains("bad name") && !text.contains("nested"), "{text}");
+        // Each family is introduced once.
+        let mut heads: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let all = heads.len();
+        heads.dedup();
+        assert_eq!(heads.len(), all);
+    }
+}
