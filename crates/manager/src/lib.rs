@@ -2,10 +2,13 @@
 //! and moments come in as values, what is to be done goes out as values.
 #![forbid(unsafe_code)]
 
+pub mod attachment;
 pub mod gpu;
 pub mod grant;
 pub mod machine;
 pub mod partition;
+pub mod placement;
+pub mod plan;
 pub mod profile;
 pub mod record;
 pub mod schedule;
@@ -13,6 +16,7 @@ pub mod value;
 pub mod vgpu;
 
 mod document;
+mod rehearsal;
 #[cfg(test)]
 mod testing;
 

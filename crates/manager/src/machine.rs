@@ -114,6 +114,10 @@ impl Machine {
         Ok(Outcome::Unchanged)
     }
 
+    pub(crate) fn now(&self) -> Duration {
+        self.now
+    }
+
     /// When a `Tick` is due, if nothing else happens before.
     pub fn deadline(&self) -> Option<Duration> {
         self.vgpus.values().filter_map(Entry::deadline).min()

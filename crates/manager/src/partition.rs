@@ -94,11 +94,8 @@ impl Partition {
         });
     }
 
-    /// Gives a part. Nobody has two.
-    pub fn reserve(&mut self, uuid: Uuid, kind: &Type) -> Result<(), Refusal> {
-        if self.holds(uuid) {
-            return Err(Refusal::Conflict(format!("{uuid} has a part of a GPU already")));
-        }
+    /// Whether one more of this type could be started now.
+    pub fn check(&self, kind: &Type) -> Result<(), Refusal> {
         let account = self.gpus.get(&kind.gpu);
         let account = account.ok_or_else(|| Refusal::Conflict(format!("This host has no GPU {}", kind.gpu)))?;
         if let Some(by) = &account.taken {
@@ -116,6 +113,15 @@ impl Partition {
             let holders = account.holders();
             return Err(Refusal::NoCapacity { gpu: kind.gpu.clone(), wanted: kind.memory, free, holders });
         }
+        Ok(())
+    }
+
+    /// Gives a part. Nobody has two.
+    pub fn reserve(&mut self, uuid: Uuid, kind: &Type) -> Result<(), Refusal> {
+        if self.holds(uuid) {
+            return Err(Refusal::Conflict(format!("{uuid} has a part of a GPU already")));
+        }
+        self.check(kind)?;
         self.adopt(uuid, kind);
         Ok(())
     }

@@ -168,7 +168,7 @@ pub fn parse_uuid(text: &str) -> Result<Uuid, String> {
     uuid.ok_or_else(|| format!("'{text}' is not a UUID, as in 4b1c2a60-7a35-4c5c-9c0a-1f2e3d4c5b6a"))
 }
 
-mod written_uuid {
+pub(crate) mod written_uuid {
     use super::*;
     use serde::{Deserializer, Serializer};
 
@@ -181,7 +181,7 @@ mod written_uuid {
     }
 }
 
-mod written_heads {
+pub(crate) mod written_heads {
     use super::*;
     use serde::{Deserializer, Serializer};
 

@@ -270,7 +270,8 @@ fn span<T>(value: &Option<Place<T>>, name: &Range<usize>) -> Range<usize> {
 /// Refuses what is the name of no GPU on any host.
 fn check_gpu(id: &str) -> Result<(), String> {
     let address = id.strip_prefix("pci-").is_some_and(is_address);
-    if id == "software" || address {
+    let device = |name: &str| !name.is_empty() && !name.contains('/') && !name.contains(char::is_control);
+    if id == "software" || address || id.strip_prefix("platform-").is_some_and(device) {
         Ok(())
     } else {
         Err(format!("'{id}' is no GPU: it is software, or as in pci-0000:03:00.0"))
