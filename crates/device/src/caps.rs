@@ -22,6 +22,10 @@ pub const CURSOR_SIZE: u32 = 64;
 /// Requests waiting for a renderer or a display; more than all rings can hold.
 pub const PARKED: usize = 4096;
 
+/// Bytes of requests that wait; over it nothing more is taken from the ring of a queue. A guest that sends streams of 4 MiB to a
+/// renderer that stands still would have us keep as many of them as its ring is long.
+pub const WAITING_BYTES: usize = 64 << 20;
+
 /// What a resource costs besides its pixels, in bytes: creating empty ones is not free.
 pub const RESOURCE_COST: u64 = 256;
 
@@ -36,6 +40,10 @@ pub const VK_CONTEXTS: usize = 256;
 
 /// Pairs of a context and a resource that it may use: joining for ever would fill our tables.
 pub const MEMBERS: usize = 1 << 16;
+
+/// Images of RESOURCE_CREATE_2D that a 3D renderer has twins of: one command that opens a context makes those of all its
+/// members, each with all its pixels.
+pub const TWINS: usize = 256;
 
 /// Bytes of one command stream: it is held twice on its way to the renderer.
 pub const SUBMIT_BYTES: usize = 4 << 20;

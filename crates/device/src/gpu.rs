@@ -5,6 +5,7 @@ mod boot;
 mod config;
 mod contexts;
 mod desc;
+mod gates;
 mod heads;
 mod order;
 mod reads;
@@ -16,6 +17,8 @@ mod state;
 mod three_d;
 mod timelines;
 mod told;
+mod twins;
+mod views;
 mod window;
 
 use std::sync::Arc;
@@ -28,6 +31,7 @@ pub use config::GpuConfigSpace;
 pub use scanouts::Capture;
 pub use served::{CONTROL_QUEUE, CURSOR_QUEUE};
 pub use state::{RestoreError, State};
+pub use views::Guard;
 
 use crate::caps;
 use crate::display::{Display, DisplayEvent};
@@ -169,9 +173,11 @@ impl Gpu {
         if let (Some(three_d), Some(line)) = (&mut self.three_d, line) {
             three_d.timelines.enter(line, ticket, header);
         }
+        self.look_at_gates();
+        let gate = command.as_ref().ok().and_then(|command| self.gate(&header, command));
         let execution = match command {
-            Ok(command) if !self.order.is_idle() && self.order.must_wait(&header, &command) => {
-                self.order.wait(ticket, header, command);
+            Ok(command) if gate.is_some() || !self.order.is_idle() && self.order.must_wait(&header, &command) => {
+                self.order.wait(ticket, header, command, gate);
                 Execution::Later(ticket)
             }
             Ok(command) => self.run(memory, ticket, header, command),
@@ -231,7 +237,7 @@ impl Gpu {
             Command::GetEdid { scanout } => Step::Reply(self.get_edid(scanout)),
             Command::ResourceAssignUuid { resource } => Step::Reply(self.assign_uuid(resource)),
             Command::ResourceCreateBlob(blob) => self.create_blob(memory, ticket, &header, blob),
-            Command::SetScanoutBlob(blob) => self.set_scanout_blob(memory, blob).into(),
+            Command::SetScanoutBlob(blob) => self.set_scanout_blob(memory, ticket, blob).into(),
             Command::UpdateCursor { position, resource, hot_x, hot_y } => {
                 self.update_cursor(memory, ticket, position, resource, (hot_x, hot_y)).into()
             }
@@ -294,7 +300,9 @@ impl Gpu {
         self.resources.clear();
         self.renderer.reset();
         if let Some(three_d) = &mut self.three_d {
-            three_d.forget_guest();
+            for image in three_d.forget_guest() {
+                self.order.release(image);
+            }
         }
     }
 
@@ -315,11 +323,11 @@ impl Gpu {
     /// What the renderer finished takes effect, or is undone.
     fn conclude(&mut self, undo: Undo, result: Result<(), ReplyError>) -> Reply {
         match (undo, result) {
-            (Undo::Transfer(bytes), Ok(())) => self.stats.bytes_copied.add(bytes),
+            (Undo::Transfer { resource, rect }, Ok(())) => self.copied_in(resource, rect),
             (Undo::Blob(resource, created), Ok(())) => self.keep_made(resource, created),
             (Undo::Pointer { ticket, resource, hot }, Ok(())) => self.take_pointer(ticket, resource, hot),
             (Undo::Gone, _) => return Reply::OkNoData,
-            (_, Ok(())) | (Undo::Nothing | Undo::Transfer(_) | Undo::Pointer { .. }, Err(_)) => {}
+            (_, Ok(())) | (Undo::Nothing | Undo::Transfer { .. } | Undo::Pointer { .. }, Err(_)) => {}
             (Undo::Rendered(resource, created) | Undo::Blob(resource, created), Err(_)) => {
                 self.forget_failed(resource, created);
             }
@@ -333,7 +341,9 @@ impl Gpu {
 
     /// Parked commands may be executable now.
     fn run_waiting(&mut self, memory: &Memory) {
-        while let Some((ticket, header, command)) = self.order.next_runnable() {
+        loop {
+            self.look_at_gates();
+            let Some((ticket, header, command)) = self.order.next_runnable() else { return };
             if let Execution::Done(reply) = self.run(memory, ticket, header, command) {
                 self.answer(ticket, header, reply);
             }
@@ -380,8 +390,11 @@ impl From<Result<Step, ReplyError>> for Step {
 /// What was recorded before a renderer was called, to be undone should it fail, or what was left to do should it not.
 enum Undo {
     Nothing,
-    /// So many bytes are to be counted should it not fail.
-    Transfer(u64),
+    /// A part of an image is to be counted should it not fail, and its twin written.
+    Transfer {
+        resource: ResourceId,
+        rect: protocol::Rect,
+    },
     Create(ResourceId),
     Attach(ResourceId),
     Detach(ResourceId, crate::backing::Backing),

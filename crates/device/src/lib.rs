@@ -21,7 +21,7 @@ pub mod virtio;
 
 pub use backing::{Backing, Pages};
 pub use display::{Cursor, Display, DisplayEvent, Frame, Head, Modes, Pixels, Shared};
-pub use gpu::{Capture, Execution, Gpu, GpuOptions};
+pub use gpu::{Capture, Execution, Gpu, GpuOptions, Guard};
 pub use input::{Desktop, Input, InputKind, InputOptions, InputSource, Leds, SourceEvent, TouchPhase};
 pub use memory::{Memory, MemoryError, Region};
 pub use render::{Progress, Rendered, Renderer, ResourceDesc, Transfer};

@@ -73,6 +73,12 @@ pub trait ThreeD: Send {
     /// What a guest may be offered. The same for its life.
     fn capsets(&self) -> &[Capset];
 
+    /// Whether work of contexts for this set, and what is made for them, is not to be asked for now: there is no room for it. What
+    /// is asked for all the same is carried out in its turn. When there is room again, [`poll`](Self::poll) is due.
+    fn is_full(&self, _capset: CapsetId) -> bool {
+        false
+    }
+
     /// A new context. `name` is the guest's, at most 64 bytes, of any kind.
     fn open(&mut self, ticket: Ticket, context: ContextId, capset: CapsetId, name: &[u8]) -> Progress;
 
@@ -116,8 +122,21 @@ pub trait ThreeD: Send {
     /// Reads a part of a resource's first level into what [`pixels`](Self::pixels) shows, the upper row first.
     fn read(&mut self, ticket: Ticket, resource: ResourceId, rect: Rect) -> Progress;
 
+    /// Replaces a part of a resource's first level by the same part of `pixels`, the upper row first, whose rows are packed at
+    /// `width * 4` bytes. They are used during this call only.
+    fn write(&mut self, ticket: Ticket, resource: ResourceId, rect: Rect, pixels: &Pixels<'_>) -> Progress;
+
     /// A resource's pixels as they were read last, black where they never were; rows packed at `width * 4` bytes.
     fn pixels(&mut self, resource: ResourceId) -> Option<Pixels<'_>>;
+
+    /// What was read of a resource is not looked at again before it is read anew: its memory may be given back.
+    fn forget_pixels(&mut self, resource: ResourceId);
+
+    /// Whether a context that was opened is there. Not if it could not be opened, or was lost, as far as is known by now.
+    fn is_open(&self, context: ContextId) -> bool;
+
+    /// Whether a resource that was made is there. Not if it could not be made, or was lost, as far as is known by now.
+    fn has(&self, resource: ResourceId) -> bool;
 
     /// The next call is under this memory.
     fn memory(&mut self, memory: &Memory);

@@ -183,6 +183,12 @@ pub trait VirtioDevice: Send {
     /// empty reply gives the chain back with length 0.
     fn request(&mut self, memory: &Memory, queue: u16, request: Request<'_>, reply: &mut Vec<u8>) -> Answer;
 
+    /// Whether so much of `queue` is kept already that nothing more is to be [requested](Self::request) of it until a
+    /// [`poll`](Self::poll) has made room.
+    fn is_full(&self, _queue: u16) -> bool {
+        false
+    }
+
     /// Does what has become possible and tells what there is to tell. Cheap when there is nothing.
     fn poll(&mut self, memory: &Memory, now: Instant, out: &mut Outbox);
 

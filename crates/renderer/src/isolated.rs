@@ -9,7 +9,7 @@
 //! reason, its promises are kept with errors.
 //!
 //! - `three_d` turns calls of the device into requests, `answers` does what follows from what comes back;
-//! - `attend` starts, hears and ends processes; `lives` and `watch` say when; `host` is the device's end of one;
+//! - `attend` starts, hears and ends processes; `lives`, `watch` and `freezer` say when; `host` is the device's end of one;
 //! - `wire` is what goes between the two, `shared` and `socket` by which ways, `arena` where its bytes lie;
 //! - `memory` is the guest's, `images` are read back for a display, `offered` is memory that a process has for a guest;
 //! - [`child`] is the other end.
@@ -18,11 +18,12 @@ mod answers;
 mod arena;
 mod attend;
 pub mod child;
+mod freezer;
 mod host;
 mod images;
 mod lives;
-mod memory;
-mod offered;
+pub(crate) mod memory;
+pub(crate) mod offered;
 mod shared;
 mod socket;
 #[cfg(test)]
@@ -35,13 +36,17 @@ pub mod wire;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use device::{Capset, HostMapping, Rendered, Stats, Ticket};
 use foldhash::{HashMap, HashMapExt};
 use protocol::{ContextId, ResourceId};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
+pub use self::answers::MAPPINGS;
+pub use self::freezer::Freezer;
+pub(crate) use self::images::copy_part;
+pub use self::images::{IMAGE_BYTES, IMAGES};
 use self::host::{Answer, Process};
 use self::images::{Black, Image};
 use self::lives::{Departures, Starts};
@@ -51,6 +56,7 @@ use crate::library::Kind;
 
 /// What [`poll_fd`](device::ThreeD::poll_fd) watches besides processes.
 const CHILDREN: u64 = u64::MAX;
+const FREEZER: u64 = CHILDREN - 1;
 
 /// A process that has ended, or was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +108,7 @@ pub struct Isolated {
     options: Options,
     children: Box<dyn Children>,
     epoll: OwnedFd,
+    freezer: Freezer,
     processes: [Option<Process>; 2],
     starts: [Starts; 2],
     departures: Departures,
@@ -161,11 +168,14 @@ impl Isolated {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         // Once for each time that one ends: should nobody be left to tell of them, that is told once.
         epoll::add(&epoll, children.fd(), EventData::new_u64(CHILDREN), EventFlags::IN | EventFlags::ET)?;
+        let freezer = Freezer::new(Instant::now())?;
+        epoll::add(&epoll, freezer.fd(), EventData::new_u64(FREEZER), EventFlags::IN)?;
         Ok(Self {
             starts: KINDS.map(|_| Starts::new(options.restarts)),
             options,
             children,
             epoll,
+            freezer,
             processes: [None, None],
             departures: Departures::default(),
             lives: 0,
@@ -182,10 +192,20 @@ impl Isolated {
         })
     }
 
+    /// By which it is told when its processes are kept from running.
+    pub fn freezer(&self) -> Freezer {
+        self.freezer.clone()
+    }
+
     /// How often the two sides woke each other until now.
     pub fn wakes(&self) -> Wakes {
         let running = self.processes.iter().flatten().map(|process| process.rang).sum::<u64>();
         Wakes { rang: self.wakes.rang + running, ..self.wakes }
+    }
+
+    /// Whether what has its home there is not lost.
+    fn lives(&self, home: Home) -> bool {
+        self.processes[at(home.kind)].as_ref().is_some_and(|process| process.life == home.life)
     }
 
     /// The process in which something lives, unless that is lost.

@@ -90,6 +90,14 @@ pub trait Library {
         target: VolatileSlice<'_>,
         stride: u32,
     ) -> Result<(), ReplyError>;
+    /// Replaces a part of a resource's first level by what `source` has, the upper row first, whose rows have `stride` bytes.
+    fn write(
+        &mut self,
+        resource: ResourceId,
+        rect: Rect,
+        source: VolatileSlice<'_>,
+        stride: u32,
+    ) -> Result<(), ReplyError>;
     /// Does what the library wants to be done now and then. Returns milliseconds until it is to be called again, if fences are
     /// open that nobody would tell of otherwise.
     fn poll(&mut self) -> Option<u32>;

@@ -5,7 +5,7 @@
 //! get wrong (an id twice, a transfer past the backing, a ring that a context has not) is refused before it is called.
 //!
 //! [`probe`](probe()) finds out by use what a guest may be offered, and [`InProcess`] calls a library on the device's own thread: for
-//! benches and tests, as a crash in it takes the process along.
+//! comparison, as a crash in it takes the process along.
 
 mod ffi;
 mod in_process;
@@ -79,7 +79,7 @@ pub struct Config {
     pub kind: Kind,
     /// The render node of the GPU to use; without one, GL draws with whatever driver needs none.
     pub node: Option<OwnedFd>,
-    /// A socket to a render server, which [`Kind::Vk`] needs.
+    /// A socket to a render server, which [`Kind::Vk`] needs. With one, a library for [`Kind::Gl`] serves contexts for Vulkan as well.
     pub server: Option<OwnedFd>,
     /// Who is told of fences.
     pub sink: Arc<dyn Sink>,
@@ -162,11 +162,13 @@ impl Loaded {
             return Err(StartError::Twice);
         }
         let kind = config.kind;
+        let serves_both = kind == Kind::Gl && config.server.is_some();
         let name = match kind {
             Kind::Gl => "OpenGL",
             Kind::Vk => "Vulkan",
         };
         let started = ffi::Started::new(self.functions, config).map_err(|code| StartError::Refused(name, code))?;
-        Ok(renderer::Renderer::new(kind, started))
+        let renderer = renderer::Renderer::new(kind, started);
+        Ok(if serves_both { renderer.with_vulkan() } else { renderer })
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use protocol::{CapsetId, ContextId, Header, ReplyError, ResourceId, feature};
 
 use super::Gpu;
+use super::desc::Desc;
 use super::three_d::Rendering;
 use crate::caps;
 use crate::render::Progress;
@@ -24,6 +25,8 @@ pub(super) struct Context {
     name: Vec<u8>,
     members: BTreeSet<ResourceId>,
     pub is_open: bool,
+    /// The number of the last work that it was given, counted over all contexts.
+    pub last_work: u64,
     /// Something was submitted that no fence on the global timeline follows.
     pub is_unfenced: bool,
     /// Made by a driver that has stopped, and not used since.
@@ -36,6 +39,13 @@ pub(super) struct Contexts {
     /// All pairs, to find a resource's contexts.
     members: BTreeSet<(ResourceId, ContextId)>,
     stats: Arc<Stats>,
+}
+
+impl Context {
+    /// Whether it is one that uses twins.
+    fn draws(&self) -> bool {
+        self.is_open && is_gl(self.capset)
+    }
 }
 
 fn is_gl(capset: CapsetId) -> bool {
@@ -57,6 +67,11 @@ impl Contexts {
         Ok(found)
     }
 
+    /// What a context is for, if there is one.
+    pub fn capset(&self, context: ContextId) -> Option<CapsetId> {
+        self.table.get(&context).map(|found| found.capset)
+    }
+
     fn insert(&mut self, context: ContextId, capset: CapsetId, name: Vec<u8>) -> Result<(), ReplyError> {
         if self.table.len() >= caps::CONTEXTS {
             return Err(ReplyError::OutOfMemory);
@@ -68,6 +83,7 @@ impl Contexts {
                 name,
                 members: BTreeSet::new(),
                 is_open: false,
+                last_work: 0,
                 is_unfenced: false,
                 is_stale: false,
             }),
@@ -109,6 +125,15 @@ impl Contexts {
 
     pub fn is_member(&self, context: ContextId, resource: ResourceId) -> bool {
         self.members.contains(&(resource, context))
+    }
+
+    /// The contexts of OpenGL that are open and may use a resource, and the last work of each.
+    pub fn drawing(&self, resource: ResourceId) -> impl Iterator<Item = (ContextId, u64)> {
+        let all = (resource, ContextId(0))..=(resource, ContextId(u32::MAX));
+        self.members.range(all).filter_map(|(_, context)| {
+            let found = self.table.get(context).filter(|found| found.draws())?;
+            Some((*context, found.last_work))
+        })
     }
 
     /// Returns whether it was none before.
@@ -159,14 +184,26 @@ impl Gpu {
             return Err(ReplyError::InvalidContextId);
         }
         if three_d.contexts.is_stale(context) {
-            three_d.close(context)?;
+            self.close_context(context)?;
         }
-        three_d.contexts.insert(context, capset, name)
+        self.three_d.as_mut().ok_or(ReplyError::Unspec)?.contexts.insert(context, capset, name)
     }
 
     pub(super) fn ctx_destroy(&mut self, header: &Header) -> Result<(), ReplyError> {
         self.speaks_3d()?;
-        self.three_d.as_mut().ok_or(ReplyError::Unspec)?.close(ContextId(header.ctx_id))
+        self.close_context(ContextId(header.ctx_id))
+    }
+
+    fn close_context(&mut self, context: ContextId) -> Result<(), ReplyError> {
+        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
+        let gone = three_d.contexts.remove(context).ok_or(ReplyError::InvalidContextId)?;
+        if gone.is_open {
+            three_d.renderer.close(context);
+        }
+        if gone.draws() && !three_d.twins.is_empty() {
+            self.leave_twins(gone.members, gone.last_work);
+        }
+        Ok(())
     }
 
     pub(super) fn ctx_attach(&mut self, header: &Header, resource: ResourceId) -> Result<(), ReplyError> {
@@ -178,10 +215,26 @@ impl Gpu {
         if !desc.may_join(context) {
             return Err(ReplyError::InvalidParameter);
         }
-        if three_d.contexts.join(context, resource)? && desc.is_rendered() && three_d.contexts.get(context)?.is_open {
-            three_d.renderer.join(context, resource);
+        let is_new = three_d.contexts.join(context, resource)?;
+        let found = three_d.contexts.get(context)?;
+        match desc {
+            Desc::Image { .. } if is_new && found.draws() => {
+                // Where there is no room for a twin, it is told at once.
+                self.join_twin(context, resource).inspect_err(|_| self.forget_member(context, resource))
+            }
+            desc => {
+                if is_new && found.is_open && desc.is_rendered() {
+                    three_d.renderer.join(context, resource);
+                }
+                Ok(())
+            }
         }
-        Ok(())
+    }
+
+    fn forget_member(&mut self, context: ContextId, resource: ResourceId) {
+        if let Some(three_d) = &mut self.three_d {
+            let _ = three_d.contexts.leave(context, resource);
+        }
     }
 
     pub(super) fn ctx_detach(&mut self, header: &Header, resource: ResourceId) -> Result<(), ReplyError> {
@@ -189,8 +242,15 @@ impl Gpu {
         let context = ContextId(header.ctx_id);
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         three_d.contexts.leave(context, resource)?;
-        if self.resources.get(resource)?.desc.is_rendered() && three_d.contexts.get(context)?.is_open {
+        let is_image = matches!(self.resources.get(resource)?.desc, Desc::Image { .. });
+        let is_rendered = self.resources.get(resource)?.desc.is_rendered();
+        let found = three_d.contexts.get(context)?;
+        let (has_twin, work) = (is_image && found.draws() && three_d.twins.has(resource), found.last_work);
+        if found.is_open && is_rendered || has_twin && three_d.renderer.has(resource) {
             three_d.renderer.leave(context, resource);
+        }
+        if has_twin {
+            self.leave_twins([resource], work);
         }
         Ok(())
     }
@@ -213,20 +273,18 @@ impl Gpu {
             result?;
         }
         found.is_open = true;
+        let draws = found.draws();
+        let mut images = Vec::new();
         for resource in &found.members {
-            if self.resources.get(*resource).is_ok_and(|found| found.desc.is_rendered()) {
-                renderer.join(context, *resource);
+            match self.resources.desc(*resource) {
+                Some(desc) if desc.is_rendered() => renderer.join(context, *resource),
+                Some(Desc::Image { .. }) if draws => images.push(*resource),
+                _ => {}
             }
         }
-        Ok(())
-    }
-}
-
-impl Rendering {
-    fn close(&mut self, context: ContextId) -> Result<(), ReplyError> {
-        let gone = self.contexts.remove(context).ok_or(ReplyError::InvalidContextId)?;
-        if gone.is_open {
-            self.renderer.close(context);
+        for image in images {
+            // One without room for a twin is not there for the context: drawing with it fails, and nothing else.
+            let _ = self.join_twin(context, image);
         }
         Ok(())
     }

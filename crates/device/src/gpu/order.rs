@@ -3,13 +3,14 @@
 //! With a renderer that answers at once nothing is ever parked here, and a command pays for a look at three lengths. What is
 //! parked is found again by what it waits for, so that thousands of commands cost each of them no more than one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use protocol::command::ScanoutBlob;
 use protocol::{Command, Header, ResourceId, ScanoutId};
 
 use super::Undo;
+use super::gates::Gate;
 use crate::virtio::Ticket;
 
 /// What commands are ordered by.
@@ -20,6 +21,8 @@ enum Key {
     Cursor,
     /// Work in a context is never in its own way, but if it waits for a resource, what follows in its context waits too.
     Context(u32),
+    /// The room that a 3D renderer has.
+    Gate(Gate),
 }
 
 fn keys(header: &Header, command: &Command) -> impl Iterator<Item = Key> {
@@ -50,6 +53,30 @@ pub(super) struct UnderWay {
 
 type Parked = (Ticket, Header, Command);
 
+/// A command that waits.
+struct Waiting {
+    header: Header,
+    command: Command,
+    /// What it has to pass besides.
+    gate: Option<Gate>,
+}
+
+impl Waiting {
+    fn keys(&self) -> impl Iterator<Item = Key> {
+        keys(&self.header, &self.command).chain(self.gate.map(Key::Gate))
+    }
+
+    /// Bytes that it takes besides a few.
+    fn bytes(&self) -> usize {
+        match &self.command {
+            Command::Submit3d { bytes } => bytes.len(),
+            Command::ResourceAttachBacking { entries, .. } => size_of_val(entries.as_slice()),
+            Command::ResourceCreateBlob(blob) => size_of_val(blob.entries.as_slice()),
+            _ => 0,
+        }
+    }
+}
+
 /// Tickets, and the commands that have one open.
 #[derive(Default)]
 pub(super) struct Order {
@@ -58,7 +85,10 @@ pub(super) struct Order {
     /// How many commands under way name each resource.
     busy: HashMap<ResourceId, usize>,
     /// Commands that wait for others, in the order in which they came.
-    waiting: BTreeMap<Ticket, (Header, Command)>,
+    waiting: BTreeMap<Ticket, Waiting>,
+    waiting_bytes: usize,
+    /// Gates that nothing passes now.
+    shut: HashSet<Gate>,
     /// Who waits for each key, in order; never empty.
     queues: HashMap<Key, VecDeque<Ticket>>,
     /// Waiting commands that came to the front of a queue. All that are runnable are among them.
@@ -86,8 +116,9 @@ impl Order {
         self.under_way.len() + self.waiting.len() + self.for_modes.len()
     }
 
+    /// Whether nothing is in anybody's way.
     pub fn is_idle(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.busy.is_empty()
     }
 
     pub fn is_waiting_for_modes(&self) -> bool {
@@ -100,14 +131,39 @@ impl Order {
     }
 
     fn is_busy(&self, key: Key) -> bool {
-        matches!(key, Key::Resource(resource) if self.busy.contains_key(&resource))
+        match key {
+            Key::Resource(resource) => self.busy.contains_key(&resource),
+            Key::Gate(gate) => self.shut.contains(&gate),
+            Key::Scanout(_) | Key::Cursor | Key::Context(_) => false,
+        }
     }
 
-    pub fn wait(&mut self, ticket: Ticket, header: Header, command: Command) {
-        for key in keys(&header, &command) {
+    /// Opens or shuts a gate. Who waits first at one that opens may be runnable.
+    pub fn set_gate(&mut self, gate: Gate, shut: bool) {
+        if shut {
+            self.shut.insert(gate);
+        } else if self.shut.remove(&gate) {
+            self.nominate(Key::Gate(gate));
+        }
+    }
+
+    /// Whether who comes to a gate has to wait: nothing passes, or others came before.
+    pub fn is_shut(&self, gate: Gate) -> bool {
+        self.shut.contains(&gate) || self.queues.contains_key(&Key::Gate(gate))
+    }
+
+    /// Bytes that the commands which wait take.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    pub fn wait(&mut self, ticket: Ticket, header: Header, command: Command, gate: Option<Gate>) {
+        let waiting = Waiting { header, command, gate };
+        for key in waiting.keys() {
             self.queues.entry(key).or_default().push_back(ticket);
         }
-        self.waiting.insert(ticket, (header, command));
+        self.waiting_bytes += waiting.bytes();
+        self.waiting.insert(ticket, waiting);
     }
 
     pub fn wait_for_modes(&mut self, ticket: Ticket, header: Header, command: Command) {
@@ -125,16 +181,25 @@ impl Order {
     /// The command of a ticket, the first time it is asked for.
     pub fn finish(&mut self, ticket: Ticket) -> Option<UnderWay> {
         let done = self.under_way.remove(&ticket)?;
-        if let Some(resource) = done.resource
-            && let Some(count) = self.busy.get_mut(&resource)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.busy.remove(&resource);
-                self.nominate(Key::Resource(resource));
-            }
+        if let Some(resource) = done.resource {
+            self.release(resource);
         }
         Some(done)
+    }
+
+    /// Work of our own is under way on a resource: commands that name it wait until it is [released](Self::release).
+    pub fn hold(&mut self, resource: ResourceId) {
+        *self.busy.entry(resource).or_default() += 1;
+    }
+
+    /// That work is done.
+    pub fn release(&mut self, resource: ResourceId) {
+        let Some(count) = self.busy.get_mut(&resource) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.busy.remove(&resource);
+            self.nominate(Key::Resource(resource));
+        }
     }
 
     /// Whoever waits first for a key may be runnable.
@@ -164,16 +229,18 @@ impl Order {
             {
                 self.looks += 1;
             }
-            let Some((header, command)) = self.waiting.get(&ticket) else { continue };
+            let Some(waiting) = self.waiting.get(&ticket) else { continue };
             let is_first = |key| self.queues.get(&key).and_then(VecDeque::front) == Some(&ticket);
             // Who is not runnable is nominated again when what stands in its way is done.
-            if keys(header, command).any(|key| self.is_busy(key) || !is_first(key)) {
+            if waiting.keys().any(|key| self.is_busy(key) || !is_first(key)) {
                 continue;
             }
-            let Some((header, command)) = self.waiting.remove(&ticket) else { continue };
-            for key in keys(&header, &command) {
+            let Some(waiting) = self.waiting.remove(&ticket) else { continue };
+            self.waiting_bytes -= waiting.bytes();
+            for key in waiting.keys() {
                 self.leave_queue(key);
             }
+            let Waiting { header, command, .. } = waiting;
             self.running = Some((ticket, header));
             return Some((ticket, header, command));
         }
@@ -202,7 +269,8 @@ impl Order {
         self.queues.clear();
         self.candidates.clear();
         let under_way = self.under_way.drain().map(|(ticket, other)| (ticket, other.header, other.undo));
-        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(ticket, (header, _))| (ticket, header));
+        self.waiting_bytes = 0;
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(ticket, other)| (ticket, other.header));
         let for_modes = self.for_modes.drain(..).map(|(ticket, header, _)| (ticket, header));
         let waiting =
             waiting.chain(for_modes).chain(self.running.take()).map(|(ticket, header)| (ticket, header, Undo::Nothing));
@@ -243,7 +311,7 @@ mod tests {
     fn park(order: &mut Order, command: Command) -> Ticket {
         let ticket = order.ticket();
         assert!(order.must_wait(&header(), &command));
-        order.wait(ticket, header(), command);
+        order.wait(ticket, header(), command, None);
         ticket
     }
 

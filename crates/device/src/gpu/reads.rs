@@ -54,6 +54,9 @@ impl Gpu {
             Some(area) if self.shows_driver() => area,
             _ => return Step::Reply(Reply::OkNoData),
         };
+        if let Err(error) = self.charge_pixels(resource) {
+            return Step::error(error);
+        }
         let Some(three_d) = &mut self.three_d else { return Step::error(ReplyError::Unspec) };
         if let Some(reading) = three_d.reads.under_way.get_mut(&resource) {
             let next = reading.next.get_or_insert(Read { area, flushes: Vec::new() });
@@ -65,6 +68,24 @@ impl Gpu {
             Some((_, result)) => Step::from(result.and_then(|()| self.present(memory, resource, &area))),
             None => Step::Later(Undo::Nothing, None),
         }
+    }
+
+    /// The pixels that are read of a resource take memory of ours from the first time on. Where that is short, others that no
+    /// head shows give theirs.
+    fn charge_pixels(&mut self, resource: ResourceId) -> Result<(), ReplyError> {
+        let charged = self.resources.charge_pixels(resource);
+        if charged != Err(ReplyError::OutOfMemory) {
+            return charged;
+        }
+        let Self { resources, three_d: Some(three_d), scanouts, .. } = self else { return charged };
+        for other in resources.with_pixels() {
+            let is_shown = scanouts.shown.values().any(|scanout| scanout.resource == other);
+            if other != resource && !is_shown && !three_d.reads.under_way.contains_key(&other) {
+                three_d.renderer.forget_pixels(other);
+                resources.credit_pixels(other);
+            }
+        }
+        resources.charge_pixels(resource)
     }
 
     /// Begins to read. Returns how it went if it is over already.
@@ -108,6 +129,9 @@ impl Gpu {
         let Some((_, width, height)) = size.filter(|(_, width, height)| *width.max(height) <= caps::CURSOR_SIZE) else {
             return Step::error(ReplyError::InvalidParameter);
         };
+        if let Err(error) = self.charge_pixels(resource) {
+            return Step::error(error);
+        }
         let Some(three_d) = &mut self.three_d else { return Step::error(ReplyError::Unspec) };
         three_d.reads.pointer = Some(ticket);
         let progress = three_d.renderer.read(ticket, resource, Rect::of_size(width, height));

@@ -29,6 +29,8 @@ pub(super) struct Resource {
     /// The command that gave it to the 3D renderer's last backing.
     pub attached: Ticket,
     pub uuid: Option<Uuid>,
+    /// Bytes of pixels that were read of it.
+    read: u64,
     /// Made by a driver that has stopped, and not used since.
     stale: bool,
     cost: Cost,
@@ -58,6 +60,11 @@ impl Resources {
         let found = self.table.get_mut(&resource).ok_or(ReplyError::InvalidResourceId)?;
         found.stale = false;
         Ok(found)
+    }
+
+    /// What a resource is, if there is one.
+    pub fn desc(&self, resource: ResourceId) -> Option<&Desc> {
+        self.table.get(&resource).map(|found| &found.desc)
     }
 
     pub fn iter(&mut self) -> impl Iterator<Item = (ResourceId, &mut Resource)> {
@@ -103,6 +110,7 @@ impl Resources {
                 created,
                 attached: created,
                 uuid: None,
+                read: 0,
                 stale: false,
                 cost,
             }),
@@ -110,6 +118,51 @@ impl Resources {
         self.used = used;
         self.publish();
         Ok(())
+    }
+
+    /// Charges a resource more than what it is, if the caps have room for it.
+    pub fn charge(&mut self, resource: ResourceId, more: Cost) -> Result<(), ReplyError> {
+        let found = self.table.get_mut(&resource).ok_or(ReplyError::InvalidResourceId)?;
+        let used = self.used.plus(more);
+        if !used.is_within(&self.cap) {
+            return Err(ReplyError::OutOfMemory);
+        }
+        found.cost = found.cost.plus(more);
+        self.used = used;
+        self.publish();
+        Ok(())
+    }
+
+    /// What a resource was [charged](Self::charge) is given back.
+    pub fn credit(&mut self, resource: ResourceId, less: Cost) {
+        if let Some(found) = self.table.get_mut(&resource) {
+            found.cost = found.cost.minus(less);
+            self.used = self.used.minus(less);
+            self.publish();
+        }
+    }
+
+    /// Charges a resource for its pixels, once.
+    pub fn charge_pixels(&mut self, resource: ResourceId) -> Result<(), ReplyError> {
+        let found = self.table.get(&resource).ok_or(ReplyError::InvalidResourceId)?;
+        let Some((_, width, height)) = found.desc.image().filter(|_| found.read == 0) else { return Ok(()) };
+        let memory = image_bytes(width, height);
+        self.charge(resource, Cost { memory, ..Cost::default() })?;
+        if let Some(found) = self.table.get_mut(&resource) {
+            found.read = memory;
+        }
+        Ok(())
+    }
+
+    /// Its pixels are gone.
+    pub fn credit_pixels(&mut self, resource: ResourceId) {
+        let memory = self.table.get_mut(&resource).map_or(0, |found| std::mem::take(&mut found.read));
+        self.credit(resource, Cost { memory, ..Cost::default() });
+    }
+
+    /// The resources that are charged for their pixels.
+    pub fn with_pixels(&self) -> Vec<ResourceId> {
+        self.table.iter().filter(|(_, found)| found.read > 0).map(|(id, _)| *id).collect()
     }
 
     pub fn remove(&mut self, resource: ResourceId) {
@@ -224,8 +277,9 @@ impl Gpu {
     }
 
     pub(super) fn unref(&mut self, memory: &Memory, ticket: Ticket, resource: ResourceId) -> Result<Step, ReplyError> {
+        let has_twin = self.twin(resource).is_some();
         let found = self.resources.get(resource)?;
-        let has_pages = found.desc.is_rendered() && found.backing.is_some();
+        let has_pages = (found.desc.is_rendered() || has_twin) && found.backing.is_some();
         self.catch_up_on(memory, resource);
         let step = match has_pages {
             true => self.detach_rendered(ticket, resource, Undo::Gone)?,
@@ -245,13 +299,17 @@ impl Gpu {
         let Some(three_d) = &mut self.three_d else { return self.renderer.destroy(resource) };
         three_d.contexts.forget(resource);
         if !is_rendered {
+            if three_d.twins.remove(resource) {
+                three_d.renderer.destroy(resource);
+            }
             return self.renderer.destroy(resource);
         }
         three_d.renderer.destroy(resource);
         let mapped = three_d.window.take_away(resource);
         // Nothing is to be seen of it any more, and that is so.
         let flushes = three_d.reads.forget(resource).into_iter().map(|flush| (flush, Reply::OkNoData));
-        for (ticket, reply) in flushes.chain(mapped) {
+        let shown = three_d.views.forget(resource).map(|ticket| (ticket, Reply::Error(ReplyError::InvalidResourceId)));
+        for (ticket, reply) in flushes.chain(mapped).chain(shown) {
             self.complete(ticket, reply);
         }
     }
@@ -303,7 +361,9 @@ impl Gpu {
         }
         let backing = self.resources.get(resource).ok().and_then(|found| found.backing.as_ref());
         let entries = backing.map_or(&[][..], Backing::entries);
-        match self.renderer.attach(ticket, resource, entries) {
+        let attached = self.renderer.attach(ticket, resource, entries);
+        self.attach_twin(resource);
+        match attached {
             Progress::Done(result) => Step::Reply(self.conclude(Undo::Attach(resource), result)),
             Progress::Later => Step::Later(Undo::Attach(resource), Some(resource)),
         }
@@ -343,7 +403,11 @@ impl Gpu {
         if self.resources.get(resource).is_ok_and(|found| found.desc.is_rendered()) {
             return self.detach_rendered(ticket, resource, Undo::Nothing).unwrap_or_else(Step::error);
         }
-        match self.renderer.detach(ticket, resource) {
+        let detached = self.renderer.detach(ticket, resource);
+        if self.twin(resource).is_some() && detached != Progress::Later {
+            return self.detach_rendered(ticket, resource, Undo::Nothing).unwrap_or_else(Step::error);
+        }
+        match detached {
             Progress::Done(result) => Step::Reply(self.conclude(Undo::Detach(resource, backing), result)),
             Progress::Later => Step::Later(Undo::Detach(resource, backing), Some(resource)),
         }
@@ -361,22 +425,28 @@ impl Gpu {
             Ok(found) => found,
             Err(error) => return Step::error(error),
         };
-        let bytes = match found.desc {
-            Desc::Image { width, height, .. } if rect.is_within(width, height) => image_bytes(rect.width, rect.height),
+        match found.desc {
+            Desc::Image { width, height, .. } if rect.is_within(width, height) => {}
             // The guest's pages are the blob: there is nothing to copy.
             Desc::GuestBlob { .. } => return Step::Reply(Reply::OkNoData),
             Desc::Image { .. } | Desc::Rendered(_) | Desc::HostBlob(_) | Desc::Lost => {
                 return Step::error(ReplyError::InvalidParameter);
             }
-        };
+        }
         let pages = match found.backing.as_mut().ok_or(ReplyError::Unspec).and_then(|backing| backing.pages(memory)) {
             Ok(pages) => pages,
             Err(error) => return Step::error(error),
         };
         match self.renderer.transfer_to_host(ticket, resource, Transfer { rect, offset }, &pages) {
-            Progress::Done(result) => Step::Reply(self.conclude(Undo::Transfer(bytes), result)),
-            Progress::Later => Step::Later(Undo::Transfer(bytes), Some(resource)),
+            Progress::Done(result) => Step::Reply(self.conclude(Undo::Transfer { resource, rect }, result)),
+            Progress::Later => Step::Later(Undo::Transfer { resource, rect }, Some(resource)),
         }
+    }
+
+    /// A part of an image was copied.
+    pub(super) fn copied_in(&mut self, resource: ResourceId, rect: Rect) {
+        self.stats.bytes_copied.add(image_bytes(rect.width, rect.height));
+        self.write_twin(resource, rect);
     }
 
     pub(super) fn assign_uuid(&mut self, resource: ResourceId) -> Reply {

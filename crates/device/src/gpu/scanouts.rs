@@ -45,7 +45,10 @@ fn frame<'a>(
             let backing = found.backing.as_mut().ok_or(ReplyError::Unspec)?;
             Some(Pixels::Guest(backing.pages(memory)?))
         }
-        Desc::HostBlob(_) | Desc::Lost => None,
+        Desc::HostBlob(_) => {
+            three_d.as_mut().and_then(|three_d| three_d.views.pages(scanout.resource)).map(Pixels::Guest)
+        }
+        Desc::Lost => None,
     };
     let Some(pixels) = pixels else { return Ok(None) };
     let len = match found.desc.image() {
@@ -62,6 +65,20 @@ fn frame<'a>(
     }
     let Rect { width, height, .. } = scanout.rect;
     Ok(Some(Frame { format: scanout.format, width, height, stride: scanout.stride, offset: scanout.start(), pixels }))
+}
+
+/// What a head is to show of a blob of so many bytes, if that is an image and lies inside.
+pub(super) fn blob_image(blob: &ScanoutBlob, size: u64) -> Result<Scanout, ReplyError> {
+    let ScanoutBlob { resource, rect, width, height, format, stride, offset, .. } = *blob;
+    let is_image = (1..=caps::IMAGE_SIZE).contains(&width) && (1..=caps::IMAGE_SIZE).contains(&height);
+    if !is_image || rect.is_empty() || !rect.is_within(width, height) {
+        return Err(ReplyError::InvalidParameter);
+    }
+    let whole = Scanout { resource, rect: Rect::of_size(width, height), format, stride, offset };
+    if stride < width * Format::BYTES_PER_PIXEL || whole.end() > size {
+        return Err(ReplyError::InvalidParameter);
+    }
+    Ok(Scanout { rect, ..whole })
 }
 
 impl Frame<'_> {
@@ -97,28 +114,32 @@ impl Gpu {
             return Err(ReplyError::InvalidParameter);
         }
         let stride = width * Format::BYTES_PER_PIXEL;
-        self.show(memory, id, Scanout { resource, rect, format, stride, offset: 0 })
+        self.show(memory, id, Scanout { resource, rect, format, stride, offset: 0 })?;
+        self.drop_unseen_views();
+        Ok(())
     }
 
-    pub(super) fn set_scanout_blob(&mut self, memory: &Memory, blob: ScanoutBlob) -> Result<(), ReplyError> {
+    pub(super) fn set_scanout_blob(
+        &mut self,
+        memory: &Memory,
+        ticket: Ticket,
+        blob: ScanoutBlob,
+    ) -> Result<Step, ReplyError> {
         self.check_scanout(blob.scanout)?;
         if blob.resource.0 == 0 {
             self.switch_off(memory, blob.scanout);
-            return Ok(());
+            return Ok(Step::Reply(Reply::OkNoData));
         }
-        let Desc::GuestBlob { size } = self.resources.get(blob.resource)?.desc else {
-            return Err(ReplyError::InvalidParameter);
-        };
-        let ScanoutBlob { scanout: id, resource, rect, width, height, format, stride, offset } = blob;
-        let is_image = (1..=caps::IMAGE_SIZE).contains(&width) && (1..=caps::IMAGE_SIZE).contains(&height);
-        if !is_image || rect.is_empty() || !rect.is_within(width, height) {
-            return Err(ReplyError::InvalidParameter);
+        match self.resources.get(blob.resource)?.desc {
+            Desc::GuestBlob { size } => {
+                let image = blob_image(&blob, size)?;
+                self.show(memory, blob.scanout, image)?;
+                self.drop_unseen_views();
+                Ok(Step::Reply(Reply::OkNoData))
+            }
+            Desc::HostBlob(_) => self.show_host_blob(memory, ticket, blob),
+            Desc::Image { .. } | Desc::Rendered(_) | Desc::Lost => Err(ReplyError::InvalidParameter),
         }
-        let whole = Scanout { resource, rect: Rect::of_size(width, height), format, stride, offset };
-        if stride < width * Format::BYTES_PER_PIXEL || whole.end() > size {
-            return Err(ReplyError::InvalidParameter);
-        }
-        self.show(memory, id, Scanout { rect, ..whole })
     }
 
     fn check_scanout(&self, id: ScanoutId) -> Result<(), ReplyError> {
@@ -132,12 +153,13 @@ impl Gpu {
         if self.scanouts.forget(id) {
             self.display.set_scanout(id, None);
         }
+        self.drop_unseen_views();
     }
 
-    fn show(&mut self, memory: &Memory, id: ScanoutId, scanout: Scanout) -> Result<(), ReplyError> {
+    pub(super) fn show(&mut self, memory: &Memory, id: ScanoutId, scanout: Scanout) -> Result<(), ReplyError> {
         let shared = self.display.wants_shared();
         let Self { renderer, three_d, resources, .. } = self;
-        let awaited = resources.get(scanout.resource)?.desc.is_rendered();
+        let awaited = matches!(resources.get(scanout.resource)?.desc, Desc::Rendered(_));
         let frame = frame(renderer.as_mut(), three_d, resources, memory, &scanout, shared)?;
         self.scanouts.shown.insert(id, scanout);
         match awaited {
@@ -171,7 +193,8 @@ impl Gpu {
             return Err(ReplyError::InvalidParameter);
         }
         match desc {
-            Desc::Image { .. } | Desc::GuestBlob { .. } if self.shows_driver() => {
+            Desc::Image { .. } if self.must_read_twin(resource) => self.flush_twin(memory, ticket, resource, rect),
+            Desc::Image { .. } | Desc::GuestBlob { .. } | Desc::HostBlob(_) if self.shows_driver() => {
                 self.show_damage(memory, resource, &rect).map(|()| Step::Reply(Reply::OkNoData))
             }
             Desc::Image { .. } | Desc::GuestBlob { .. } | Desc::HostBlob(_) => Ok(Step::Reply(Reply::OkNoData)),

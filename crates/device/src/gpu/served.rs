@@ -57,6 +57,7 @@ impl VirtioDevice for Gpu {
     fn start(&mut self, features: u64, start: Start) {
         self.features = features;
         self.runs = true;
+        self.settle_twins();
         if start == Start::Fresh {
             self.config.clear_events();
             self.resources.mark_stale();
@@ -124,6 +125,10 @@ impl VirtioDevice for Gpu {
         })
     }
 
+    fn is_full(&self, queue: u16) -> bool {
+        queue == CONTROL_QUEUE && self.is_crowded()
+    }
+
     fn poll(&mut self, memory: &Memory, now: Instant, out: &mut Outbox) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.advance(memory, now, out))) {
             out.broken |= self.recover(panic.as_ref(), now);
@@ -139,6 +144,8 @@ impl VirtioDevice for Gpu {
     fn abandon(&mut self, out: &mut Outbox) {
         if let Some(three_d) = &mut self.three_d {
             three_d.window.abandon();
+            three_d.twins.abandon();
+            three_d.views.abandon();
         }
         for (ticket, header, undo) in self.order.take_all() {
             let undone = catch_unwind(AssertUnwindSafe(|| {
@@ -263,13 +270,16 @@ impl Gpu {
             if let Some(done) = self.order.finish(ticket) {
                 let reply = self.conclude(done.undo, result);
                 self.answer(ticket, done.header, reply);
-            } else if !self.three_d.as_mut().is_some_and(|it| it.timelines.retired(ticket, &mut self.replies)) {
+            } else if !self.three_d.as_mut().is_some_and(|it| it.timelines.retired(ticket, &mut self.replies))
+                && !self.finish_twin(memory, ticket, result)
+            {
                 self.finish_read(memory, ticket, result);
             }
         }
         for (ticket, reply) in late {
             self.complete(ticket, reply);
         }
+        self.show_made_blobs(memory);
     }
 
     fn advance_waiting(&mut self, memory: &Memory, now: Instant) {

@@ -11,6 +11,8 @@ use super::contexts::Contexts;
 use super::desc::Desc;
 use super::reads::Reads;
 use super::timelines::{Line, Timelines};
+use super::twins::Twins;
+use super::views::Views;
 use super::window::Window;
 use super::{Gpu, Step, Undo};
 use crate::caps;
@@ -26,6 +28,8 @@ pub(super) struct Rendering {
     pub contexts: Contexts,
     pub timelines: Timelines,
     pub reads: Reads,
+    pub twins: Twins,
+    pub views: Views,
     pub window: Window,
 }
 
@@ -36,6 +40,8 @@ impl Rendering {
             contexts: Contexts::new(stats.clone()),
             timelines: Timelines::default(),
             reads: Reads::default(),
+            twins: Twins::default(),
+            views: Views::default(),
             window: Window::new(window, stats.clone()),
         }
     }
@@ -50,12 +56,14 @@ impl Rendering {
         self.offered(config).any(|capset| capset.id == id)
     }
 
-    /// All that the guest made is gone.
-    pub fn forget_guest(&mut self) {
+    /// All that the guest made is gone. Returns the images that commands wait for no longer.
+    pub fn forget_guest(&mut self) -> Vec<ResourceId> {
         self.contexts.clear();
         self.reads = Reads::default();
         self.window.take_all_away();
         self.renderer.reset();
+        self.views.clear();
+        self.twins.clear()
     }
 }
 
@@ -75,12 +83,14 @@ const FORMATS: u32 = 512;
 /// Whether a resource is one that a renderer may be asked for.
 fn check(desc: &Resource3d) -> Result<(), ReplyError> {
     let Resource3d { target, format, width, height, depth, array_size, last_level, nr_samples, .. } = *desc;
-    let is_empty = [width, height, depth, array_size].contains(&0);
+    // Mesa's driver counts no layers of a buffer that is its fence where the kernel has none.
+    let layers = if target == target::BUFFER { array_size.max(1) } else { array_size };
+    let is_empty = [width, height, depth, layers].contains(&0);
     if is_empty || target > target::LAST || format >= FORMATS || desc.flags & !FLAG_Y_0_TOP != 0 {
         return Err(ReplyError::InvalidParameter);
     }
     let is_small = if target == target::BUFFER {
-        u64::from(width) <= caps::RENDERED_BYTES && height == 1 && depth == 1 && array_size == 1 && last_level == 0
+        u64::from(width) <= caps::RENDERED_BYTES && height == 1 && depth == 1 && layers == 1 && last_level == 0
     } else {
         width.max(height) <= caps::IMAGE_SIZE
             && depth.max(array_size) <= caps::IMAGE_LAYERS
@@ -113,6 +123,7 @@ fn contains(desc: &Resource3d, level: u32, area: &Box3d) -> bool {
     let ends = |start: u32, len: u32| u64::from(start) + u64::from(len);
     let layers = match desc.target {
         target::TEXTURE_3D => at_level(desc.depth),
+        target::BUFFER => 1,
         _ => u64::from(desc.array_size),
     };
     // Some count the layers of a row as its height.
@@ -200,17 +211,22 @@ impl Gpu {
     ) -> Result<Step, ReplyError> {
         self.speaks_3d()?;
         let (context, resource) = (ContextId(header.ctx_id), transfer.resource);
-        let found = self.resources.get(resource)?;
-        let desc = match found.desc {
+        let desc = match self.resources.get(resource)?.desc {
             Desc::Rendered(desc) => desc,
             Desc::Image { width, .. } if way == Way::ToHost => {
                 let rect = flat_part(&transfer, width).ok_or(ReplyError::InvalidParameter)?;
                 return Ok(self.transfer_to_host_2d(memory, ticket, resource, rect, transfer.offset));
             }
+            Desc::Image { .. } if context.0 != 0 => {
+                // What was drawn is in its twin, and the context's first work makes that.
+                self.check_ring(header, context)?;
+                self.open_context(context)?;
+                self.twin_of(context, resource).ok_or(ReplyError::InvalidResourceId)?
+            }
             Desc::GuestBlob { .. } if way == Way::ToHost => return Ok(Step::Reply(Reply::OkNoData)),
             _ => return Err(ReplyError::InvalidParameter),
         };
-        let room = found.backing.as_ref().ok_or(ReplyError::Unspec)?.len();
+        let room = self.resources.get(resource)?.backing.as_ref().ok_or(ReplyError::Unspec)?.len();
         if !contains(&desc, transfer.level, &transfer.area) || transfer.offset > room {
             return Err(ReplyError::InvalidParameter);
         }
@@ -251,7 +267,9 @@ impl Gpu {
         let progress = if commands.is_empty() {
             Progress::Done(Ok(()))
         } else {
-            three_d.contexts.get(context)?.is_unfenced = true;
+            let found = three_d.contexts.get(context)?;
+            found.is_unfenced = true;
+            found.last_work = three_d.twins.work();
             self.stats.submits.add(1);
             three_d.renderer.submit(ticket, context, commands)
         };

@@ -62,10 +62,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_late_library_changes_no_reply_and_no_picture(asks in prop::collection::vec(any_ask(), 1..60), pace in 1usize..5) {
+    fn a_late_library_changes_no_reply_and_no_picture(
+        asks in prop::collection::vec(any_ask(), 1..60),
+        pace in 1usize..5,
+        room in prop_oneof![Just(usize::MAX), 1usize..6],
+    ) {
         let asks: Vec<Ask> = prelude().into_iter().chain(asks).collect();
         let mut prompt = Guest::new(Pace::Prompt);
         let mut late = Guest::new(Pace::Late);
+        late.library.known().room = room;
         let mut sent = Vec::new();
         for (at, ask) in asks.iter().enumerate() {
             let expected = prompt.ask(ask);

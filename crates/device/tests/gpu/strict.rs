@@ -43,6 +43,16 @@ pub struct Known {
     pub lost: bool,
     /// What the next blob is exported as; nothing: its export is refused.
     pub exports: bool,
+    /// What went with a process that died: it may be closed and destroyed.
+    gone: BTreeSet<(&'static str, u32)>,
+    /// Capability sets of whose contexts it takes no more work.
+    pub full: BTreeSet<u32>,
+    /// How much it may owe until it takes no more work of any.
+    pub room: usize,
+    /// The most that it owed.
+    pub most: usize,
+    /// The first word of each submit, and its context.
+    pub submitted: Vec<(u32, u32)>,
     tickets: BTreeSet<u64>,
     waiting: VecDeque<Ticket>,
 }
@@ -57,7 +67,7 @@ pub struct Context {
 pub struct Resource {
     pub what: What,
     pub attached: bool,
-    pixels: Vec<u8>,
+    pub pixels: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -87,6 +97,11 @@ impl Strict {
             pace,
             lost: false,
             exports: true,
+            full: BTreeSet::new(),
+            room: usize::MAX,
+            most: 0,
+            submitted: Vec::new(),
+            gone: BTreeSet::new(),
             tickets: BTreeSet::new(),
             waiting: VecDeque::new(),
         };
@@ -117,6 +132,15 @@ impl Strict {
         self.release(Pace::Prompt);
     }
 
+    /// There is another process, which has nothing.
+    pub fn revive(&self) {
+        let mut known = self.known();
+        known.lost = false;
+        let contexts = std::mem::take(&mut known.contexts).into_keys().map(|context| ("context", context));
+        let resources = std::mem::take(&mut known.resources).into_keys().map(|resource| ("resource", resource));
+        known.gone.extend(contexts.chain(resources));
+    }
+
     fn ring(&self) {
         // A counter that is already full is readable all the same.
         let _ = rustix::io::write(&*self.ready, &1u64.to_ne_bytes());
@@ -131,6 +155,7 @@ impl Strict {
         }
         if result.is_ok() && known.pace != Pace::Prompt {
             known.waiting.push_back(ticket);
+            known.most = known.most.max(known.waiting.len());
             self.ring();
             return Progress::Later;
         }
@@ -150,12 +175,14 @@ impl Known {
     }
 
     fn must_be_open(&mut self, context: ContextId, what: &str) {
-        let open = self.lost || self.contexts.contains_key(&context.0);
+        let gone = what != "create_blob" && self.gone.contains(&("context", context.0));
+        let open = self.lost || gone || self.contexts.contains_key(&context.0);
         self.must(open, || format!("{what} in {context:?}, which is not open"));
     }
 
     fn must_exist(&mut self, resource: ResourceId, what: &str) {
-        let exists = self.lost || self.resources.contains_key(&resource.0);
+        let gone = ["destroy", "detach"].contains(&what) && self.gone.contains(&("resource", resource.0));
+        let exists = self.lost || gone || self.resources.contains_key(&resource.0);
         self.must(exists, || format!("{what} of {resource:?}, which does not exist"));
     }
 
@@ -184,6 +211,11 @@ fn export(size: u64) -> Option<HostMapping> {
 impl ThreeD for Strict {
     fn capsets(&self) -> &[Capset] {
         &self.capsets
+    }
+
+    fn is_full(&self, capset: CapsetId) -> bool {
+        let known = self.known();
+        known.full.contains(&capset.0) || known.waiting.len() >= known.room
     }
 
     fn open(&mut self, ticket: Ticket, context: ContextId, capset: CapsetId, name: &[u8]) -> Progress {
@@ -231,6 +263,8 @@ impl ThreeD for Strict {
         known.must_be_open(context, "submit");
         let (len, most) = (commands.len(), 4 << 20);
         known.must(len.is_multiple_of(4) && len <= most, || format!("Commands of {len} bytes"));
+        let first = commands.first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
+        known.submitted.push((context.0, first));
         // As a library that does not know a command.
         let result = if commands.starts_with(&[0xff; 4]) { Err(ReplyError::InvalidParameter) } else { Ok(()) };
         self.answer(&mut known, ticket, result)
@@ -348,6 +382,44 @@ impl ThreeD for Strict {
             known.must(fits, || format!("{rect:?} is read of {width}x{height}"));
         }
         self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn write(&mut self, ticket: Ticket, resource: ResourceId, rect: Rect, pixels: &Pixels<'_>) -> Progress {
+        let mut known = self.known();
+        known.call("write");
+        known.must_exist(resource, "write");
+        let Pixels::Private(from) = *pixels else { panic!("{pixels:?} are not those of an image") };
+        let mut whole = true;
+        if let Some(Resource { what: What::Image(desc), pixels: to, .. }) = known.resources.get_mut(&resource.0) {
+            whole = !rect.is_empty()
+                && rect.is_within(desc.width, desc.height)
+                && (to.is_empty() || to.len() == from.len());
+            for row in rect.y..rect.y + rect.height {
+                let start = (row as usize * desc.width as usize + rect.x as usize) * 4;
+                let part = start..start + rect.width as usize * 4;
+                if let (Some(to), Some(from)) = (to.get_mut(part.clone()), from.get(part)) {
+                    to.copy_from_slice(from);
+                }
+            }
+        }
+        known.must(whole, || format!("{rect:?} is written of {resource:?}"));
+        self.answer(&mut known, ticket, Ok(()))
+    }
+
+    fn forget_pixels(&mut self, resource: ResourceId) {
+        let mut known = self.known();
+        known.call("forget_pixels");
+        known.must_exist(resource, "forget_pixels");
+    }
+
+    fn is_open(&self, context: ContextId) -> bool {
+        let known = self.known();
+        !known.lost && known.contexts.contains_key(&context.0)
+    }
+
+    fn has(&self, resource: ResourceId) -> bool {
+        let known = self.known();
+        !known.lost && known.resources.contains_key(&resource.0)
     }
 
     fn pixels(&mut self, resource: ResourceId) -> Option<Pixels<'_>> {

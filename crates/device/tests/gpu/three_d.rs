@@ -67,16 +67,16 @@ fn a_console_in_a_context_asks_the_library_for_nothing() {
 }
 
 #[test]
-fn the_first_work_opens_a_context_and_its_members_of_the_library_s_join() {
+fn the_first_work_opens_a_context_and_its_members_join() {
     let mut guest = Guest::new(Pace::Late);
     guest.all("ok", &[open(1, VIRGL2), create_2d(5, 8, 8), create_3d(10, IMAGE), create_3d(11, IMAGE)]);
     guest.all("ok", &[join(1, 5), join(1, 10), join(1, 10), join(1, 11), unref(11)]);
     assert_eq!(called(&guest, &["open", "join"]), [0, 0]);
     guest.all("ok", &[submit(1, &[0])]);
     let members: Vec<_> = guest.library.known().contexts[&1].members.iter().copied().collect();
-    assert_eq!(members, [10]);
+    assert_eq!(members, [5, 10]);
     guest.all("ok", &[create_3d(12, IMAGE), join(1, 12)]);
-    assert_eq!(called(&guest, &["open", "join"]), [1, 2]);
+    assert_eq!(called(&guest, &["open", "join"]), [1, 3]);
     guest.finish();
 }
 

@@ -10,7 +10,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use super::host::{Process, printable};
 use super::lives::Departure;
 use super::wire::Request;
-use super::{CHILDREN, Context, Ended, Isolated, KINDS, Resource, at};
+use super::{CHILDREN, FREEZER, Context, Ended, Isolated, KINDS, Resource, at};
 use crate::library::Kind;
 
 /// How long a process may have nothing before it is ended.
@@ -82,6 +82,8 @@ impl Isolated {
             let data = event.data.u64();
             if data == CHILDREN {
                 self.bury(now);
+            } else if data == FREEZER {
+                self.freezer.heard();
             } else if let Some(process) = self.processes.get_mut((data / 2) as usize).and_then(Option::as_mut) {
                 match data % 2 {
                     0 => process.receive(),
@@ -124,7 +126,7 @@ impl Isolated {
             let _ = epoll::modify(&self.epoll, process.fds()[0], data, EventFlags::IN | room);
         }
         self.options.stats.renderer_lies.add(process.new_lies());
-        let verdict = process.verdict(now);
+        let verdict = process.verdict(self.freezer.clock().theirs(now));
         for answer in answers.drain(..) {
             self.finish(answer);
         }

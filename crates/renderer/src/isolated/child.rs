@@ -10,7 +10,7 @@ use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use protocol::{ContextId, Rect, ReplyError, ResourceId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use self::events::Events;
 use super::shared::{self, Consumer, Jumped, Payload, Shared, stop_bell};
@@ -269,7 +269,16 @@ impl Child {
                     false => Err(ReplyError::Unspec),
                 }
             }
-            Request::Read { resource, rect, image, stride } => self.read(resource, rect, image, stride),
+            Request::Read { resource, rect, image, stride } => {
+                self.with_image(resource, rect, image, stride, |library, target| {
+                    library.read(resource, rect, target, stride)
+                })
+            }
+            Request::Write { resource, rect, image, stride } => {
+                self.with_image(resource, rect, image, stride, |library, source| {
+                    library.write(resource, rect, source, stride)
+                })
+            }
             Request::DropRegion { number } => {
                 self.regions.remove(&number);
                 return Ok(None);
@@ -334,7 +343,15 @@ impl Child {
         words.iter().map(piece).collect()
     }
 
-    fn read(&mut self, resource: ResourceId, rect: Rect, image: u32, stride: u32) -> Result<(), ReplyError> {
+    /// Calls the library about a resource and the part of an image that a rectangle has.
+    fn with_image(
+        &mut self,
+        resource: ResourceId,
+        rect: Rect,
+        image: u32,
+        stride: u32,
+        call: impl FnOnce(&mut dyn Library, VolatileSlice<'_>) -> Result<(), ReplyError>,
+    ) -> Result<(), ReplyError> {
         if !self.images.contains_key(&image) {
             self.receive();
         }
@@ -346,7 +363,7 @@ impl Child {
             (row <= u64::from(stride)).then(|| image.get_slice(start, len).ok()).flatten()
         });
         match target {
-            Some(target) if self.resources.contains(&resource) => self.library.read(resource, rect, target, stride),
+            Some(part) if self.resources.contains(&resource) => call(&mut *self.library, part),
             _ => Err(ReplyError::Unspec),
         }
     }

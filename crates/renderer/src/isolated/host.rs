@@ -24,9 +24,11 @@ use crate::library::Kind;
 const STARTING: Duration = Duration::from_secs(30);
 /// Things told that cannot be, until a process is ended.
 const LIES: u32 = 1000;
-/// Requests that wait for room in the ring, and their bytes: a guest can make more while a process hangs.
-const QUEUED: usize = 1 << 16;
-const QUEUED_BYTES: usize = 64 << 20;
+/// Requests that wait for room in the ring, and their bytes, until the device is asked to keep the rest: enough to have the next
+/// ones at hand when there is room. What is asked for all the same is bounded by what a guest has: what ends contexts and resources.
+pub const QUEUED: usize = 1024;
+/// See [`QUEUED`].
+pub const QUEUED_BYTES: usize = 4 << 20;
 
 /// What a ticket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +193,11 @@ impl Process {
         self.blocked
     }
 
+    /// Whether so much waits for room that more is to be kept elsewhere.
+    pub fn is_full(&self) -> bool {
+        self.queue.len() >= QUEUED || self.queued_bytes >= QUEUED_BYTES
+    }
+
     /// Asks for something that is answered by its ticket.
     pub fn ask(&mut self, ticket: Ticket, aim: Aim, request: Request, payload: &[u8]) {
         self.promises.insert(ticket, Promise { aim, sent: false });
@@ -262,11 +269,10 @@ impl Process {
         if self.queue.is_empty() && self.push(ticket, &request, payload) {
             return;
         }
-        self.queued_bytes += payload.len();
-        if self.queue.len() >= QUEUED || self.queued_bytes > QUEUED_BYTES {
-            self.fail("takes none of its requests");
+        if self.end.is_some() {
             return;
         }
+        self.queued_bytes += payload.len();
         self.queue.push_back(Outgoing::Request { ticket, request, payload: payload.to_vec() });
     }
 
@@ -454,7 +460,7 @@ impl Process {
         }
     }
 
-    /// Why it is to be ended, if it is.
+    /// Why it is to be ended, if it is. `now` by its own clock.
     pub fn verdict(&mut self, now: Instant) -> Option<String> {
         self.look();
         let taken = self.requests.head();
@@ -467,7 +473,7 @@ impl Process {
         self.end.clone()
     }
 
-    /// When it is to be looked at although it tells nothing.
+    /// When it is to be looked at although it tells nothing, by its own clock.
     pub fn deadline(&self) -> Option<Instant> {
         self.watch.deadline()
     }

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use device::{Pixels, SharedImage};
 use memmap2::MmapMut;
-use protocol::{ReplyError, ResourceId};
+use protocol::{Rect, ReplyError, ResourceId};
+use vm_memory::VolatileSlice;
 
 use super::Isolated;
 use super::wire::{Request, ToChild};
@@ -40,6 +41,11 @@ impl Image {
         self.shared.file().ok_or(io::ErrorKind::NotFound)?.as_fd().try_clone_to_owned()
     }
 
+    /// All of its bytes.
+    pub fn slice(&self) -> VolatileSlice<'_> {
+        self.shared.slice()
+    }
+
     /// Pixels were read into it.
     pub fn was_read(&mut self) {
         // Who shows it looks at the seals itself.
@@ -50,6 +56,23 @@ impl Image {
     pub fn pixels(&self) -> Option<Pixels<'_>> {
         self.sealed.then(|| self.shared.pixels()).flatten()
     }
+}
+
+/// Copies the part of an image that a rectangle has to the same place of another; rows of both are packed at `width * 4` bytes.
+/// `None` when one of them does not have it.
+pub fn copy_part(pixels: &Pixels<'_>, target: VolatileSlice<'_>, width: u32, rect: Rect) -> Option<()> {
+    const PIXEL: u64 = 4;
+    let len = usize::try_from(u64::from(rect.width) * PIXEL).ok()?;
+    for row in u64::from(rect.y)..rect.bottom() {
+        let start = usize::try_from((row * u64::from(width) + u64::from(rect.x)) * PIXEL).ok()?;
+        let target = target.subslice(start, len).ok()?;
+        match pixels {
+            Pixels::Private(bytes) => target.copy_from(bytes.get(start..start.checked_add(len)?)?),
+            Pixels::Shared(shared) => shared.slice.subslice(start, len).ok()?.copy_to_volatile_slice(target),
+            Pixels::Guest(pages) => pages.read_volatile(start as u64, target)?,
+        }
+    }
+    Some(())
 }
 
 /// Black pixels for whoever has no others, as many as were ever wanted.
@@ -95,6 +118,15 @@ impl Isolated {
         Ok(number)
     }
 
+    /// An image is of no use any more.
+    pub(super) fn drop_image(&mut self, id: ResourceId) {
+        let Some(resource) = self.resources.get_mut(&id) else { return };
+        let (home, image) = (resource.home, resource.image.take());
+        if let (Some(process), Some(image)) = (self.living(Some(home)), image) {
+            process.tell(Request::DropImage { number: image.number });
+        }
+    }
+
     fn make_room(&mut self, len: u64) {
         loop {
             let images = || self.resources.iter().filter_map(|(id, resource)| Some((*id, resource.image.as_ref()?)));
@@ -103,11 +135,7 @@ impl Isolated {
             let Some(oldest) = oldest.filter(|_| images().count() >= IMAGES || bytes + len > IMAGE_BYTES) else {
                 return;
             };
-            let Some(resource) = self.resources.get_mut(&oldest) else { return };
-            let (home, image) = (resource.home, resource.image.take());
-            if let (Some(process), Some(image)) = (self.living(Some(home)), image) {
-                process.tell(Request::DropImage { number: image.number });
-            }
+            self.drop_image(oldest);
         }
     }
 }

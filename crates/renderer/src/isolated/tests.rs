@@ -4,6 +4,7 @@ mod alone;
 mod chance;
 mod deaths;
 mod lies;
+mod pressure;
 mod script;
 mod work;
 

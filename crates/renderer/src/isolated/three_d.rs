@@ -9,14 +9,18 @@ use protocol::{CapsetId, ContextId, MemEntry, Rect, ReplyError, Resource3d, Reso
 
 use super::attend::IDLE;
 use super::host::{Aim, Process};
-use super::images::{Black, Image};
+use super::images::{Black, Image, copy_part};
 use super::wire::{Request, Span};
-use super::{Context, Home, Isolated, KINDS, Resource};
+use super::{Context, Home, Isolated, KINDS, Resource, at};
 use crate::library::Kind;
 
 impl ThreeD for Isolated {
     fn capsets(&self) -> &[Capset] {
         &self.options.capsets
+    }
+
+    fn is_full(&self, capset: CapsetId) -> bool {
+        Kind::of(capset).and_then(|kind| self.processes[at(kind)].as_ref()).is_some_and(Process::is_full)
     }
 
     fn open(&mut self, ticket: Ticket, context: ContextId, capset: CapsetId, name: &[u8]) -> Progress {
@@ -130,6 +134,36 @@ impl ThreeD for Isolated {
         Progress::Later
     }
 
+    fn write(&mut self, ticket: Ticket, resource: ResourceId, rect: Rect, pixels: &Pixels<'_>) -> Progress {
+        if self.resource(resource).is_none() {
+            return LOST;
+        }
+        let number = match self.image(resource) {
+            Ok(number) => number,
+            Err(error) => return Progress::Done(Err(error)),
+        };
+        let Some(Resource { width, image: Some(image), .. }) = self.resources.get(&resource) else { return LOST };
+        if copy_part(pixels, image.slice(), *width, rect).is_none() {
+            return Progress::Done(Err(ReplyError::InvalidParameter));
+        }
+        let stride = width.saturating_mul(4);
+        let Some(process) = self.resource(resource) else { return LOST };
+        process.ask(ticket, Aim::Plain, Request::Write { resource, rect, image: number, stride }, &[]);
+        Progress::Later
+    }
+
+    fn forget_pixels(&mut self, resource: ResourceId) {
+        self.drop_image(resource);
+    }
+
+    fn is_open(&self, context: ContextId) -> bool {
+        self.contexts.get(&context).is_some_and(|context| self.lives(context.home))
+    }
+
+    fn has(&self, resource: ResourceId) -> bool {
+        self.resources.get(&resource).is_some_and(|resource| self.lives(resource.home))
+    }
+
     fn pixels(&mut self, resource: ResourceId) -> Option<Pixels<'_>> {
         let Resource { width, height, image, .. } = self.resources.get(&resource)?;
         let len = u64::from(*width) * u64::from(*height) * 4;
@@ -176,6 +210,8 @@ impl ThreeD for Isolated {
         }
         let processes = self.processes.iter().flatten();
         let idle = processes.clone().filter_map(|process| process.idle?.checked_add(IDLE));
-        processes.filter_map(Process::deadline).chain(idle).chain(self.departures.deadline()).min()
+        let clock = self.freezer.clock();
+        let watched = processes.filter_map(|process| clock.ours(process.deadline()?));
+        watched.chain(idle).chain(self.departures.deadline()).min()
     }
 }

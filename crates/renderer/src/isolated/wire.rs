@@ -134,6 +134,12 @@ pub enum Request {
         image: u32,
         stride: u32,
     },
+    Write {
+        resource: ResourceId,
+        rect: Rect,
+        image: u32,
+        stride: u32,
+    },
     /// The beginning of the next request's payload.
     Part {
         bytes: Span,
@@ -168,6 +174,7 @@ impl Request {
             Self::Transfer { way: Way::ToHost, .. } => "TRANSFER_TO_HOST_3D",
             Self::Transfer { way: Way::FromHost, .. } => "TRANSFER_FROM_HOST_3D",
             Self::Read { .. } => "RESOURCE_FLUSH",
+            Self::Write { .. } => "TRANSFER_TO_HOST_2D",
             Self::Part { .. } | Self::DropRegion { .. } | Self::DropImage { .. } => "housekeeping",
             Self::Quit => "the end",
         }
@@ -323,6 +330,12 @@ pub fn encode(ticket: Ticket, request: &Request) -> RequestWords {
             17
         }
         Request::Quit => 18,
+        Request::Write { resource, rect, image, stride } => {
+            words[4] = resource.0;
+            words[5] = *image;
+            words[6..11].copy_from_slice(&[rect.x, rect.y, rect.width, rect.height, *stride]);
+            19
+        }
     };
     words
 }
@@ -363,9 +376,12 @@ pub fn decode(words: &RequestWords) -> Option<(Ticket, Request)> {
             let transfer = Transfer3d { area, offset, resource, level: number, stride, layer_stride };
             Request::Transfer { context, way, transfer }
         }
-        14 => {
+        kind @ (14 | 19) => {
             let rect = Rect::new(words[6], words[7], words[8], words[9]);
-            Request::Read { resource, rect, image: number, stride: words[10] }
+            match kind {
+                14 => Request::Read { resource, rect, image: number, stride: words[10] },
+                _ => Request::Write { resource, rect, image: number, stride: words[10] },
+            }
         }
         15 => Request::Part { bytes: span },
         16 => Request::DropRegion { number },

@@ -74,6 +74,23 @@ impl<T: ThreeD> ThreeD for Late<T> {
         self.answer(ticket, |inner| inner.read(ticket, resource, rect))
     }
 
+    fn write(&mut self, ticket: Ticket, resource: ResourceId, rect: Rect, pixels: &Pixels<'_>) -> Progress {
+        self.answer(ticket, |inner| inner.write(ticket, resource, rect, pixels))
+    }
+
+    fn forget_pixels(&mut self, resource: ResourceId) {
+        self.now += 1;
+        self.inner.forget_pixels(resource);
+    }
+
+    fn is_open(&self, context: ContextId) -> bool {
+        self.inner.is_open(context)
+    }
+
+    fn has(&self, resource: ResourceId) -> bool {
+        self.inner.has(resource)
+    }
+
     fn pixels(&mut self, resource: ResourceId) -> Option<Pixels<'_>> {
         self.now += 1;
         if self.chance(self.mood.blind) {

@@ -105,6 +105,20 @@ impl ThreeD for Null3d {
         DONE
     }
 
+    fn write(&mut self, _ticket: Ticket, _resource: ResourceId, _rect: Rect, _pixels: &Pixels<'_>) -> Progress {
+        DONE
+    }
+
+    fn forget_pixels(&mut self, _resource: ResourceId) {}
+
+    fn is_open(&self, _context: ContextId) -> bool {
+        true
+    }
+
+    fn has(&self, _resource: ResourceId) -> bool {
+        true
+    }
+
     fn pixels(&mut self, _resource: ResourceId) -> Option<Pixels<'_>> {
         None
     }

@@ -201,12 +201,14 @@ impl Started {
     pub(super) fn new(functions: Functions, config: Config) -> Result<Self, c_int> {
         let Config { kind, node, server, sink } = config;
         let flags = THREAD_SYNC | ASYNC_FENCE_CB;
+        let vulkan = if server.is_some() { VENUS | RENDER_SERVER } else { 0 };
         let flags = flags
+            | vulkan
             | match kind {
                 // With a node, its own device is drawn with; without, the driver that needs none.
                 Kind::Gl if node.is_some() => USE_EGL | USE_EXTERNAL_BLOB,
                 Kind::Gl => USE_EGL | USE_SURFACELESS | USE_EXTERNAL_BLOB,
-                Kind::Vk => NO_VIRGL | VENUS | RENDER_SERVER,
+                Kind::Vk => NO_VIRGL,
             };
         let has_node = node.is_some();
         let shared = Shared { sink, node: node.into(), server: server.into(), told: AtomicU64::new(0) };
@@ -399,6 +401,14 @@ impl Calls for Started {
         // SAFETY: the array is used during this call only, and the library writes no further than its length. Context 0 is the
         // library's own and there always.
         unsafe { (self.functions.read)(resource, 0, 0, stride, 0, &mut area, 0, array.as_mut_ptr(), 1) }
+    }
+
+    fn write(&mut self, resource: u32, rect: Rect, source: VolatileSlice<'_>, stride: u32) -> i32 {
+        let mut area = VirglBox { x: rect.x, y: rect.y, z: 0, w: rect.width, h: rect.height, d: 1 };
+        let guard = source.ptr_guard_mut();
+        let mut array = [Iovec { base: guard.as_ptr().cast(), len: source.len() }];
+        // SAFETY: as in `read`; the library only reads what the array names.
+        unsafe { (self.functions.write)(resource, 0, 0, stride, 0, &mut area, 0, array.as_mut_ptr(), 1) }
     }
 
     fn capset(&mut self, id: u32) -> Option<(u32, Vec<u8>)> {

@@ -1,8 +1,11 @@
-//! A library on the thread that asks. For benches and tests: what it does wrong, this process does.
+//! A library on the thread that asks: what it does wrong, this process does, and while it works, this thread does nothing else. For
+//! comparison with [`isolated`](crate::isolated), which is what a guest should get.
+//!
+//! What a guest is refused there it is refused here: pages that are not in shared memory or not to be written, memory that
+//! somebody could cut off under a VMM, and more of it than there are descriptors for.
 
 use std::cell::RefCell;
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,12 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use device::{
-    Capset, HostBlob, HostMapping, Memory, Pixels, Progress, Region, Rendered, SharedImage, ThreeD, Ticket, Way,
+    Capset, HostBlob, HostMapping, Memory, Pixels, Progress, Rendered, SharedImage, ThreeD, Ticket, Way, guest_log,
 };
 use foldhash::{HashMap, HashMapExt};
 use protocol::{CapsetId, ContextId, MemEntry, Rect, ReplyError, Resource3d, ResourceId, Transfer3d};
 use rustix::event::{EventfdFlags, eventfd};
+use vm_memory::VolatileSlice;
 
+use crate::isolated::memory::{Guest, Run};
+use crate::isolated::{IMAGE_BYTES, IMAGES, MAPPINGS, copy_part, offered};
 use crate::library::{Exported, Library, Piece, Sink};
 
 #[cfg(test)]
@@ -29,7 +35,6 @@ thread_local! {
     static HERE: RefCell<HashMap<u64, Box<dyn Library>>> = RefCell::new(HashMap::new());
 }
 
-const PAGE: u64 = 4096;
 const PIXEL: u64 = 4;
 
 /// A [`Library`] as the device wants it.
@@ -42,8 +47,9 @@ pub struct InProcess {
     resources: HashMap<ResourceId, Resource>,
     /// Fences that are not done, and whose they are.
     fences: HashMap<Ticket, ContextId>,
-    generation: Option<u64>,
-    regions: Vec<Region>,
+    guest: Guest,
+    /// How often pixels were asked for.
+    asked: u64,
     due: Option<Instant>,
     /// What the library changes while it works.
     scratch: Vec<u8>,
@@ -55,6 +61,15 @@ struct Resource {
     size: Option<(u32, u32)>,
     mapping: Option<HostMapping>,
     image: Option<SharedImage>,
+    /// When its image was asked for last, by a count of that.
+    used: u64,
+}
+
+impl Resource {
+    /// Bytes of its image, if it has one.
+    fn image_bytes(&self) -> Option<u64> {
+        self.image.as_ref().map(|image| image.slice().len() as u64)
+    }
 }
 
 /// Fences that are done.
@@ -92,8 +107,8 @@ impl InProcess {
             contexts: Vec::new(),
             resources: HashMap::new(),
             fences: HashMap::new(),
-            generation: None,
-            regions: Vec::new(),
+            guest: Guest::default(),
+            asked: 0,
             due: None,
             scratch: Vec::new(),
         })
@@ -122,18 +137,44 @@ impl InProcess {
     }
 
     fn pieces(&self, entries: &[MemEntry]) -> Option<Vec<Piece>> {
-        let piece = |entry: &MemEntry| {
-            let len = u64::from(entry.length);
-            let end = entry.addr.checked_add(len)?;
-            let inside = |region: &&Region| region.start <= entry.addr && end - region.start <= region.len;
-            let region = self.regions.iter().filter(|region| region.usable).find(inside)?;
-            let offset = region.offset + usize::try_from(entry.addr - region.start).ok()?;
-            Some(Piece { mapping: region.mapping.clone(), offset, len: usize::try_from(len).ok()? })
+        let piece = |Run { mapping, offset, len }| {
+            Some(Piece { mapping, offset: usize::try_from(offset).ok()?, len: usize::try_from(len).ok()? })
         };
-        entries.iter().map(piece).collect()
+        self.guest.runs(entries)?.into_iter().map(piece).collect()
+    }
+
+    /// Memory of a blob, if a VMM may map it.
+    fn take_offer(&self, size: u64, exported: Exported) -> Result<HostMapping, ReplyError> {
+        let Exported { file, caching } = exported;
+        if self.resources.values().filter(|resource| resource.mapping.is_some()).count() >= MAPPINGS {
+            return Err(ReplyError::OutOfMemory);
+        }
+        let file = offered::take(file, size).map_err(|refused| {
+            guest_log!(warn, "Memory of a blob is not shown to the guest: {refused}");
+            ReplyError::Unspec
+        })?;
+        Ok(HostMapping { file: Arc::new(file), offset: 0, len: size.next_multiple_of(offered::PAGE), caching })
     }
 
     fn read_now(&mut self, resource: ResourceId, rect: Rect) -> Result<(), ReplyError> {
+        self.with_image(resource, rect, |library, part, stride| library.read(resource, rect, part, stride))
+    }
+
+    fn write_now(&mut self, resource: ResourceId, rect: Rect, pixels: &Pixels<'_>) -> Result<(), ReplyError> {
+        let width = self.image(resource).ok_or(ReplyError::InvalidResourceId)?.0;
+        let image = self.resources.get(&resource).and_then(|there| there.image.as_ref());
+        copy_part(pixels, image.ok_or(ReplyError::OutOfMemory)?.slice(), width, rect)
+            .ok_or(ReplyError::InvalidParameter)?;
+        self.with_image(resource, rect, |library, part, stride| library.write(resource, rect, part, stride))
+    }
+
+    /// Calls the library about the part of a resource's memory that a rectangle has.
+    fn with_image(
+        &mut self,
+        resource: ResourceId,
+        rect: Rect,
+        call: impl FnOnce(&mut dyn Library, VolatileSlice<'_>, u32) -> Result<(), ReplyError>,
+    ) -> Result<(), ReplyError> {
         let (width, height) = self.image(resource).ok_or(ReplyError::InvalidResourceId)?;
         let stride = u64::from(width) * PIXEL;
         let inside = rect.x.checked_add(rect.width).is_some_and(|end| end <= width)
@@ -149,7 +190,7 @@ impl InProcess {
             let at = |value: u64| usize::try_from(value).map_err(|_| ReplyError::OutOfMemory);
             let target = image.slice().subslice(at(start)?, at(len)?).map_err(|_| ReplyError::InvalidParameter)?;
             let stride = u32::try_from(stride).map_err(|_| ReplyError::InvalidParameter)?;
-            library.read(resource, rect, target, stride)
+            call(library, target, stride)
         });
         if let Some(there) = self.resources.get_mut(&resource) {
             there.image = Some(image);
@@ -157,14 +198,31 @@ impl InProcess {
         read
     }
 
-    /// Sees to it that the resource has memory for its pixels.
+    /// Sees to it that the resource has memory for its pixels. An old one of another makes room for it.
     fn image(&mut self, resource: ResourceId) -> Option<(u32, u32)> {
         let there = self.resources.get_mut(&resource)?;
         let (width, height) = there.size?;
+        self.asked += 1;
+        there.used = self.asked;
         if there.image.is_none() {
-            there.image = SharedImage::new(u64::from(width) * u64::from(height) * PIXEL).ok();
+            let len = u64::from(width) * u64::from(height) * PIXEL;
+            self.make_room(len);
+            self.resources.get_mut(&resource)?.image = SharedImage::new(len).ok();
         }
         Some((width, height))
+    }
+
+    fn make_room(&mut self, len: u64) {
+        loop {
+            let images =
+                || self.resources.iter().filter_map(|(id, there)| Some((*id, there.used, there.image_bytes()?)));
+            let bytes: u64 = images().map(|(_, _, bytes)| bytes).sum();
+            let is_crowded = images().count() >= IMAGES || bytes.saturating_add(len) > IMAGE_BYTES;
+            let Some((oldest, ..)) = images().min_by_key(|(_, used, _)| *used).filter(|_| is_crowded) else { return };
+            if let Some(there) = self.resources.get_mut(&oldest) {
+                there.image = None;
+            }
+        }
     }
 
     fn look_again(&mut self) {
@@ -239,14 +297,13 @@ impl ThreeD for InProcess {
 
     fn create_blob(&mut self, _: Ticket, context: ContextId, blob: &HostBlob) -> Progress {
         let created = self.call(|library| library.create_blob(context, blob));
-        let created = created.map(|exported| {
-            let mapping = exported.map(|Exported { file, caching }| {
-                let len = blob.size.checked_next_multiple_of(PAGE).unwrap_or(blob.size);
-                HostMapping { file: Arc::new(File::from(file)), offset: 0, len, caching }
-            });
-            self.resources.insert(blob.resource, Resource { mapping, ..Resource::default() });
+        let made = created.and_then(|exported| {
+            let mapping = exported.map(|exported| self.take_offer(blob.size, exported)).transpose();
+            mapping.inspect_err(|_| self.tell(|library| library.destroy(blob.resource)))
         });
-        Progress::Done(created)
+        Progress::Done(made.map(|mapping| {
+            self.resources.insert(blob.resource, Resource { mapping, ..Resource::default() });
+        }))
     }
 
     fn destroy(&mut self, resource: ResourceId) {
@@ -276,16 +333,31 @@ impl ThreeD for InProcess {
         Progress::Done(self.read_now(resource, rect))
     }
 
+    fn write(&mut self, _: Ticket, resource: ResourceId, rect: Rect, pixels: &Pixels<'_>) -> Progress {
+        Progress::Done(self.write_now(resource, rect, pixels))
+    }
+
+    fn forget_pixels(&mut self, resource: ResourceId) {
+        if let Some(there) = self.resources.get_mut(&resource) {
+            there.image = None;
+        }
+    }
+
+    fn is_open(&self, context: ContextId) -> bool {
+        self.contexts.contains(&context)
+    }
+
+    fn has(&self, resource: ResourceId) -> bool {
+        self.resources.contains_key(&resource)
+    }
+
     fn pixels(&mut self, resource: ResourceId) -> Option<Pixels<'_>> {
         self.image(resource)?;
         self.resources.get(&resource)?.image.as_ref()?.pixels()
     }
 
     fn memory(&mut self, memory: &Memory) {
-        if self.generation != Some(memory.generation()) {
-            self.generation = Some(memory.generation());
-            self.regions = memory.regions().to_vec();
-        }
+        self.guest.set(memory);
     }
 
     fn reset(&mut self) {
@@ -295,9 +367,9 @@ impl ThreeD for InProcess {
         for resource in std::mem::take(&mut self.resources).into_keys() {
             self.tell(|library| library.destroy(resource));
         }
-        (self.generation, self.due) = (None, None);
-        self.fences.clear();
-        self.regions.clear();
+        self.due = None;
+        // Whoever waits for one is told, as of those of a context that is closed.
+        self.fences.keys().for_each(|ticket| self.told.retired(*ticket));
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -46,6 +46,7 @@ pub(super) trait Calls {
     fn detach(&mut self, resource: u32);
     fn transfer(&mut self, context: u32, way: Way, transfer: &Transfer3d) -> i32;
     fn read(&mut self, resource: u32, rect: Rect, target: VolatileSlice<'_>, stride: u32) -> i32;
+    fn write(&mut self, resource: u32, rect: Rect, source: VolatileSlice<'_>, stride: u32) -> i32;
     fn capset(&mut self, id: u32) -> Option<(u32, Vec<u8>)>;
     fn needs_polling(&self) -> bool;
     fn open_fences(&self) -> bool;
@@ -54,6 +55,7 @@ pub(super) trait Calls {
 
 #[derive(Debug)]
 struct Context {
+    kind: Kind,
     rings: u8,
     members: HashSet<ResourceId>,
     /// What it does next depends on which context the library had in hand last, or its process is gone.
@@ -65,7 +67,7 @@ enum What {
     /// A resource of the library's own.
     Made(Resource3d),
     /// Memory that a context made; without a dma-buf, no other can use it.
-    Blob { owner: ContextId, memory: Option<Memory> },
+    Blob { kind: Kind, owner: ContextId, memory: Option<Memory> },
 }
 
 #[derive(Debug)]
@@ -75,10 +77,11 @@ struct Resource {
     backing: Option<u64>,
 }
 
-/// The library, started for one kind of context.
+/// The library, started for one kind of context, or for both.
 #[derive(Debug)]
 pub(super) struct Renderer<C> {
     kind: Kind,
+    serves_both: bool,
     calls: C,
     contexts: HashMap<ContextId, Context>,
     resources: HashMap<ResourceId, Resource>,
@@ -89,7 +92,12 @@ impl<C: Calls> Renderer<C> {
     pub(super) fn new(kind: Kind, calls: C) -> Self {
         // Vulkan's contexts have a thread each that tells of fences.
         let polled = kind == Kind::Gl && calls.needs_polling();
-        Self { kind, calls, contexts: HashMap::new(), resources: HashMap::new(), polled }
+        Self { kind, serves_both: false, calls, contexts: HashMap::new(), resources: HashMap::new(), polled }
+    }
+
+    /// It was started for Vulkan besides.
+    pub(super) fn with_vulkan(self) -> Self {
+        Self { serves_both: true, ..self }
     }
 
     pub(super) fn capset(&mut self, id: CapsetId) -> Option<(u32, Vec<u8>)> {
@@ -112,11 +120,25 @@ impl<C: Calls> Renderer<C> {
         Err(ReplyError::Unspec)
     }
 
+    /// Whether a part of a resource's first level has pixels, and lies in `bytes` of rows that are `stride` apart.
+    fn fits(&self, resource: ResourceId, rect: Rect, bytes: usize, stride: u32) -> Result<bool, ReplyError> {
+        let there = self.resources.get(&resource).ok_or(ReplyError::InvalidResourceId)?;
+        let What::Made(desc) = &there.what else { return Err(ReplyError::Unspec) };
+        let area = protocol::Box3d { x: rect.x, y: rect.y, z: 0, width: rect.width, height: rect.height, depth: 1 };
+        let transfer = Transfer3d { area, offset: 0, resource, level: 0, stride, layer_stride: 0 };
+        match rules::copy(desc, &transfer, bytes as u64) {
+            Copy::Nothing => Ok(false),
+            Copy::Outside => Err(ReplyError::InvalidParameter),
+            Copy::Fits => Ok(true),
+        }
+    }
+
     /// Whether the library can let a context use a resource. What it cannot do, it would not say.
     fn can_join(&self, context: ContextId, resource: &Resource) -> bool {
-        match (self.kind, &resource.what) {
+        let Some(Context { kind, .. }) = self.contexts.get(&context) else { return false };
+        match (kind, &resource.what) {
             (_, What::Blob { owner, .. }) if *owner == context => true,
-            (_, What::Blob { memory, .. }) => *memory == Some(Memory::DmaBuf),
+            (kind, What::Blob { kind: of, memory, .. }) => kind == of && *memory == Some(Memory::DmaBuf),
             (Kind::Gl, What::Made(_)) => true,
             (Kind::Vk, What::Made(_)) => false,
         }
@@ -128,14 +150,13 @@ impl<C: Calls> Library for Renderer<C> {
         if context.0 == 0 || self.contexts.contains_key(&context) {
             return Err(ReplyError::InvalidContextId);
         }
-        if Kind::of(capset) != Some(self.kind) {
-            return Err(ReplyError::InvalidParameter);
-        }
+        let kind = Kind::of(capset).filter(|kind| *kind == self.kind || self.serves_both);
+        let kind = kind.ok_or(ReplyError::InvalidParameter)?;
         let name = &name[..name.len().min(rules::NAME)];
         if self.calls.open(context.0, capset.0, name) != 0 {
             return Err(ReplyError::Unspec);
         }
-        let new = Context { rings: rules::rings(capset), members: HashSet::default(), poisoned: false };
+        let new = Context { kind, rings: rules::rings(capset), members: HashSet::default(), poisoned: false };
         self.contexts.insert(context, new);
         Ok(())
     }
@@ -199,7 +220,7 @@ impl<C: Calls> Library for Renderer<C> {
     }
 
     fn create_blob(&mut self, context: ContextId, blob: &HostBlob) -> Result<Option<Exported>, ReplyError> {
-        self.context(context)?;
+        let kind = self.context(context)?.kind;
         if blob.resource.0 == 0 || self.resources.contains_key(&blob.resource) {
             return Err(ReplyError::InvalidResourceId);
         }
@@ -221,7 +242,7 @@ impl<C: Calls> Library for Renderer<C> {
             self.calls.unref(blob.resource.0);
             return Err(ReplyError::Unspec);
         }
-        let what = What::Blob { owner: context, memory };
+        let what = What::Blob { kind, owner: context, memory };
         self.resources.insert(blob.resource, Resource { what, backing: None });
         Ok(exported)
     }
@@ -279,16 +300,23 @@ impl<C: Calls> Library for Renderer<C> {
         target: VolatileSlice<'_>,
         stride: u32,
     ) -> Result<(), ReplyError> {
-        let there = self.resources.get(&resource).ok_or(ReplyError::InvalidResourceId)?;
-        let What::Made(desc) = &there.what else { return Err(ReplyError::Unspec) };
-        let area = protocol::Box3d { x: rect.x, y: rect.y, z: 0, width: rect.width, height: rect.height, depth: 1 };
-        let transfer = Transfer3d { area, offset: 0, resource, level: 0, stride, layer_stride: 0 };
-        match rules::copy(desc, &transfer, target.len() as u64) {
-            Copy::Nothing => return Ok(()),
-            Copy::Outside => return Err(ReplyError::InvalidParameter),
-            Copy::Fits => {}
+        if !self.fits(resource, rect, target.len(), stride)? {
+            return Ok(());
         }
         if self.calls.read(resource.0, rect, target, stride) == 0 { Ok(()) } else { Err(ReplyError::Unspec) }
+    }
+
+    fn write(
+        &mut self,
+        resource: ResourceId,
+        rect: Rect,
+        source: VolatileSlice<'_>,
+        stride: u32,
+    ) -> Result<(), ReplyError> {
+        if !self.fits(resource, rect, source.len(), stride)? {
+            return Ok(());
+        }
+        if self.calls.write(resource.0, rect, source, stride) == 0 { Ok(()) } else { Err(ReplyError::Unspec) }
     }
 
     fn poll(&mut self) -> Option<u32> {

@@ -33,12 +33,14 @@ pub(super) fn rings(capset: CapsetId) -> u8 {
 /// Whether a resource can be at all.
 pub(super) fn possible(desc: &Resource3d) -> bool {
     let Resource3d { target, format, width, height, depth, array_size, last_level, nr_samples, .. } = *desc;
+    // Mesa's driver counts no layers of a buffer that is its fence where the kernel has none.
+    let layers = if target == BUFFER { array_size.max(1) } else { array_size };
     let sides = match target {
-        BUFFER => (1..=BUFFER_BYTES).contains(&width) && height == 1 && depth == 1 && array_size == 1,
+        BUFFER => (1..=BUFFER_BYTES).contains(&width) && height == 1 && depth == 1 && layers == 1,
         _ => (1..=SIDE).contains(&width) && (1..=SIDE).contains(&height),
     };
-    let layers = (1..=LAYERS).contains(&depth) && (1..=LAYERS).contains(&array_size);
-    target < TARGETS && format < FORMATS && sides && layers && last_level <= LEVEL && nr_samples <= SAMPLES
+    let is_deep = (1..=LAYERS).contains(&depth) && (1..=LAYERS).contains(&layers);
+    target < TARGETS && format < FORMATS && sides && is_deep && last_level <= LEVEL && nr_samples <= SAMPLES
 }
 
 /// Bytes of a pixel, where it is known and each pixel is on its own.
@@ -96,7 +98,11 @@ fn side(whole: u32, level: u32) -> u32 {
 }
 
 fn inside(desc: &Resource3d, area: &Box3d, level: u32) -> bool {
-    let layers = if desc.target == VOLUME { side(desc.depth, level) } else { desc.array_size };
+    let layers = match desc.target {
+        VOLUME => side(desc.depth, level),
+        BUFFER => 1,
+        _ => desc.array_size,
+    };
     let within = |start: u32, len: u32, whole: u32| start.checked_add(len).is_some_and(|end| end <= whole);
     within(area.x, area.width, side(desc.width, level))
         && within(area.y, area.height, side(desc.height, level))
@@ -183,5 +189,9 @@ mod tests {
             assert!(!possible(&wrong), "{wrong:?}");
         }
         assert!(possible(&Resource3d { target: 0, width: 1 << 20, height: 1, ..IMAGE }));
+        let fence = Resource3d { target: 0, width: 8, height: 1, array_size: 0, last_level: 0, ..IMAGE };
+        assert!(possible(&fence) && !possible(&Resource3d { target: 2, ..fence }));
+        assert_eq!(copy(&fence, &transfer([0, 0, 0, 8, 1, 1], 0, 0), 8), Copy::Fits);
+        assert_eq!(copy(&fence, &transfer([0, 0, 0, 8, 1, 1], 0, 0), 7), Copy::Outside);
     }
 }

@@ -95,6 +95,11 @@ pub(crate) fn guard(mapping: &Arc<MmapRegion>, block: usize) -> bool {
     false
 }
 
+/// As [`guard`], of memory that consists of small pages: what a device maps besides guest memory.
+pub fn guard_pages(mapping: &Arc<MmapRegion>) -> bool {
+    guard(mapping, rustix::param::page_size())
+}
+
 /// Runs on the thread that touched the page, in the middle of whatever it did: atomics and plain system calls only.
 extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
     // SAFETY: the kernel passes a valid siginfo, and for SIGBUS its address field is there.

@@ -200,9 +200,16 @@ fn exhaustion_of_blob_bytes() {
 fn heads_that_show_blobs_of_the_host() {
     let mut guest = in_use(Pace::Prompt);
     guest.all("ok", &[mappable(2, 20, PAGE)]);
-    assert_ne!(guest.ask(&scanout_blob(0, 20, 16, 16)), "ok", "it has no pixels that anybody could read");
-    assert_ne!(guest.ask(&scanout(0, 20, 16, 16)), "ok");
+    guest.all("invalid_parameter", &[scanout(0, 20, 16, 16), scanout_blob(0, 20, 32, 33), scanout_blob(0, 10, 16, 16)]);
+    guest.all("invalid_scanout", &[scanout_blob(9, 20, 16, 16)]);
     assert!(guest.screen.seen().heads.is_empty());
+    // Its pages are the guest's for as long as somebody looks, whatever becomes of the blob.
+    guest.all("ok", &[scanout_blob(0, 20, 16, 16), scanout_blob(1, 20, 16, 8), flush(20, 16, 16)]);
+    assert_eq!(guest.screen.seen().flushes, 2);
+    guest.all("ok", &[unref(20)]);
+    assert!(guest.screen.seen().heads.is_empty());
+    guest.all("invalid_resource", &[flush(20, 16, 16), scanout_blob(0, 20, 16, 16)]);
+    guest.screen.seen().flushes = 0;
     // A 3D image is read, and may go while it is.
     guest.all("ok", &[scanout(0, 10, 16, 16), flush(10, 16, 16)]);
     assert_eq!(guest.screen.seen().flushes, 1);

@@ -22,6 +22,8 @@ pub struct State {
     pub calls: Vec<String>,
     /// A submit waits for this to be false.
     pub closed: bool,
+    /// So many go on all the same.
+    pub steps: usize,
     /// Fences stay open until the test retires them.
     pub holds_fences: bool,
     pub fences: Vec<Ticket>,
@@ -38,6 +40,12 @@ impl Script {
     /// Lets submits go on.
     pub fn let_go(&self) {
         self.state().closed = false;
+        self.changed.notify_all();
+    }
+
+    /// Lets one submit go on that waits.
+    pub fn step(&self) {
+        self.state().steps += 1;
         self.changed.notify_all();
     }
 
@@ -96,6 +104,10 @@ impl Library for Scripted {
         let mut state = self.script.state();
         state.submitted.push(commands.to_vec());
         while state.closed {
+            if let Some(left) = state.steps.checked_sub(1) {
+                state.steps = left;
+                break;
+            }
             state = self.script.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if commands.starts_with(b"bad") { Err(ReplyError::InvalidParameter) } else { Ok(()) }
@@ -165,6 +177,20 @@ impl Library for Scripted {
                 target.subslice((row * stride + column * 4) as usize, 4).unwrap().copy_from(&pixel);
             }
         }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        resource: ResourceId,
+        rect: Rect,
+        source: VolatileSlice<'_>,
+        stride: u32,
+    ) -> Result<(), ReplyError> {
+        let mut first = [0_u8; 4];
+        source.copy_to(&mut first);
+        let Rect { x, y, width, height } = rect;
+        self.note(format!("write {} {width}x{height} at {x},{y} {first:?} {stride}", resource.0));
         Ok(())
     }
 

@@ -259,6 +259,37 @@ fn pixels_are_black_until_they_were_read_and_then_only_what_was_read_is_not() {
 }
 
 #[test]
+fn a_part_of_an_image_is_written_from_where_it_lies_in_ours() {
+    let (mut desk, script) = desk();
+    let bytes: Vec<u8> = (0..16 * 4 * 4).map(|at| at as u8).collect();
+    let write = |rect: Rect, len: usize| {
+        let bytes = bytes.clone();
+        move |isolated: &mut Isolated, ticket| {
+            isolated.write(ticket, ResourceId(5), rect, &Pixels::Private(&bytes[..len]))
+        }
+    };
+    assert_eq!(desk.result(write(Rect::of_size(1, 1), 256)), Err(ReplyError::Unspec), "there is no such resource");
+    desk.create(5, 16, 4);
+    assert_eq!(desk.result(write(Rect::new(2, 1, 3, 2), 256)), Ok(()));
+    assert_eq!(desk.result(write(Rect::new(2, 1, 3, 4), 256)), Err(ReplyError::InvalidParameter));
+    assert_eq!(desk.result(write(Rect::of_size(16, 4), 255)), Err(ReplyError::InvalidParameter));
+    // Nothing was read: it shows black, not what was written.
+    assert_eq!(pixels(&mut desk, 5).0, vec![0; 256]);
+    assert!(desk.isolated.has(ResourceId(5)) && !desk.isolated.has(ResourceId(6)));
+    desk.isolated.forget_pixels(ResourceId(5));
+    assert_eq!(desk.result(write(Rect::of_size(16, 4), 256)), Ok(()));
+    let writes: Vec<_> = script.calls().into_iter().filter(|call| call.starts_with("Gl write")).collect();
+    let at = (16 + 2) * 4;
+    let first = [at, at + 1, at + 2, at + 3];
+    assert_eq!(
+        writes,
+        [format!("Gl write 5 3x2 at 2,1 {first:?} 64"), "Gl write 5 16x4 at 0,0 [0, 1, 2, 3] 64".into()]
+    );
+    desk.isolated.destroy(ResourceId(5));
+    assert!(!desk.isolated.has(ResourceId(5)));
+}
+
+#[test]
 fn images_have_a_limit_and_the_oldest_makes_room() {
     let (mut desk, _) = desk();
     for resource in 1..=IMAGES as u32 + 1 {

@@ -39,6 +39,7 @@ fn one_of_each() -> Vec<Request> {
         Request::DropRegion { number: 7 },
         Request::DropImage { number: 8 },
         Request::Quit,
+        Request::Write { resource, rect: Rect::new(7, 8, 9, 10), image: 11, stride: 12 },
     ]
 }
 

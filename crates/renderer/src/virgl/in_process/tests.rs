@@ -2,11 +2,19 @@
 
 use std::thread;
 
-use vm_memory::{Bytes, MmapRegion, VolatileSlice};
+use device::Region;
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileSlice};
 
 use super::*;
 
 type Log = Arc<Mutex<Vec<String>>>;
+
+fn memfd(len: u64, flags: MemfdFlags) -> OwnedFd {
+    let file = memfd_create("test", flags).unwrap();
+    ftruncate(&file, len).unwrap();
+    file
+}
 
 struct Fake {
     log: Log,
@@ -44,9 +52,10 @@ impl Library for Fake {
     fn create(&mut self, _: ResourceId, _: &Resource3d) -> Result<(), ReplyError> {
         Ok(())
     }
-    fn create_blob(&mut self, _: ContextId, _: &HostBlob) -> Result<Option<Exported>, ReplyError> {
-        let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        Ok(Some(Exported { file, caching: 1 }))
+    fn create_blob(&mut self, _: ContextId, blob: &HostBlob) -> Result<Option<Exported>, ReplyError> {
+        // Number 1 is one that its owner could cut off.
+        let sealable = if blob.id == 1 { MemfdFlags::empty() } else { MemfdFlags::ALLOW_SEALING };
+        Ok(Some(Exported { file: memfd(blob.size, sealable | MemfdFlags::CLOEXEC), caching: 1 }))
     }
     fn destroy(&mut self, resource: ResourceId) {
         self.note(format!("destroy {}", resource.0));
@@ -65,6 +74,12 @@ impl Library for Fake {
             let row = vec![7; rect.width as usize * 4].iter().map(|seven| seven + row as u8).collect::<Vec<u8>>();
             target.write_slice(&row, (row[0] - 7) as usize * stride as usize).unwrap();
         }
+        Ok(())
+    }
+    fn write(&mut self, _: ResourceId, rect: Rect, source: VolatileSlice<'_>, stride: u32) -> Result<(), ReplyError> {
+        let mut first = [0; 4];
+        source.read_slice(&mut first, 0).unwrap();
+        self.note(format!("write {},{} {}x{} {first:?} {stride}", rect.x, rect.y, rect.width, rect.height));
         Ok(())
     }
     fn poll(&mut self) -> Option<u32> {
@@ -147,7 +162,8 @@ fn a_part_of_a_picture_is_read_to_its_place() {
 fn pages_are_where_the_guests_memory_has_them() {
     let (mut three_d, log) = start();
     let region = |start, len, offset, usable| {
-        let mapping = Arc::new(MmapRegion::new(0x4000).unwrap());
+        let file = memfd(0x4000, MemfdFlags::CLOEXEC);
+        let mapping = Arc::new(MmapRegion::from_file(FileOffset::new(file.into(), 0), 0x4000).unwrap());
         Region { start, len, mapping, offset, usable }
     };
     let regions = vec![region(0x1000, 0x2000, 0x1000, true), region(0x8000, 0x1000, 0, false)];
@@ -172,4 +188,53 @@ fn a_blob_is_mapped_in_whole_pages_and_a_reset_ends_all() {
     three_d.reset();
     assert_eq!(asked(&log), ["close 1", "destroy 5"]);
     assert!(three_d.mapping(PICTURE).is_none());
+}
+
+#[test]
+fn memory_that_could_be_cut_off_under_a_vmm_is_not_shown_and_what_is_has_a_limit() {
+    let (mut three_d, log) = start();
+    assert_eq!(three_d.open(T, ONE, CapsetId::VENUS, b""), DONE);
+    let blob = |resource, id| HostBlob { resource: ResourceId(resource), mem: 2, flags: 1, id, size: 4096 };
+    asked(&log);
+    assert_eq!(three_d.create_blob(T, ONE, &blob(1, 1)), Progress::Done(Err(ReplyError::Unspec)));
+    assert_eq!(asked(&log), ["destroy 1"], "the library does not keep what the guest was refused");
+    for resource in 1..=MAPPINGS as u32 {
+        assert_eq!(three_d.create_blob(T, ONE, &blob(resource, 0)), DONE);
+    }
+    let more = blob(MAPPINGS as u32 + 1, 0);
+    assert_eq!(three_d.create_blob(T, ONE, &more), Progress::Done(Err(ReplyError::OutOfMemory)));
+    three_d.destroy(ResourceId(7));
+    assert_eq!(three_d.create_blob(T, ONE, &more), DONE);
+}
+
+#[test]
+fn pixels_that_were_read_have_a_limit_and_the_oldest_make_room() {
+    let (mut three_d, _log) = start();
+    let desc = Resource3d { width: 2, height: 1, ..Resource3d::default() };
+    let shown = |three_d: &InProcess| three_d.resources.values().filter(|there| there.image.is_some()).count();
+    for resource in 1..=IMAGES as u32 + 1 {
+        assert_eq!(three_d.create(T, ResourceId(resource), &desc), DONE);
+        assert_eq!(three_d.read(T, ResourceId(resource), Rect::of_size(2, 1)), DONE);
+    }
+    assert_eq!(shown(&three_d), IMAGES);
+    assert!(three_d.resources[&ResourceId(1)].image.is_none());
+    // A large one makes as much room as it takes.
+    let large = Resource3d { width: 16384, height: 16384, ..Resource3d::default() };
+    assert_eq!(three_d.create(T, ResourceId(100), &large), DONE);
+    assert!(three_d.pixels(ResourceId(100)).is_some());
+    assert_eq!(shown(&three_d), 1);
+}
+
+#[test]
+fn after_a_reset_each_fence_was_told_and_memory_is_where_it_was() {
+    let (mut three_d, _log) = start();
+    let file = memfd(0x1000, MemfdFlags::CLOEXEC);
+    let mapping = Arc::new(MmapRegion::from_file(FileOffset::new(file.into(), 0), 0x1000).unwrap());
+    let region = Region { start: 0, len: 0x1000, mapping, offset: 0, usable: true };
+    three_d.memory(&Memory::new(vec![region]).unwrap());
+    assert_eq!(three_d.open(T, ONE, CapsetId::VENUS, b""), DONE);
+    assert_eq!(three_d.fence(Ticket(10), ONE, 1), Progress::Later);
+    three_d.reset();
+    assert_eq!(told(&mut three_d), [10]);
+    assert_eq!(three_d.attach(T, PICTURE, &[MemEntry { addr: 0, length: 16 }]), DONE);
 }

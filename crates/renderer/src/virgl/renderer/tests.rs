@@ -85,6 +85,9 @@ impl Calls for Fake {
     fn read(&mut self, resource: u32, _: Rect, _: VolatileSlice<'_>, _: u32) -> i32 {
         self.note(format!("read {resource}"))
     }
+    fn write(&mut self, resource: u32, _: Rect, _: VolatileSlice<'_>, _: u32) -> i32 {
+        self.note(format!("write {resource}"))
+    }
     fn capset(&mut self, _: u32) -> Option<(u32, Vec<u8>)> {
         None
     }

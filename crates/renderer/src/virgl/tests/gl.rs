@@ -78,6 +78,20 @@ fn copies() {
         slice.read_slice(&mut back[..LEN / 2], LEN).unwrap();
         slice.read_slice(&mut back[LEN / 2..], 0).unwrap();
         assert_eq!(back, image, "flags {flags}");
+        // What lies elsewhere is written without any pages, a part of it too.
+        let elsewhere: Vec<u8> = image.iter().rev().copied().collect();
+        slice.write_slice(&elsewhere, 2 * LEN).unwrap();
+        let from = |at: usize, len: usize| slice.subslice(2 * LEN + at, len).unwrap();
+        world.library.write(PICTURE, Rect { x: 2, y: 6, width: 3, height: 2 }, from(6 * 64 + 8, 64 + 12), 64).unwrap();
+        let mut mixed = image.clone();
+        for row in [6 * 64 + 8, 7 * 64 + 8] {
+            mixed[row..row + 12].copy_from_slice(&elsewhere[row..row + 12]);
+        }
+        assert_eq!(world.read(PICTURE, whole(16, 8)), mixed, "flags {flags}");
+        world.library.write(PICTURE, whole(16, 8), from(0, LEN), 64).unwrap();
+        assert_eq!(world.read(PICTURE, whole(16, 8)), elsewhere, "flags {flags}");
+        let short = world.library.write(PICTURE, whole(16, 8), from(0, LEN - 1), 64);
+        assert_eq!(short, Err(ReplyError::InvalidParameter));
         // The last pixel of the backing goes to the last one of the picture.
         let corner = Box3d { x: 15, y: 7, width: 1, height: 1, depth: 1, ..Box3d::default() };
         slice.write_slice(&[9, 8, 7, 6], LEN / 2 - 4).unwrap();

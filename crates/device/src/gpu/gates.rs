@@ -1,0 +1,84 @@
+//! What a 3D renderer has no room for waits here, in the order in which it came, while all else goes on.
+//!
+//! A renderer may stand still for a while, because it is busy or because somebody stopped it. Then it takes no more work of a
+//! kind, its gate is shut, and whatever goes through that gate waits in [`Order`](super::order::Order), with its place on its
+//! timeline. What waits there has a cap: over it, the ring itself waits ([`Gpu::is_crowded`]), and with it whoever fills it.
+
+use protocol::{CapsetId, Command, ContextId, Header};
+
+use super::Gpu;
+use super::desc::Desc;
+use crate::caps;
+
+/// Work that waits for the same room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Gate {
+    /// OpenGL's.
+    Gl,
+    /// That of all other contexts.
+    Other,
+}
+
+impl Gate {
+    pub const ALL: [Gate; 2] = [Gate::Gl, Gate::Other];
+
+    fn of(capset: CapsetId) -> Self {
+        match capset {
+            CapsetId::VIRGL | CapsetId::VIRGL2 => Gate::Gl,
+            _ => Gate::Other,
+        }
+    }
+
+    /// A set whose contexts' work goes through it.
+    fn capset(self) -> CapsetId {
+        match self {
+            Gate::Gl => CapsetId::VIRGL2,
+            Gate::Other => CapsetId::VENUS,
+        }
+    }
+}
+
+impl Gpu {
+    /// Asks the 3D renderer where it has room.
+    pub(super) fn look_at_gates(&mut self) {
+        let Some(three_d) = &self.three_d else { return };
+        for gate in Gate::ALL {
+            self.order.set_gate(gate, three_d.renderer.is_full(gate.capset()));
+        }
+    }
+
+    /// The gate that a command has to pass, where that is shut or others wait before it.
+    pub(super) fn gate(&self, header: &Header, command: &Command) -> Option<Gate> {
+        let gate = self.way(header, command)?;
+        self.order.is_shut(gate).then_some(gate)
+    }
+
+    /// The gate through which a command goes: what it is for the 3D renderer, which keeps to the order of all of it.
+    fn way(&self, header: &Header, command: &Command) -> Option<Gate> {
+        let three_d = self.three_d.as_ref()?;
+        let of_context = |context| three_d.contexts.capset(context).map(Gate::of);
+        match command {
+            Command::Submit3d { .. }
+            | Command::CtxDestroy
+            | Command::CtxAttachResource { .. }
+            | Command::CtxDetachResource { .. }
+            | Command::ResourceCreateBlob(_) => of_context(ContextId(header.ctx_id)),
+            Command::ResourceCreate3d { .. } => Some(Gate::Gl),
+            // Seen and asked of what is there; nothing of it is the renderer's.
+            Command::ResourceMapBlob { .. }
+            | Command::ResourceUnmapBlob { .. }
+            | Command::ResourceAssignUuid { .. } => None,
+            _ => match self.resources.desc(command.resource()?)? {
+                Desc::Image { .. } if three_d.twins.has(command.resource()?) => Some(Gate::Gl),
+                Desc::Rendered(_) => Some(Gate::Gl),
+                Desc::HostBlob(blob) => Some(of_context(blob.context).unwrap_or(Gate::Other)),
+                Desc::Image { .. } | Desc::GuestBlob { .. } | Desc::Lost => None,
+            },
+        }
+    }
+
+    /// Whether so much waits that no more is to be taken from the ring.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.order.waiting_bytes() >= caps::WAITING_BYTES
+    }
+}
