@@ -83,6 +83,10 @@ impl VirtioDevice for Vgpu {
         self.gpu.request(memory, queue, request, reply)
     }
 
+    fn is_full(&self, queue: u16) -> bool {
+        self.gpu.is_full(queue)
+    }
+
     fn poll(&mut self, memory: &Memory, now: Instant, out: &mut Outbox) {
         self.gpu.poll(memory, now, out);
         let Some((token, question)) = self.inbox.as_ref().and_then(Inbox::question) else { return };

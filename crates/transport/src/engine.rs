@@ -277,6 +277,11 @@ impl<I: Interrupt> Engine<I> {
             }
         }
         self.poll(now);
+        for (queue, slot) in self.slots.iter_mut().enumerate() {
+            if slot.held && !self.device.is_full(queue as u16) {
+                (slot.held, slot.ready) = (false, true);
+            }
+        }
         for queue in 0..self.slots.len() {
             if self.supplied[queue] && self.slots[queue].serves() {
                 self.supply(queue as u16, now);
@@ -325,7 +330,8 @@ impl<I: Interrupt> Engine<I> {
         let batch = batcher.run(&mut ring);
         slot.parked += batcher.newly_parked;
         let wanted = ring.wants_interrupt();
-        slot.ready = !matches!(batch, Ok(Batch::Drained));
+        slot.ready = !matches!(batch, Ok(Batch::Drained | Batch::Full));
+        slot.held = matches!(batch, Ok(Batch::Full));
         scratch.chain.trim();
         if let Ok(true) = wanted {
             self.interrupt.queue(queue);
@@ -333,7 +339,7 @@ impl<I: Interrupt> Engine<I> {
         match batch {
             Ok(Batch::Panicked) => self.panicked(now),
             Ok(Batch::Broken) => self.break_all(),
-            Ok(Batch::Drained | Batch::Interrupted) => {}
+            Ok(Batch::Drained | Batch::Interrupted | Batch::Full) => {}
             Err(why) => self.break_ring(queue, why),
         }
         if let Err(why) = wanted {

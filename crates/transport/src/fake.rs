@@ -51,6 +51,8 @@ pub struct Seen {
     pub rude: bool,
     /// The next question for a deadline panics: nobody expects that.
     pub panic_outside: bool,
+    /// After so many requests of queue 0 it has no room for more.
+    pub room: Option<usize>,
     /// What it wants of its window at the next poll.
     pub window: Vec<WindowRequest>,
     /// What became of that.
@@ -255,6 +257,11 @@ impl VirtioDevice for Fake {
             }
         }
         Answer::Later(ticket)
+    }
+
+    fn is_full(&self, queue: u16) -> bool {
+        let seen = self.seen.lock();
+        queue == 0 && seen.room.is_some_and(|room| seen.requests.len() >= room)
     }
 
     fn poll(&mut self, _memory: &Memory, _now: Instant, out: &mut Outbox) {

@@ -18,6 +18,8 @@ pub(super) enum Batch {
     Drained,
     /// There may be more.
     Interrupted,
+    /// There is more, and the device has no room for it.
+    Full,
     /// The device panicked.
     Panicked,
     /// The device gave up.
@@ -69,6 +71,9 @@ impl Batcher<'_> {
             }
             if served == ring.size() || self.is_late(served, &mut since) {
                 break;
+            }
+            if self.device.is_full(self.queue) {
+                return Ok(Batch::Full);
             }
             pending -= 1;
             if let Some(end) = self.serve_one(ring)? {

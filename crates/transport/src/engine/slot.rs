@@ -17,6 +17,8 @@ pub(super) struct Slot {
     pub broken: bool,
     /// Whether there may be chains that were not seen.
     pub ready: bool,
+    /// Whether there are chains that the device has no room for.
+    pub held: bool,
     /// Differs between two rings of this queue.
     pub incarnation: u64,
     /// Chains of this incarnation whose reply comes later.
@@ -60,6 +62,7 @@ impl Slot {
         self.started_at = None;
         self.broken = false;
         self.ready = false;
+        self.held = false;
         self.stopping = None;
         self.incarnation += 1;
         base

@@ -46,6 +46,37 @@ fn a_parked_chain_gets_its_reply_in_any_order() {
 }
 
 #[test]
+fn a_ring_whose_device_has_no_room_waits_and_goes_on_by_itself_while_others_are_served() {
+    let (mut guest, seen) = guest();
+    seen.lock().room = Some(2);
+    let sent = [0; 5].map(|_| send(&mut guest, fake::ECHO));
+    assert_eq!(seen.lock().requests.len(), 2);
+    // A kick changes nothing.
+    guest.kick(0);
+    guest.run();
+    assert_eq!(seen.lock().requests.len(), 2);
+    let other = guest.send(1, &[b"e!"], &[16]).unwrap();
+    guest.run();
+    assert_eq!(guest.reply(&other), reply(b"e!"));
+    seen.lock().room = None;
+    seen.wake();
+    guest.run();
+    assert!(sent.iter().all(|sent| guest.reply(sent) == reply(b"e!")));
+}
+
+#[test]
+fn pause_a_ring_that_waits_for_room_goes_on_where_it_stood() {
+    let (mut guest, seen) = guest();
+    seen.lock().room = Some(2);
+    let sent = [0; 5].map(|_| send(&mut guest, fake::ECHO));
+    assert_eq!(guest.pause()[0].base, 2);
+    seen.lock().room = None;
+    guest.resume();
+    guest.run();
+    assert!(sent.iter().all(|sent| guest.reply(sent) == reply(b"e!")));
+}
+
+#[test]
 fn completions_of_one_poll_are_one_interrupt() {
     let (mut guest, seen) = guest();
     for _ in 0..10 {

@@ -174,20 +174,3 @@ fn one_that_dies_again_and_again_is_not_started_for_ever() {
     let stats = &desk.stats;
     assert_eq!((stats.renderer_starts.get(), stats.renderer_deaths.get(), stats.renderer_refused.get()), (4, 4, 6));
 }
-
-#[test]
-fn a_guest_cannot_make_a_device_keep_more_than_so_much_for_one_that_hangs() {
-    let script = Arc::new(Script::default());
-    let mut desk = Desk::new(play(&script));
-    desk.open(1, CapsetId::VIRGL2);
-    desk.settle();
-    script.state().closed = true;
-    let megabyte = vec![0; 1 << 20];
-    for _ in 0..100 {
-        desk.submit(1, &megabyte);
-    }
-    desk.turn();
-    assert_eq!(desk.stats.renderer_deaths.get(), 1);
-    assert!(desk.open.is_empty());
-    script.let_go();
-}
