@@ -9,22 +9,20 @@ use device::vga::{Vga, VgaPort};
 use device::{Desktop, Display, InputKind, InputOptions, InputStats, Renderer, Stats};
 use display::{Capture, GpuSocketSender, Many, NoDisplay, VhostUserGpu, Viewer, ViewerInput};
 use jail::files::Grant;
-use renderer::isolated::{Isolated, Options};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use transport::serve::{Endpoint, ServeError};
 use transport::vfio_user::pci::Shape;
 use transport::vfio_user::rom::Rom;
 use transport::{vfio_user, vhost_user};
 
-use crate::capabilities::Offer;
 use crate::card::Card;
 use crate::config::Config;
 use crate::control::Sections;
 use crate::control::mailbox::Inbox;
+use crate::drawing::{Drawing, Facts};
 use crate::input::word_for;
 use crate::launcher::Link;
 use crate::preflight::folder_of;
-use crate::renderers::{Lives, Renderers};
 use crate::values::RendererKind;
 use crate::vgpu::Vgpu;
 
@@ -65,8 +63,8 @@ pub struct Parts {
     pub viewer: Option<OwnedFd>,
     /// Where input devices learn where the heads are.
     pub desktop: Arc<Desktop>,
-    /// What is offered of 3D, and who starts what draws it.
-    pub three_d: Option<(Offer, Renderers)>,
+    /// What is offered of 3D, and what draws it.
+    pub three_d: Option<Drawing>,
 }
 
 /// A device that is ready to be served: nothing was read from a guest yet and no thread started.
@@ -94,7 +92,7 @@ pub fn server(config: &Config, parts: Parts) -> Result<Server> {
     let options = GpuOptions { heads: config.heads.clone(), edid: config.edid.clone(), memory };
     let gpu = Gpu::new(options, renderer(config.renderer), side_by_side(displays)?, stats.clone());
     let gpu = match three_d {
-        Some((offer, renderers)) => with_three_d(gpu, config, offer, renderers)?,
+        Some(three_d) => three_d.join(gpu, config)?,
         None => gpu,
     };
     let (mut gpu, port) = with_boot(gpu, config.card.as_ref())?;
@@ -121,15 +119,6 @@ fn with_boot(gpu: Gpu, card: Option<&Card>) -> Result<(Gpu, Option<VgaPort>)> {
     let Some(options) = card.and_then(Card::boot_display) else { return Ok((gpu, None)) };
     let (vga, port) = Vga::new(options).context("Cannot make a framebuffer")?;
     Ok((gpu.with_boot(vga), Some(port)))
-}
-
-/// The GPU with 3D, which processes of their own draw.
-fn with_three_d(gpu: Gpu, config: &Config, offer: Offer, renderers: Renderers) -> Result<Gpu> {
-    let words = config.three_d.as_ref().context("3D was offered and not asked for")?;
-    let (name, stats) = (config.name.clone(), gpu.stats().clone());
-    let options = Options { capsets: offer.capsets, patience: words.patience, restarts: words.restarts, name, stats };
-    let isolated = Isolated::new(options, Box::new(renderers)).context("Cannot prepare for 3D")?;
-    Ok(gpu.with_three_d(Box::new(isolated), offer.window))
 }
 
 /// An input device that is ready to be served, as a PCI function if it has the shape of one: its viewers will send through
@@ -176,10 +165,10 @@ fn renderer(kind: RendererKind) -> Box<dyn Renderer> {
 }
 
 /// What a device does with files after it locked itself in.
-pub fn grants(config: &Config) -> Vec<Grant> {
+pub fn grants(config: &Config, three_d: Option<&Drawing>) -> Vec<Grant> {
     let capture = config.sinks.capture.as_deref().map(|file| Grant::replace_files(&folder_of(file)));
     let executable = std::env::current_exe().ok().map(|file| Grant::name_functions(&file));
-    capture.into_iter().chain(executable).collect()
+    capture.into_iter().chain(executable).chain(three_d.into_iter().flat_map(Drawing::files)).collect()
 }
 
 /// What `/v1/stats` says of the parts: the counters of the GPU and of the input devices, and the viewer and what draws 3D where
@@ -188,7 +177,7 @@ pub fn sections(
     stats: Arc<Stats>,
     inputs: Vec<(InputKind, Arc<InputStats>)>,
     mut link: Option<Link>,
-    three_d: Option<(Map<String, Value>, Lives)>,
+    three_d: Option<Facts>,
 ) -> Sections {
     Box::new(move || {
         let mut sections = Map::from_iter([("device".to_owned(), json!(stats.snapshot()))]);
@@ -196,10 +185,7 @@ pub fn sections(
         sections.extend(inputs);
         let viewer = link.as_mut().and_then(Link::describe);
         sections.extend(viewer.map(|viewer| ("viewer".to_owned(), viewer)));
-        if let Some((offer, lives)) = &three_d {
-            let said: Map<_, _> = offer.clone().into_iter().chain(lives.describe()).collect();
-            sections.insert("renderer".to_owned(), said.into());
-        }
+        sections.extend(three_d.as_ref().map(|three_d| ("renderer".to_owned(), three_d().into())));
         sections
     })
 }

@@ -23,12 +23,17 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use renderer::library::Kind;
 use renderer::virgl::{Config, Virgl};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 
 pub use environment::environment;
+pub use lists::LIBRARY as CALLS;
+pub use lock::files;
 pub use probe::{Finding, ask};
 
 use crate::inherited::{self, inherit};
@@ -118,7 +123,10 @@ fn render(kind: Option<&str>, socket: &str, spec: &str) -> Result<()> {
     let socket = inherited::unix_socket(number, SocketType::SEQPACKET)?;
     // Who watches over us goes: so do we. That the device goes, the socket tells.
     set_parent_process_death_signal(Some(Signal::KILL)).context("Cannot follow the launcher")?;
-    let Held { node, server } = prepare(kind, &spec, spec.server.as_deref().map(PathBuf::from))?;
+    let Held { node, server, server_ends } = prepare(kind, &spec, spec.server.as_deref().map(PathBuf::from))?;
+    if let Some(ends) = server_ends {
+        std::thread::Builder::new().spawn(move || end_with_server(&ends)).context("Cannot watch the render server")?;
+    }
     renderer::isolated::child::run(socket, move |sink| {
         let library = Virgl::load(spec.library.as_deref()).map_err(|error| error.to_string())?;
         library.start(Config { kind, node, server, sink }).map_err(|error| error.to_string())
@@ -130,6 +138,16 @@ fn render(kind: Option<&str>, socket: &str, spec: &str) -> Result<()> {
 struct Held {
     node: Option<OwnedFd>,
     server: Option<OwnedFd>,
+    /// Readable when the render server has ended.
+    server_ends: Option<OwnedFd>,
+}
+
+/// Waits for the render server's end, and ends this process: without it the library refuses all that comes, for ever, and the
+/// device starts another process only after this one.
+fn end_with_server(ends: &OwnedFd) {
+    while !matches!(poll(&mut [PollFd::new(ends, PollFlags::IN)], None), Ok(1)) {}
+    eprintln!("The render server ended");
+    std::process::exit(1);
 }
 
 /// Gives up all rights, opens what is needed, and locks this process in.
@@ -138,22 +156,33 @@ fn prepare(kind: Kind, spec: &Spec, server: Option<PathBuf>) -> Result<Held> {
         jail::give_up_privileges()?;
     }
     sandbox::raise_file_limit();
-    let most = Rlimit { current: Some(spec.memory), maximum: Some(spec.memory) };
-    setrlimit(Resource::Data, most).context("Cannot limit the memory of a process for 3D")?;
-    let node = spec.node.as_ref().map(|path| {
-        let node = open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        node.with_context(|| format!("Cannot open the render node {}", path.display()))
-    });
-    let server = match kind {
-        Kind::Gl => None,
-        Kind::Vk => Some(start_server(spec, server)?),
+    limit_memory(spec.memory)?;
+    let node = open_node(spec);
+    let (server, server_ends) = match kind {
+        Kind::Gl => (None, None),
+        Kind::Vk => start_server(spec, server).map(|(server, ends)| (Some(server), Some(ends)))?,
     };
     lock::lock_in(spec, lock::Who::Library)?;
-    Ok(Held { node: node.transpose()?, server })
+    Ok(Held { node: node?, server, server_ends })
 }
 
-/// Starts the render server, and returns the socket to it.
-fn start_server(spec: &Spec, server: Option<PathBuf>) -> Result<OwnedFd> {
+/// The most memory that this process may have of its own, in bytes.
+pub fn limit_memory(bytes: u64) -> Result<()> {
+    let most = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    setrlimit(Resource::Data, most).context("Cannot limit the memory of a process for 3D")
+}
+
+/// The render node, where there is to be one.
+pub fn open_node(spec: &Spec) -> Result<Option<OwnedFd>> {
+    let open = |path: &PathBuf| {
+        let node = open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        node.with_context(|| format!("Cannot open the render node {}", path.display()))
+    };
+    spec.node.as_ref().map(open).transpose()
+}
+
+/// Starts the render server, and returns the socket to it and what is readable when it has ended.
+fn start_server(spec: &Spec, server: Option<PathBuf>) -> Result<(OwnedFd, OwnedFd)> {
     let server = server.context("There is no render server")?;
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -161,8 +190,11 @@ fn start_server(spec: &Spec, server: Option<PathBuf>) -> Result<OwnedFd> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("beamsplit-device").arg(SERVER_ROLE).arg(inherit(theirs.as_fd())?).arg(spec.word()?);
     // It is never waited for: it ends when we do.
-    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("Cannot start the render server")?;
-    Ok(ours)
+    let server =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("Cannot start the render server")?;
+    let pid = Pid::from_raw(server.id().cast_signed()).context("A process has the id 0")?;
+    let ends = pidfd_open(pid, PidfdFlags::empty()).context("Cannot watch the render server")?;
+    Ok((ours, ends))
 }
 
 fn serve(socket: &str, spec: &str) -> Result<()> {
@@ -171,6 +203,12 @@ fn serve(socket: &str, spec: &str) -> Result<()> {
     let number = socket.parse().context("The socket is no number")?;
     let socket = inherited::unix_socket(number, SocketType::SEQPACKET)?;
     set_parent_process_death_signal(Some(Signal::KILL)).context("Cannot follow who started us")?;
+    // Who started it may have done all this before, or be the launcher, which may do more.
+    if spec.sandbox != SandboxMode::Off {
+        jail::give_up_privileges()?;
+    }
+    sandbox::raise_file_limit();
+    limit_memory(spec.memory)?;
     let word = inherit(socket.as_fd())?;
     // Else what is wrong with it is told as a refusal of the jail.
     File::open(&program).with_context(|| format!("Cannot read the render server {}", program.display()))?;

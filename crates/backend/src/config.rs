@@ -24,6 +24,9 @@ const MIN_MEMORY: u64 = 16 << 20;
 /// What a VMM that draws nothing itself means for the picture.
 const NO_WINDOW: &str = "Over vfio-user the VMM's own window shows nothing of this screen: see it by --display vnc, web, \
                          window or capture";
+/// What a library for 3D in the device's own process means.
+const NOT_ISOLATED: &str = "--isolate off: the library that draws 3D runs in the device's own process, with a larger sandbox; if it \
+                            crashes or hangs, this VM loses its GPU for good. For comparison only";
 /// What the path of a keyboard ends with that nobody asked for, behind the GPU's.
 const INPUT: &str = ".input";
 /// The longest name: it is shown in titles and in every line of statistics.
@@ -120,6 +123,9 @@ impl Config {
         let three_d = ThreeD::judge(&options)?;
         if three_d.is_none() && options.render_node.is_some() {
             notices.push("--render-node: unused without --renderer virgl".to_owned());
+        }
+        if three_d.as_ref().is_some_and(|words| !words.isolate) {
+            notices.push(NOT_ISOLATED.to_owned());
         }
         let endpoint = match (options.socket_path.clone(), options.fd) {
             (_, Some(fd)) => Endpoint::Inherited(fd),
@@ -430,6 +436,13 @@ mod tests {
     }
 
     #[test]
+    fn a_library_in_the_devices_own_process_is_warned_of() {
+        assert!(judge("--fd 3 --virgl --isolate on").unwrap().notices.is_empty());
+        let notices = judge("--fd 3 --virgl --isolate off").unwrap().notices;
+        assert!(notices.len() == 1 && notices[0].contains("loses its GPU"), "{notices:?}");
+    }
+
+    #[test]
     fn over_vfio_user_the_vmm_shows_nothing_which_is_said() {
         let sinks = |line: &str| {
             let config = judge(&format!("--fd 3 --transport vfio-user {line}")).unwrap();
@@ -519,6 +532,7 @@ mod tests {
         (options.model, options.msix, options.pio, options.rom) = (None, None, None, None);
         (options.capsets, options.render_node, options.window) = (None, None, None);
         (options.virglrenderer, options.render_server) = (None, None);
+        assert_eq!(options.isolate.take(), Some(crate::values::Switch::On));
         // These belong to 3D, which is none.
         assert_eq!((options.renderer_patience.take(), options.renderer_restarts.take()), (Some(10), Some(6)));
         options.fd = Some(3);

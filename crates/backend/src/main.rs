@@ -11,6 +11,8 @@ mod card;
 mod child;
 mod config;
 mod control;
+mod drawing;
+mod in_process;
 mod inherited;
 mod input;
 mod launcher;
@@ -38,8 +40,10 @@ use capabilities::{Guest, Line, Offer};
 use card::Card;
 use config::Config;
 use control::mailbox::mailbox;
+use drawing::Drawing;
 use input::Input;
 use preflight::Sockets;
+use renderer::library::Kind;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -93,16 +97,20 @@ fn serve(config: Config) -> Result<()> {
         }
         None => (None, None),
     };
-    let needed = viewer.is_some() || offer.is_some();
-    let launcher = needed.then(|| launcher::start(viewer, offer.as_ref().map(|offer| &offer.spec))).transpose()?;
+    let isolate = config.three_d.as_ref().is_none_or(|words| words.isolate);
+    let apart = offer.as_ref().filter(|offer| isolate || in_process::offers(offer, Kind::Vk)).map(|offer| &offer.spec);
+    let needed = viewer.is_some() || apart.is_some();
+    let launcher = needed.then(|| launcher::start(viewer, apart)).transpose()?;
     let (link, renderers) = launcher.map(|launcher| (launcher.link, launcher.renderers)).unzip();
-    let three_d = offer.zip(renderers.flatten());
-    let facts = three_d.as_ref().map(|(offer, renderers)| (capabilities::describe(offer), renderers.lives()));
+    let three_d = offer.map(|offer| Drawing::new(&config, offer, renderers.flatten())).transpose()?;
+    let facts = three_d.as_ref().map(Drawing::facts);
+    let calls = three_d.as_ref().map_or(&[][..], Drawing::calls);
+    let grants = assembly::grants(&config, three_d.as_ref());
     let inbox = control.is_some().then_some(inbox);
     let parts = Parts { vmm, rom, stop, stats: stats.clone(), inbox, viewer: frames, desktop, three_d };
     let server = assembly::server(&config, parts)?;
 
-    let missing = sandbox::lock_in(config.sandbox, &assembly::grants(&config)).context("Cannot lock in")?;
+    let missing = sandbox::lock_in(config.sandbox, &grants, calls).context("Cannot lock in")?;
     missing.iter().for_each(|line| tracing::warn!("{line}"));
     if let Some(listener) = control {
         let inputs = inputs.iter().map(Input::stats).collect();
@@ -122,16 +130,18 @@ fn serve(config: Config) -> Result<()> {
 fn offer(config: &Config) -> Result<Option<Offer>> {
     let Some(words) = &config.three_d else { return Ok(None) };
     let guest = Guest { memory: config.memory, sandbox: config.sandbox, log: config.log.to_string() };
-    let found = capabilities::find(words, guest)?;
+    let mut found = capabilities::find(words, guest)?;
+    if let Some(Offer { spec, .. }) = &mut found.offer {
+        spec.shaders = capabilities::shaders(spec, &config.endpoint, &config.name);
+        if !words.isolate {
+            in_process::enter(spec)?;
+        }
+    }
     for line in &found.report.lines {
         match line {
             Line::Good(text) => tracing::info!("{text}"),
             Line::Missing(text) => tracing::warn!("{text}"),
         }
     }
-    let mut offer = found.offer;
-    if let Some(Offer { spec, .. }) = &mut offer {
-        spec.shaders = capabilities::shaders(spec, &config.endpoint, &config.name);
-    }
-    Ok(offer)
+    Ok(found.offer)
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use renderer::isolated::{Children, Ended};
 use renderer::library::Kind;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -48,6 +49,30 @@ impl Lives {
     }
 }
 
+/// The render server of a library in our own process.
+#[derive(Debug, Clone)]
+pub struct Server(Arc<Mutex<Renderers>>);
+
+impl Server {
+    /// Starts it, once. Returns the socket to it, where it will be.
+    pub fn start(&self) -> io::Result<OwnedFd> {
+        self.lock().serve()
+    }
+
+    /// What is known of it.
+    pub fn describe(&self) -> (String, Value) {
+        let mut renderers = self.lock();
+        // Nobody else takes in what the launcher says.
+        renderers.ended();
+        let [_, vk] = renderers.lives.describe();
+        vk
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Renderers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The device's end.
 #[derive(Debug)]
 pub struct Renderers {
@@ -69,6 +94,29 @@ impl Renderers {
     /// What becomes of them.
     pub fn lives(&self) -> Lives {
         self.lives.clone()
+    }
+
+    /// All there is, for a library in our own process.
+    pub fn server(self) -> Server {
+        Server(Arc::new(Mutex::new(self)))
+    }
+
+    fn serve(&mut self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        self.ask(Kind::Vk, theirs, |id| Order::Serve { id })?;
+        Ok(ours)
+    }
+
+    fn ask(&mut self, kind: Kind, socket: OwnedFd, order: impl FnOnce(u32) -> Order) -> io::Result<u32> {
+        self.speak();
+        let id = self.next;
+        if !self.unsaid.is_empty() || !send(&self.launcher, &order(id), Some(socket.as_fd()))? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.next += 1;
+        self.alive.push((id, kind));
+        self.lives.change(kind, |life| life.starts += 1);
+        Ok(id)
     }
 
     fn speak(&mut self) {
@@ -100,15 +148,7 @@ impl Renderers {
 
 impl Children for Renderers {
     fn start(&mut self, kind: Kind, socket: OwnedFd) -> io::Result<u32> {
-        self.speak();
-        let id = self.next;
-        if !self.unsaid.is_empty() || !send(&self.launcher, &Order::Start { id, kind }, Some(socket.as_fd()))? {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.next += 1;
-        self.alive.push((id, kind));
-        self.lives.change(kind, |life| life.starts += 1);
-        Ok(id)
+        self.ask(kind, socket, |id| Order::Start { id, kind })
     }
 
     fn kill(&mut self, id: u32) {
@@ -146,7 +186,6 @@ impl Children for Renderers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
@@ -174,6 +213,21 @@ mod tests {
         assert_eq!(renderers.ended(), [Ended { id, how: "killed by signal 9".into() }]);
         assert_eq!(lives.describe()[0].1, json!({ "starts": 1, "ends": 1, "last_end": "killed by signal 9" }));
         assert_eq!(lives.describe()[1].1, json!({ "starts": 0, "ends": 0 }));
+    }
+
+    #[test]
+    fn a_render_server_is_asked_for_once_and_known_by_its_process() {
+        let (ours, launcher) = pair();
+        let server = Renderers::new(ours).server();
+        server.start().unwrap();
+        let (order, socket) = receive::<Order>(&launcher);
+        assert_eq!(order, Received::Message(Order::Serve { id: 0 }));
+        assert!(socket.is_some());
+        say(&launcher, &News::Started { id: 0, pid: 7 });
+        assert_eq!(server.describe(), ("vk".to_owned(), json!({ "pid": 7, "starts": 1, "ends": 0 })));
+        drop(launcher);
+        assert!(server.start().is_err());
+        assert_eq!(server.describe().1["last_end"], "the launcher is gone");
     }
 
     #[test]

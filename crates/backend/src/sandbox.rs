@@ -8,7 +8,7 @@
 mod calls;
 
 use anyhow::{Context, Result};
-use jail::calls::Otherwise;
+use jail::calls::{Group, Otherwise};
 use jail::files::{self, Grant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::set_no_new_privs;
@@ -21,14 +21,16 @@ const MAX_FILES: u64 = 4096;
 
 /// Locks this process in. Call it with one thread running: what starts later is locked in with it. Returns what this
 /// machine cannot enforce, in words for the log.
-pub fn lock_in(mode: SandboxMode, grants: &[Grant]) -> Result<Vec<String>> {
+///
+/// `guest` are calls that a library in this process makes: they count where they are on our own list too.
+pub fn lock_in(mode: SandboxMode, grants: &[Grant], guest: &'static [Group]) -> Result<Vec<String>> {
     match mode {
         SandboxMode::Off => {
             Ok(vec!["Sandbox off: a guest that breaks its device has all rights of this user".to_owned()])
         }
         SandboxMode::Log => {
             set_no_new_privs(true).context("Cannot give up new privileges")?;
-            jail::calls::allow_only(calls::ALWAYS.iter().chain(calls::FILES), Otherwise::Report)?;
+            jail::calls::allow_only(calls::ALWAYS.iter().chain(calls::FILES).chain(guest), Otherwise::Report)?;
             Ok(vec!["Sandbox log: nothing is refused; unexpected system calls go to the kernel's audit log".to_owned()])
         }
         SandboxMode::On => {
@@ -36,7 +38,7 @@ pub fn lock_in(mode: SandboxMode, grants: &[Grant]) -> Result<Vec<String>> {
             let enforced = files::allow_only(grants)?;
             // Without Landlock no file can be told from another: then none is opened at all, if the device can do so.
             let opens = enforced.guards_files() || !grants.iter().all(Grant::is_optional);
-            let list = calls::ALWAYS.iter().chain(calls::FILES.iter().filter(|_| opens));
+            let list = calls::ALWAYS.iter().chain(calls::FILES.iter().filter(|_| opens)).chain(guest);
             jail::calls::allow_only(list, Otherwise::Refuse)?;
             Ok(enforced.missing().into_iter().collect())
         }

@@ -7,7 +7,7 @@ use protocol::CapsetId;
 use renderer::library::Kind;
 
 use crate::args::{Options, Usage};
-use crate::values::{ModelKind, RendererKind, TransportKind};
+use crate::values::{ModelKind, RendererKind, Switch, TransportKind};
 
 /// The guest's view of 3D memory where nobody says how large.
 const WINDOW: u64 = 1 << 30;
@@ -33,6 +33,8 @@ pub struct ThreeD {
     pub patience: Duration,
     /// How many are started within a minute, of a kind.
     pub restarts: u32,
+    /// Whether what draws has a process of its own.
+    pub isolate: bool,
     /// The library, where the user named it.
     pub library: Option<PathBuf>,
     /// The program for Vulkan, where the user named it.
@@ -51,6 +53,8 @@ impl ThreeD {
                 ("--window", options.window.is_some()),
                 ("--renderer-patience", options.renderer_patience.is_some()),
                 ("--renderer-restarts", options.renderer_restarts.is_some()),
+                // That it has a process of its own is true of what is not there.
+                ("--isolate off", options.isolate == Some(Switch::Off)),
                 ("--virglrenderer", options.virglrenderer.is_some()),
                 ("--render-server", options.render_server.is_some()),
             ];
@@ -64,6 +68,17 @@ impl ThreeD {
             return usage(
                 "--renderer virgl and --model bochs: it is a framebuffer alone; --model vga and virtio draw 3D",
             );
+        }
+        let isolate = options.isolate != Some(Switch::Off);
+        let words = [
+            ("--renderer-patience", options.renderer_patience.is_some()),
+            ("--renderer-restarts", options.renderer_restarts.is_some()),
+        ];
+        if let Some((word, _)) = words.iter().find(|(_, said)| *said && !isolate) {
+            return usage(format!(
+                "{word} and --isolate off: what draws 3D has no process then that could be ended or started again; leave out one \
+                 of them"
+            ));
         }
         let (capsets, named) = capsets(options, over_pci)?;
         let maps = capsets.iter().any(|capset| maps(*capset));
@@ -98,6 +113,7 @@ impl ThreeD {
                 Some(_) => return usage("--renderer-restarts takes 1 to 1000 a minute"),
                 None => RESTARTS,
             },
+            isolate,
             library: options.virglrenderer.clone(),
             server: options.render_server.clone(),
         }))
@@ -172,6 +188,14 @@ mod tests {
     }
 
     #[test]
+    fn what_draws_has_a_process_of_its_own_unless_that_is_switched_off() {
+        assert!(asked("--fd 3 --virgl").isolate && asked("--fd 3 --virgl --isolate on").isolate);
+        assert!(!asked("--fd 3 --virgl --isolate off").isolate);
+        // Said of nothing it changes nothing.
+        assert_eq!(judge("--fd 3 --isolate on").unwrap(), None);
+    }
+
+    #[test]
     fn words_that_cannot_be_true_together_are_refused_with_the_reason() {
         for (line, named) in [
             ("--virgl --renderer soft", "--virgl"),
@@ -187,6 +211,9 @@ mod tests {
             ("--virgl --window 1M", "power of two"),
             ("--virgl --renderer-patience 0", "1 to 3600"),
             ("--virgl --renderer-restarts 0", "1 to 1000"),
+            ("--isolate off", "--renderer virgl"),
+            ("--virgl --isolate off --renderer-patience 3", "could be ended"),
+            ("--virgl --isolate off --renderer-restarts 3", "--renderer-restarts"),
         ] {
             let message = judge(&format!("--fd 3 {line}")).expect_err(line).to_string();
             assert!(message.contains(named), "{line}: {message}");

@@ -106,7 +106,8 @@ fn drawing(capset: &str, words: &[&str]) -> Vec<Device> {
         // Nothing is known yet.
         let output = place.args(["--print-capabilities", "--verbose"]).env("XDG_CACHE_HOME", folder.path()).output();
         let said: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
-        said["beamsplit"]["offered"].as_array().unwrap().iter().any(|offered| offered == capset)
+        let offered = said["beamsplit"]["offered"].as_array().unwrap();
+        capset.split(',').all(|capset| offered.iter().any(|offered| offered == capset))
     };
     let there: Vec<_> = places.into_iter().map(|mut place| place.as_mut().is_some_and(has)).collect();
     if there == [false, false] {
@@ -206,6 +207,67 @@ fn a_process_draws_is_locked_in_and_another_takes_its_place() {
         for device in drawing("virgl2", &[sandbox]) {
             must_draw_and_survive(&device, sandbox.ends_with("on"));
         }
+    }
+}
+
+#[test]
+fn a_library_in_the_devices_own_process_draws_as_locked_in_as_that_is() {
+    for sandbox in ["--sandbox=on", "--sandbox=off"] {
+        for device in drawing("virgl2", &[sandbox, "--isolate=off"]) {
+            let mut guest = Guest::new(&device);
+            guest.open(1, VIRGL2);
+            assert_eq!(guest.draw(1, 1, [1.0, 0.0, 0.0, 1.0]), [0, 0, 255, 255]);
+            let said = device.stats();
+            assert_eq!(said["renderer"]["isolate"], "off");
+            assert!(said["renderer"]["gl"].is_null(), "There is no process to speak of: {said}");
+            let own = u64::from(device.process.id());
+            let maps = std::fs::read_to_string(format!("/proc/{own}/maps")).unwrap();
+            assert!(maps.contains("libvirglrenderer.so"), "{maps}");
+            if sandbox.ends_with("on") {
+                must_be_locked_in(own);
+            }
+            // A second guest, on the same library.
+            drop(guest);
+            let mut guest = Guest::new(&device);
+            guest.open(1, VIRGL2);
+            assert_eq!(guest.draw(1, 1, [0.0, 0.0, 1.0, 1.0]), [255, 0, 0, 255]);
+        }
+    }
+}
+
+#[test]
+fn a_library_in_the_devices_own_process_has_its_render_server_elsewhere() {
+    for device in drawing("virgl2,venus", &["--isolate=off"]) {
+        let mut guest = Guest::new(&device);
+        guest.open(1, VIRGL2);
+        assert_eq!(guest.draw(1, 1, [1.0, 0.0, 0.0, 1.0]), [0, 0, 255, 255]);
+        guest.open(2, VENUS);
+        guest.must(&command::Command::new(0x010c).context(2).words(&[2, 2, 1, 0, 0, 0, 65536, 0]));
+        assert_eq!(guest.submit(2, &[]), command::RESP_OK_NODATA);
+        // Neither has what is the other's: a picture is no memory of Vulkan's.
+        guest.must(&command::Command::new(0x202).context(2).words(&[1, 0]));
+        let leader = pid(&device, "vk");
+        let all = group(leader);
+        assert!(all.len() >= 2, "the server, and a process for the context: {all:?}");
+        all.into_iter().for_each(must_be_locked_in);
+        // OpenGL goes on without it.
+        kill(leader);
+        wait_until_gone(leader);
+        told(&device, "vk", |life| life["last_end"] == "killed by signal 9");
+        assert_eq!(guest.draw(1, 3, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);
+        drop(device);
+    }
+}
+
+#[test]
+fn a_render_server_ends_with_the_device_whose_library_it_serves() {
+    for mut device in drawing("venus", &["--isolate=off"]) {
+        let mut guest = Guest::new(&device);
+        guest.open(1, VENUS);
+        guest.must(&command::Command::new(0x010c).context(1).words(&[1, 2, 1, 0, 0, 0, 4096, 0]));
+        let leader = pid(&device, "vk");
+        device.process.kill().unwrap();
+        wait_until_gone(leader);
     }
 }
 

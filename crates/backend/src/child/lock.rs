@@ -1,13 +1,15 @@
 //! What a process for 3D is locked in with. The files are a table; what of it is not there needs no permission.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use jail::calls::{self, Otherwise};
-use jail::files::{self, Grant};
+use jail::files::Grant;
 use rustix::thread::set_no_new_privs;
 
-use super::{Spec, environment, lists};
+use super::environment::{self, environment};
+use super::{Spec, lists};
 use crate::values::SandboxMode;
 
 /// Who is locked in.
@@ -79,7 +81,7 @@ pub fn lock_in(spec: &Spec, who: Who<'_>) -> Result<()> {
             calls::allow_only(list(), Otherwise::Report)?;
         }
         SandboxMode::On => {
-            let enforced = files::allow_only(&grants(spec, who))?;
+            let enforced = jail::files::allow_only(&grants(spec, who, std::env::vars_os()))?;
             if !enforced.guards_files() {
                 eprintln!("This kernel has no Landlock (Linux 5.13): what draws 3D can read all files of its user");
             }
@@ -89,12 +91,17 @@ pub fn lock_in(spec: &Spec, who: Who<'_>) -> Result<()> {
     Ok(())
 }
 
-fn grants(spec: &Spec, who: Who<'_>) -> Vec<Grant> {
+/// The files of a library that shares a process with others, whose environment is not all meant for it.
+pub fn files(spec: &Spec) -> Vec<Grant> {
+    grants(spec, Who::Library, environment(spec, std::env::vars_os()))
+}
+
+fn grants(spec: &Spec, who: Who<'_>, words: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<Grant> {
     let with_node = |table: &'static [(&str, &str)]| table.iter().filter(|_| spec.node.is_some());
     let read = READ.iter().chain(with_node(READ_WITH_NODE)).map(|(path, _)| PathBuf::from(path));
     let beside =
         spec.library.iter().chain(&spec.server).filter_map(|path| Some(path.canonicalize().ok()?.parent()?.to_owned()));
-    let read = read.chain(beside).chain(environment::paths(std::env::vars_os()));
+    let read = read.chain(beside).chain(environment::paths(words));
     let spoken = SPOKEN_WITH.iter().chain(with_node(SPOKEN_WITH_NODE)).map(|(path, _)| PathBuf::from(path));
     let spoken = spoken.chain(spec.node.clone());
     let there = |path: &PathBuf| path.exists();
@@ -179,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_library_runs_nothing_and_a_server_itself_alone() {
-        let runs = |who| grants(&Spec::plain(), who).iter().filter(|grant| grant.runs()).count();
+        let runs = |who| grants(&Spec::plain(), who, []).iter().filter(|grant| grant.runs()).count();
         assert_eq!(runs(Who::Library), 0);
         let loaders = LOADERS.iter().filter(|path| Path::new(path).exists()).count();
         assert_eq!(runs(Who::Server(Path::new("/proc/self/exe"))), loaders + 1);

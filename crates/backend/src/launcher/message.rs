@@ -26,6 +26,11 @@ pub enum Order {
         /// What it is to draw.
         kind: Kind,
     },
+    /// Start a render server that serves the socket which comes along.
+    Serve {
+        /// What the device calls it.
+        id: u32,
+    },
     /// End it, and all that it started.
     Kill {
         /// Which.

@@ -43,6 +43,33 @@ struct Running {
     lines: Lines,
 }
 
+/// What a process is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// A library of its own.
+    Library(Kind),
+    /// A render server, whose library is elsewhere.
+    Server,
+}
+
+impl What {
+    /// The first words of its command line.
+    fn role(self) -> Vec<&'static str> {
+        match self {
+            What::Library(kind) => vec![child::ROLE, child::word_for(kind)],
+            What::Server => vec![child::SERVER_ROLE],
+        }
+    }
+
+    /// As its lines are marked.
+    fn word(self) -> &'static str {
+        match self {
+            What::Library(kind) => child::word_for(kind),
+            What::Server => child::word_for(Kind::Vk),
+        }
+    }
+}
+
 /// What is to be waited for, in this order.
 pub enum Wait {
     /// The device's words, or room for ours.
@@ -90,8 +117,11 @@ impl Nursery {
         }
         let there = loop {
             match receive(&self.device) {
-                (Received::Message(Order::Start { id, kind }), Some(socket)) => self.start(id, kind, &socket),
-                (Received::Message(Order::Start { id, .. }), None) => {
+                (Received::Message(Order::Start { id, kind }), Some(socket)) => {
+                    self.start(id, What::Library(kind), &socket);
+                }
+                (Received::Message(Order::Serve { id }), Some(socket)) => self.start(id, What::Server, &socket),
+                (Received::Message(Order::Start { id, .. } | Order::Serve { id }), None) => {
                     self.say(News::Ended { id, how: "no socket".into() })
                 }
                 (Received::Message(Order::Kill { id }), _) => self.kill(id),
@@ -103,9 +133,9 @@ impl Nursery {
         there
     }
 
-    fn start(&mut self, id: u32, kind: Kind, socket: &OwnedFd) {
+    fn start(&mut self, id: u32, what: What, socket: &OwnedFd) {
         let started = if self.running.len() < MOST {
-            self.spawn(id, kind, socket)
+            self.spawn(id, what, socket)
         } else {
             Err(anyhow::anyhow!("{MOST} run already"))
         };
@@ -118,16 +148,16 @@ impl Nursery {
         }
     }
 
-    fn spawn(&self, id: u32, kind: Kind, socket: &OwnedFd) -> Result<Running> {
+    fn spawn(&self, id: u32, what: What, socket: &OwnedFd) -> Result<Running> {
         let mut command = Command::new(&self.program);
-        command.arg0("beamsplit-device").arg(child::ROLE).arg(child::word_for(kind)).arg(inherit(socket.as_fd())?);
+        command.arg0("beamsplit-device").args(what.role()).arg(inherit(socket.as_fd())?);
         command.arg(self.spec.word()?).env_clear().envs(child::environment(&self.spec, std::env::vars_os()));
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let spawned = command.spawn();
         // The next one has no business with it.
         fcntl_setfd(socket, FdFlags::CLOEXEC).context("Cannot keep a descriptor")?;
         let mut process = spawned.context("Cannot start a process for 3D")?;
-        let lines = Lines::new(process.stderr.take(), child::word_for(kind));
+        let lines = Lines::new(process.stderr.take(), what.word());
         let pid = Pid::from_raw(process.id() as i32).context("A process has the id 0")?;
         // It is our child and was not waited for: the number is its.
         let ends = pidfd_open(pid, PidfdFlags::empty()).context("Cannot watch a process for 3D")?;
