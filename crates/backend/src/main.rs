@@ -74,11 +74,11 @@ fn understand(words: Vec<OsString>) -> Result<()> {
 fn serve(config: Config) -> Result<()> {
     let started = Instant::now();
     logging::start(config.log.clone());
-    config.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
-
     preflight::check(&config)?;
-    let rom = config.card.as_ref().map(Card::read_rom).transpose()?.flatten();
     let offer = offer(&config)?;
+    // Only now: this program may have started again meanwhile.
+    config.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
+    let rom = config.card.as_ref().map(Card::read_rom).transpose()?.flatten();
     let program = config.sinks.need_viewer().then(launcher::find_program).transpose()?;
     sandbox::raise_file_limit();
     let stop = stop::on_signals().context("Cannot prepare for signals")?;
