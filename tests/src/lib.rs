@@ -14,6 +14,7 @@
 //! - [`bed`] makes what a guest needs: a cached Debian tree with QEMU, a kernel and the programs that tests use.
 //! - [`guest`] boots one and talks to the agent inside.
 //! - [`device`] starts the program under test.
+//! - [`manager`] starts vGPUs as a host's manager does.
 //! - [`scene`] has a GPU draw, in a guest and on the host.
 //! - [`stage`] is a device without a guest, for tests of what people see and do.
 //! - [`xserver`] is a desktop for a viewer's windows.
@@ -26,6 +27,7 @@ pub mod device;
 pub mod disk;
 pub mod guest;
 pub mod libvirt;
+pub mod manager;
 pub mod picture;
 pub mod process;
 pub mod progress;
@@ -40,6 +42,7 @@ pub use device::Device;
 pub use disk::Disk;
 pub use guest::{Accel, Config, Firmware, Gpu, Guest, Input, Private, Watch};
 pub use guest_agent::{Draw, Head, InputDevice, InputEvent};
+pub use manager::Manager;
 pub use picture::Picture;
 pub use scene::Scene;
 pub use token::Token;

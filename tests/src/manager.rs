@@ -1,0 +1,180 @@
+//! The manager of vGPUs as a host runs it: `beamsplit serve` with folders of its own, asked by its own commands, with devices that
+//! draw in the bed.
+
+use std::fs;
+use std::io::Cursor;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::process::{Process, descendants, wait_until};
+use crate::{Picture, bed, workspace};
+
+/// The program.
+const PROGRAM: &str = "beamsplit";
+
+/// A manager, and what it started: devices outlive it, and end with this value.
+pub struct Manager {
+    process: Option<Process>,
+    reaper: Child,
+    dir: tempfile::TempDir,
+    web: bool,
+}
+
+impl Manager {
+    /// Starts one that offers the types of this file (as `types.toml` has them), with a page if it is wanted.
+    pub fn start(types: &str, web: bool) -> Result<Self> {
+        let device = workspace::binary("beamsplit-device")?;
+        let device = device.to_str().context("A path without a name")?;
+        let words: Vec<String> =
+            bed::run::words(&bed::run::with_udmabuf(bed::mesa()?, device)?).lines().map(str::to_owned).collect();
+        // A short path: sockets have room for 107 bytes.
+        let dir = workspace::scratch("m-")?;
+        fs::create_dir(dir.path().join("c"))?;
+        // The bed's tree is entered as root, which a user of its own could not do.
+        let serve = format!("device = {}\nusers = \"none\"\n", serde_json::to_string(&words)?);
+        fs::write(dir.path().join("c/serve.toml"), serve)?;
+        fs::write(dir.path().join("c/types.toml"), types)?;
+        let reaper = reaper(&dir.path().join("r"))?;
+        let mut manager = Manager { process: None, reaper, dir, web };
+        manager.begin()?;
+        Ok(manager)
+    }
+
+    /// Starts the program, again if it was killed, and waits until it answers.
+    pub fn begin(&mut self) -> Result<()> {
+        let mut command = Command::new(workspace::binary(PROGRAM)?);
+        command
+            .arg("serve")
+            .arg("--runtime-dir")
+            .arg(self.runtime())
+            .arg("--config-dir")
+            .arg(self.dir.path().join("c"));
+        if self.web {
+            command.args(["--web", "127.0.0.1:0"]);
+        }
+        command.env("BEAMSPLIT_NOVNC_DIR", bed::page()?.file("usr/share/novnc"));
+        command.env("XDG_CACHE_HOME", workspace::target().join("tmp/cache"));
+        let mut process = Process::spawn(command, "beamsplit serve", &self.dir.path().join("log"))?;
+        wait_until(60, "the manager to answer", || {
+            if !process.is_running() {
+                bail!("The manager ended at its start:\n{}", process.log_tail());
+            }
+            Ok(self.run(&["list"])?.status.success().then_some(()))
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills it as nothing should be killed. Its devices go on.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("No manager runs")?;
+        kill_process(pid(process.id())?, Signal::KILL)?;
+        process.wait(10).map(drop)
+    }
+
+    /// What the manager said at last.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log_tail).unwrap_or_default()
+    }
+
+    fn runtime(&self) -> PathBuf {
+        self.dir.path().join("r")
+    }
+
+    /// Runs one of its commands, whatever comes of it.
+    pub fn run(&self, words: &[&str]) -> Result<Output> {
+        let mut command = Command::new(workspace::binary(PROGRAM)?);
+        command.args(words).arg("--runtime-dir").arg(self.runtime());
+        command.output().context("Cannot run beamsplit")
+    }
+
+    /// Runs a command that must succeed, and returns what it printed.
+    pub fn tell(&self, words: &[&str]) -> Result<String> {
+        let output = self.run(words)?;
+        let (said, refused) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "beamsplit {}: {refused}\n{}", words.join(" "), self.log());
+        Ok(said.into_owned())
+    }
+
+    /// The same with `--json`.
+    pub fn ask(&self, words: &[&str]) -> Result<Value> {
+        let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+        serde_json::from_str(&self.tell(&words)?).context("What it printed is no JSON")
+    }
+
+    /// What is listed of a vGPU.
+    pub fn vgpu(&self, name: &str) -> Result<Value> {
+        let list = self.ask(&["list"])?;
+        let found = list["vgpus"].as_array().into_iter().flatten().find(|vgpu| vgpu["name"] == name);
+        found.cloned().with_context(|| format!("No {name} in {list}"))
+    }
+
+    /// Waits until a vGPU is in a state.
+    pub fn wait_for(&self, name: &str, state: &str, seconds: u64) -> Result<Value> {
+        let mut last = Value::Null;
+        let waited = wait_until(seconds, &format!("{name} to be {state}"), || {
+            last = self.vgpu(name)?;
+            Ok((last["state"] == state).then(|| last.clone()))
+        });
+        waited.with_context(|| format!("{last}\n{}", self.log()))
+    }
+
+    /// Where a VMM connects.
+    pub fn socket(&self, name: &str) -> Result<PathBuf> {
+        let attachment = self.ask(&["attach", name])?;
+        attachment["socket"].as_str().map(PathBuf::from).with_context(|| format!("No socket in {attachment}"))
+    }
+
+    /// What a vGPU shows.
+    pub fn screen(&self, name: &str) -> Result<Picture> {
+        let output = self.run(&["screenshot", name, "-"])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Picture::decode(Cursor::new(output.stdout))
+    }
+
+    /// The processes that draw for a vGPU's guest.
+    pub fn renderers(&self, name: &str) -> Result<Vec<Pid>> {
+        let device = self.vgpu(name)?["pid"].as_u64().context("It has no process")?;
+        let draws = |words: &[String]| words.get(1).is_some_and(|word| word == "as-renderer");
+        let found = descendants(u32::try_from(device)?)?.into_iter().filter(|(_, words)| draws(words));
+        found.map(|(process, _)| pid(process)).collect()
+    }
+
+    /// The address of its page.
+    pub fn page(&self) -> Result<SocketAddr> {
+        let log = self.log();
+        let address =
+            log.split_whitespace().find_map(|word| word.strip_prefix("http://")?.split('/').next()?.parse().ok());
+        address.with_context(|| format!("The page has no address in\n{log}"))
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        // The manager first, or it would start anew what ends now.
+        self.process = None;
+        drop(self.reaper.stdin.take());
+        let _ = self.reaper.wait();
+    }
+}
+
+/// Kills all devices whose records are in a folder, each the leader of a group, when who started them is gone, however that ended:
+/// the pipe tells.
+fn reaper(runtime: &Path) -> Result<Child> {
+    let script = "read line; for record in \"$1\"/*/record.json; do pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/;t;d' \"$record\" | head -n 1); \
+                  grep -qs beamsplit-device /proc/$pid/cmdline && kill -9 -$pid 2>/dev/null; done";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(runtime);
+    shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    shell.spawn().context("Cannot start a reaper")
+}
+
+fn pid(number: u32) -> Result<Pid> {
+    Pid::from_raw(number.cast_signed()).context("A process has the number 0")
+}
