@@ -1,0 +1,115 @@
+//! Stopping the processes that draw for a device, and letting them go on.
+//!
+//! By `cgroup.freeze` where a control group of our own holds them, else by SIGSTOP and SIGCONT. Both take a while: one that is in
+//! the kernel stops when it leaves it. So a stop is over only when each thread of each process was seen standing still, and a new
+//! look found no process that a member had started meanwhile.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::cgroup::Cgroup;
+use crate::processes::Renderers;
+
+/// Between two looks at whether all stand still. A sleep, so that on one core, or under SCHED_FIFO, they get to it.
+const PAUSE: Duration = Duration::from_micros(20);
+
+/// How it is done.
+#[derive(Debug)]
+pub enum Freezer {
+    /// By signals to each process.
+    Signals,
+    /// By the control group that they are in.
+    Cgroup(Cgroup),
+}
+
+/// What came of a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// From the order until the last one stood still, or until it was given up.
+    pub took: Duration,
+    /// All stand still.
+    pub complete: bool,
+}
+
+impl Freezer {
+    /// By the group if it can be frozen, else by signals.
+    pub fn with(group: Option<Cgroup>) -> Self {
+        match group {
+            Some(group) if group.can_freeze() => Freezer::Cgroup(group),
+            _ => Freezer::Signals,
+        }
+    }
+
+    /// Its name for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Freezer::Signals => "SIGSTOP",
+            Freezer::Cgroup(_) => "cgroup.freeze",
+        }
+    }
+
+    /// Brings those that are new to where they can be stopped.
+    pub fn gather(&self, renderers: &Renderers) {
+        if let Freezer::Cgroup(group) = self {
+            for member in renderers.members() {
+                // Moving one that is there already changes nothing; one that has ended cannot be moved.
+                let _ = group.add(member.pid());
+            }
+        }
+    }
+
+    /// Stops all, and waits until they are, for `limit` at most.
+    pub fn stop(&self, renderers: &mut Renderers, limit: Duration) -> Stop {
+        let begin = Instant::now();
+        renderers.look_anew();
+        loop {
+            self.order(renderers);
+            let stand = self.wait(renderers, begin, limit);
+            // What was started just before its parent stood still.
+            let more = renderers.find();
+            if stand && !more {
+                return Stop { took: begin.elapsed(), complete: true };
+            }
+            if begin.elapsed() >= limit {
+                return Stop { took: begin.elapsed(), complete: false };
+            }
+        }
+    }
+
+    fn order(&self, renderers: &mut Renderers) {
+        match self {
+            Freezer::Signals => renderers.signal(Signal::STOP, true),
+            Freezer::Cgroup(group) => {
+                self.gather(renderers);
+                if group.freeze(true).is_err() {
+                    renderers.signal(Signal::STOP, true);
+                }
+            }
+        }
+    }
+
+    fn wait(&self, renderers: &mut Renderers, begin: Instant, limit: Duration) -> bool {
+        loop {
+            let stand = match self {
+                Freezer::Cgroup(group) => group.is_frozen().unwrap_or_else(|_| renderers.stand()),
+                Freezer::Signals => renderers.stand(),
+            };
+            if stand || begin.elapsed() >= limit {
+                return stand;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Lets all go on, whoever stopped them and however.
+    pub fn go_on(&self, renderers: &mut Renderers) {
+        if let Freezer::Cgroup(group) = self {
+            let _ = group.freeze(false);
+        }
+        renderers.signal(Signal::CONT, false);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Real processes, arranged as a device's are: a launcher in the device's group, leaders of groups below it.
+
+use super::*;
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use crate::clocks::Meter;
+use crate::processes::Processes;
+
+/// One that ends with all it started.
+struct Device(Child);
+
+impl Device {
+    /// `renderers` are words of the shell, each run as the leader of a group.
+    fn start(renderers: &[&str]) -> Self {
+        let jobs: String = renderers.iter().map(|job| format!("setsid sh -c '{job}' & ")).collect();
+        // The launcher is one more shell. Whatever becomes of us, nobody spins for ever.
+        let launcher = format!("{jobs} wait");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg("ulimit -t 20; sh -c \"$1\" & wait").arg("sh").arg(launcher);
+        Device(command.process_group(0).stderr(Stdio::null()).spawn().expect("a shell"))
+    }
+
+    /// Its renderers, once there are so many processes of theirs.
+    fn renderers(&self, count: usize) -> Renderers {
+        let processes = Processes::default();
+        let identity = processes.stat(self.0.id() as i32).expect("it is there").identity();
+        let mut renderers = Renderers::of(processes, identity).expect("it is there");
+        let limit = Instant::now() + LONG;
+        while renderers.members().count() < count {
+            assert!(Instant::now() < limit, "There are not {count}: {renderers:?}");
+            renderers.find();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        renderers
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let processes = Processes::default();
+        let stat = processes.stat(self.0.id() as i32);
+        if let Some(mut renderers) = stat.and_then(|stat| Renderers::of(processes, stat.identity())) {
+            while renderers.find() {}
+            renderers.signal(Signal::KILL, false);
+        }
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        let _ = self.0.wait();
+    }
+}
+
+const SPIN: &str = "while :; do :; done";
+/// One that stands still is woken by the end of a child, for some microseconds in the kernel.
+const STANDING: Duration = Duration::from_micros(500);
+const LONG: Duration = Duration::from_secs(30);
+
+/// What they use in a while, in which they could use much more.
+fn uses(meter: &mut Meter, renderers: &mut Renderers) -> Duration {
+    let before = meter.read(renderers);
+    std::thread::sleep(Duration::from_millis(50));
+    meter.read(renderers) - before
+}
+
+fn wait_until_they_run(meter: &mut Meter, renderers: &mut Renderers) {
+    let before = meter.read(renderers);
+    while meter.read(renderers) <= before + Duration::from_millis(1) {
+        std::thread::yield_now();
+    }
+}
+
+fn freezers() -> Vec<(Freezer, Option<Cgroup>)> {
+    let mut freezers = vec![(Freezer::Signals, None)];
+    let mount = Cgroup::mount(&Processes::default());
+    static NAMES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let name = NAMES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("beamsplit-test-{}-{name}", std::process::id());
+    match mount.map(|mount| Cgroup::at(mount).child(&name)) {
+        Some(Ok(group)) => freezers.push((Freezer::with(Some(group.clone())), Some(group))),
+        _ => eprintln!("Not tried: no control group may be made here"),
+    }
+    freezers
+}
+
+fn remove(group: Option<Cgroup>) {
+    if let Some(group) = group {
+        while group.is_populated().expect("it is there") {
+            std::thread::yield_now();
+        }
+        group.remove().expect("it is empty");
+    }
+}
+
+#[test]
+fn stopped_ones_use_nothing_and_go_on_afterwards() {
+    for (freezer, group) in freezers() {
+        let device = Device::start(&[&format!("sh -c \"{SPIN}\" & {SPIN}"), SPIN]);
+        let mut renderers = device.renderers(3);
+        let mut meter = Meter::default();
+        for _ in 0..5 {
+            wait_until_they_run(&mut meter, &mut renderers);
+            let stop = freezer.stop(&mut renderers, LONG);
+            assert!(stop.complete, "{}: {stop:?}", freezer.name());
+            assert!(uses(&mut meter, &mut renderers) <= STANDING, "{}", freezer.name());
+            freezer.go_on(&mut renderers);
+        }
+        wait_until_they_run(&mut meter, &mut renderers);
+        drop(device);
+        remove(group);
+    }
+}
+
+#[test]
+fn those_that_start_processes_all_the_time_are_stopped_with_all_of_them() {
+    for (freezer, group) in freezers() {
+        let device = Device::start(&["while :; do sh -c \":; :\" & sh -c \":\"; done"]);
+        let mut renderers = device.renderers(1);
+        let mut meter = Meter::default();
+        for _ in 0..20 {
+            let stop = freezer.stop(&mut renderers, LONG);
+            assert!(stop.complete, "{}: {stop:?}", freezer.name());
+            let numbers: Vec<_> = renderers.members().map(|member| member.pid()).collect();
+            assert!(uses(&mut meter, &mut renderers) <= STANDING, "{}", freezer.name());
+            assert!(!renderers.find(), "{}: one was started meanwhile", freezer.name());
+            assert_eq!(renderers.members().map(|member| member.pid()).collect::<Vec<_>>(), numbers);
+            freezer.go_on(&mut renderers);
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        drop(device);
+        remove(group);
+    }
+}
+
+#[test]
+fn the_device_its_launcher_and_strangers_are_never_stopped() {
+    let mut stranger = Command::new("sleep").arg("1000").process_group(0).spawn().expect("sleep");
+    let device = Device::start(&[SPIN]);
+    let mut renderers = device.renderers(1);
+    assert!(Freezer::Signals.stop(&mut renderers, LONG).complete);
+    let processes = Processes::default();
+    let states: Vec<_> = processes.all().filter(|stat| stat.state == 'T').map(|stat| stat.pid).collect();
+    assert!(renderers.members().all(|member| states.contains(&member.pid())));
+    let group = processes.stat(device.0.id() as i32).expect("it is there").group;
+    let stands = |stat: &crate::processes::Stat| stat.group == group && stat.state == 'T';
+    assert_eq!(processes.all().filter(stands).count(), 0);
+    assert!(!states.contains(&(stranger.id() as i32)) && !states.contains(&(std::process::id() as i32)));
+    let _ = stranger.kill();
+    let _ = stranger.wait();
+}
+
+#[test]
+fn one_whose_parent_died_is_found_by_its_group() {
+    // The leader stays, the one in the middle ends, the last is nobody's child any more.
+    let device = Device::start(&[&format!("sh -c \"sh -c \\\"{SPIN}\\\" & exit\"; while :; do sleep 1000; done")]);
+    // The leader, its sleep, and the orphan.
+    let mut renderers = device.renderers(3);
+    assert!(Freezer::Signals.stop(&mut renderers, LONG).complete);
+    let mut meter = Meter::default();
+    assert!(uses(&mut meter, &mut renderers) <= STANDING);
+    assert!(!meter.total().is_zero(), "The orphan is among them");
+}
+
+#[test]
+fn time_of_those_that_have_ended_is_not_forgotten() {
+    let device = Device::start(&[SPIN]);
+    let mut renderers = device.renderers(1);
+    let mut meter = Meter::default();
+    wait_until_they_run(&mut meter, &mut renderers);
+    let used = meter.total();
+    renderers.signal(Signal::KILL, false);
+    while !renderers.is_empty() {
+        renderers.bury();
+    }
+    assert!(meter.read(&mut renderers) >= used);
+}
