@@ -26,7 +26,7 @@ mod socket;
 mod tests;
 mod ward;
 
-pub use page::{Grant, Report};
+pub use page::{Grant, Name, Report};
 pub use seat::Seat;
 pub use ward::Ward;
 

@@ -1,5 +1,6 @@
 //! The page that a manager shares with one device.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -28,9 +29,10 @@ mod at {
     pub const WAITING: usize = 0x80;
     /// Requests that they have done, modulo 2^32.
     pub const DONE: usize = 0x84;
-    /// The last command (virtio's number) and its context.
-    pub const COMMAND: usize = 0x88;
-    pub const CONTEXT: usize = 0x8c;
+    /// The context of the last command.
+    pub const CONTEXT: usize = 0x88;
+    /// The command, three words of text.
+    pub const COMMAND: [usize; 3] = [0x90, 0x98, 0xa0];
 }
 
 /// How often a reader looks again at words that are being changed: their writer needs nanoseconds, unless it was stopped itself.
@@ -56,10 +58,40 @@ pub struct Report {
     pub waiting: u32,
     /// Requests that they have done, modulo 2^32.
     pub done: u32,
-    /// The last command, by virtio's number (1.3, section 5.7.6.7).
-    pub command: u32,
+    /// The last command.
+    pub command: Name,
     /// Its context.
     pub context: u32,
+}
+
+/// The name of a command, as in `SUBMIT_3D`; what is longer than 24 bytes is cut off.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Name([u64; 3]);
+
+impl Name {
+    /// As it is written.
+    pub fn new(text: &str) -> Name {
+        let mut bytes = [0; 24];
+        let length = text.len().min(bytes.len());
+        bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+        let (words, _) = bytes.as_chunks::<8>();
+        Name([words[0], words[1], words[2]].map(u64::from_le_bytes))
+    }
+}
+
+/// Whatever a device wrote there, it is a word for a log.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0.into_iter().flat_map(u64::to_le_bytes).take_while(|byte| *byte != 0);
+        let plain = |byte: u8| if byte.is_ascii_graphic() || byte == b' ' { char::from(byte) } else { '?' };
+        bytes.map(plain).try_for_each(|letter| fmt::Write::write_char(f, letter))
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// The mapping.
@@ -147,7 +179,9 @@ impl Page {
 
     /// Device: how its 3D gets on.
     pub fn report(&self, report: Report) {
-        self.word(at::COMMAND).store(report.command, Ordering::Relaxed);
+        for (at, word) in at::COMMAND.into_iter().zip(report.command.0) {
+            self.long(at).store(word, Ordering::Relaxed);
+        }
         self.word(at::CONTEXT).store(report.context, Ordering::Relaxed);
         self.word(at::DONE).store(report.done, Ordering::Relaxed);
         self.word(at::WAITING).store(report.waiting, Ordering::Release);
@@ -156,8 +190,8 @@ impl Page {
     /// Manager: what the device says. The words may be of different moments.
     pub fn reported(&self) -> Report {
         let waiting = self.word(at::WAITING).load(Ordering::Acquire);
-        let [done, command, context] =
-            [at::DONE, at::COMMAND, at::CONTEXT].map(|at| self.word(at).load(Ordering::Relaxed));
+        let [done, context] = [at::DONE, at::CONTEXT].map(|at| self.word(at).load(Ordering::Relaxed));
+        let command = Name(at::COMMAND.map(|at| self.long(at).load(Ordering::Relaxed)));
         Report { waiting, done, command, context }
     }
 }

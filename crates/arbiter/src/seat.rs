@@ -1,8 +1,10 @@
 //! The device's side.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -14,6 +16,8 @@ use crate::{Error, socket};
 #[derive(Debug)]
 pub struct Seat {
     listener: OwnedFd,
+    /// Of all that is waited for.
+    epoll: OwnedFd,
     ruler: Option<Ruler>,
     /// One that connected and has said nothing yet. There is room for one: the newest.
     guest: Option<OwnedFd>,
@@ -33,16 +37,18 @@ struct Ruler {
 }
 
 impl Seat {
-    /// `listener` is a socket of whole messages that listens and never blocks.
-    pub fn new(listener: OwnedFd) -> Seat {
+    /// `listener` is a stream socket that listens.
+    pub fn new(listener: OwnedFd) -> io::Result<Seat> {
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        watch(&epoll, &listener)?;
         let (known, before) = (Duration::ZERO, Duration::ZERO);
-        Seat { listener, ruler: None, guest: None, report: Report::default(), known, before }
+        Ok(Seat { listener, epoll, ruler: None, guest: None, report: Report::default(), known, before })
     }
 
-    /// What is to be waited for; [`poll`](Self::poll) when one is readable. They may be others after each poll.
-    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let ruler = self.ruler.iter().flat_map(|ruler| [ruler.socket.as_fd(), ruler.news.as_fd()]);
-        std::iter::once(self.listener.as_fd()).chain(self.guest.as_ref().map(AsFd::as_fd)).chain(ruler)
+    /// Readable when there is something for [`poll`](Self::poll). The same for its life.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 
     /// Lets managers come and go. Returns whether [`granted`](Self::granted) may have changed; never waits.
@@ -51,23 +57,16 @@ impl Seat {
         // A flood of them would otherwise hold the device up: the rest comes at the next poll.
         for _ in 0..8 {
             match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(guest) => self.guest = Some(guest),
+                Ok(guest) => self.admit(guest),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(_) => break,
             }
         }
-        if let Some(guest) = self.guest.take() {
-            match socket::receive(&guest) {
-                Ok(None) => self.guest = Some(guest),
-                Ok(Some(fds)) => {
-                    if let Ok(ruler) = Ruler::new(guest, fds) {
-                        self.dethrone();
-                        ruler.page.report(self.report);
-                        self.ruler = Some(ruler);
-                        changed = true;
-                    }
-                }
-                Err(_) => {}
+        if let Some(guest) = &self.guest {
+            match socket::receive(guest) {
+                Ok(None) => {}
+                Ok(Some(fds)) => changed |= self.enthrone(fds),
+                Err(_) => self.send_away(),
             }
         }
         if let Some(ruler) = &self.ruler {
@@ -80,10 +79,40 @@ impl Seat {
         changed
     }
 
+    fn admit(&mut self, guest: OwnedFd) {
+        self.send_away();
+        if watch(&self.epoll, &guest).is_ok() {
+            self.guest = Some(guest);
+        }
+    }
+
+    fn send_away(&mut self) {
+        if let Some(guest) = self.guest.take() {
+            let _ = epoll::delete(&self.epoll, guest);
+        }
+    }
+
+    /// Who was a guest rules from now on, if what it brought is what it should be.
+    fn enthrone(&mut self, fds: Vec<OwnedFd>) -> bool {
+        let Some(guest) = self.guest.take() else { return false };
+        let _ = epoll::delete(&self.epoll, &guest);
+        let Ok(ruler) = Ruler::new(guest, fds) else { return false };
+        if watch(&self.epoll, &ruler.socket).and_then(|()| watch(&self.epoll, &ruler.news)).is_err() {
+            return false;
+        }
+        self.dethrone();
+        ruler.page.report(self.report);
+        self.ruler = Some(ruler);
+        true
+    }
+
     fn dethrone(&mut self) {
         // A stop that it left behind is over: with it goes who would end it.
         self.before = self.stopped();
-        self.ruler = None;
+        if let Some(Ruler { socket, news, .. }) = self.ruler.take() {
+            // The other side has the bell too: it would go on ringing here.
+            let _ = (epoll::delete(&self.epoll, socket), epoll::delete(&self.epoll, news));
+        }
     }
 
     /// Whether a manager rules.
@@ -132,6 +161,10 @@ impl Ruler {
         socket::send(&socket, &[])?;
         Ok(Ruler { page: Page::map(page)?, socket, news, work })
     }
+}
+
+fn watch(epoll: &OwnedFd, fd: &OwnedFd) -> Result<(), Errno> {
+    epoll::add(epoll, fd, EventData::new_u64(0), EventFlags::IN | EventFlags::RDHUP)
 }
 
 /// Makes a bell readable. One that rings already goes on.

@@ -1,4 +1,4 @@
-//! What goes over the socket: one message each way.
+//! What goes over the socket, a stream: one message each way, of eight bytes, sent at once and so received at once.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -69,7 +69,7 @@ pub fn receive(socket: impl AsFd) -> Result<Option<Vec<OwnedFd>>, Error> {
     let (words, _) = bytes.as_chunks::<4>();
     match received.bytes {
         0 => Err(Error::Gone),
-        _ if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) => Err(Error::Garbage),
+        _ if received.flags.contains(ReturnFlags::CTRUNC) => Err(Error::Garbage),
         8 if u32::from_le_bytes(words[0]) != MAGIC => Err(Error::Garbage),
         8 => match u32::from_le_bytes(words[1]) {
             VERSION => Ok(Some(fds)),

@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use tempfile::TempDir;
 
 use crate::page::Page;
-use crate::{Grant, Report, Seat, Ward, socket};
+use crate::{Grant, Name, Report, Seat, Ward, socket};
 
 struct Place {
     _folder: TempDir,
@@ -23,12 +23,12 @@ fn place() -> Place {
     let listener = plain_socket();
     bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     listen(&listener, 4).unwrap();
-    Place { _folder: folder, path, seat: Seat::new(listener) }
+    Place { _folder: folder, path, seat: Seat::new(listener).unwrap() }
 }
 
 fn plain_socket() -> OwnedFd {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
 }
 
 fn is_readable(fd: impl AsFd) -> bool {
@@ -36,7 +36,7 @@ fn is_readable(fd: impl AsFd) -> bool {
 }
 
 fn work(waiting: u32) -> Report {
-    Report { waiting, done: 7, command: 0x207, context: 3 }
+    Report { waiting, done: 7, command: Name::new("SUBMIT_3D"), context: 3 }
 }
 
 #[test]
@@ -163,6 +163,48 @@ fn who_connects_and_says_nothing_or_nonsense_rules_nothing() {
     let ward = Ward::connect(&place.path).unwrap();
     place.seat.poll();
     assert!(place.seat.is_ruled() && ward.is_there());
+}
+
+#[test]
+fn a_device_waits_for_one_descriptor_that_is_silent_when_nothing_happens() {
+    let mut place = place();
+    assert!(!is_readable(place.seat.fd()));
+    for _ in 0..3 {
+        let ward = Ward::connect(&place.path).unwrap();
+        assert!(is_readable(place.seat.fd()));
+        place.seat.poll();
+        assert!(!is_readable(place.seat.fd()));
+        ward.grant(Grant::Gated);
+        assert!(is_readable(place.seat.fd()));
+        place.seat.poll();
+        assert!(!is_readable(place.seat.fd()));
+        // It hangs up with its bell ringing.
+        ward.grant(Grant::Held);
+        drop(ward);
+        assert!(is_readable(place.seat.fd()));
+        place.seat.poll();
+        assert!(!is_readable(place.seat.fd()), "nobody rules");
+    }
+    // Two at once: the bell of the one before is its own alone.
+    let old = Ward::connect(&place.path).unwrap();
+    place.seat.poll();
+    let _new = Ward::connect(&place.path).unwrap();
+    place.seat.poll();
+    old.grant(Grant::Held);
+    assert!(!is_readable(place.seat.fd()));
+    assert_eq!(place.seat.granted(), Grant::Open);
+}
+
+#[test]
+fn a_name_is_a_word_whatever_was_written() {
+    for (written, read) in [
+        ("SUBMIT_3D", "SUBMIT_3D"),
+        ("", ""),
+        ("a name of more than 24 bytes", "a name of more than 24 b"),
+        ("\x1b[2J\n\u{e9}", "?[2J???"),
+    ] {
+        assert_eq!(Name::new(written).to_string(), read);
+    }
 }
 
 #[test]

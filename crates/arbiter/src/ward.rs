@@ -28,7 +28,7 @@ impl Ward {
     /// Takes the device over that listens at `path`. Whoever ruled it before does no longer.
     pub fn connect(path: &Path) -> Result<Ward, Error> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         connect(&socket, &SocketAddrUnix::new(path)?)?;
         let (page, news, work) = (Page::new()?, bell()?, bell()?);
         let fd = page.fd().ok_or(Error::Page)?;
@@ -36,7 +36,8 @@ impl Ward {
         Ok(Ward { page, socket, news, work, stopped: Duration::ZERO, since: None })
     }
 
-    /// What its 3D may do from now on. It looks at once.
+    /// What its 3D may do from now on. It looks at once. Time in which it is gated is to be told like time in which its processes
+    /// were stopped.
     pub fn grant(&self, grant: Grant) {
         self.page.grant(grant);
         seat::ring(&self.news);
