@@ -117,7 +117,7 @@ fn what_waits_has_a_limit_over_which_the_ring_waits_with_it() {
         sent.push(guest.send(&submit(1, &large)));
         guest.settle();
     }
-    assert_eq!(sent.len() * 4 << 20, caps::WAITING_BYTES);
+    assert_eq!((sent.len() * 4) << 20, caps::WAITING_BYTES);
     assert!(!guest.gpu.is_full(1), "the pointer's ring does not wait");
     // What is small takes nothing of it.
     set_full(&guest, &[]);

@@ -7,10 +7,11 @@ use device::guest_log;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
+use super::arbiter::Grant;
 use super::host::{Process, printable};
 use super::lives::Departure;
 use super::wire::Request;
-use super::{CHILDREN, FREEZER, Context, Ended, Isolated, KINDS, Resource, at};
+use super::{ARBITER, CHILDREN, Context, Ended, FREEZER, Isolated, KINDS, Resource, at};
 use crate::library::Kind;
 
 /// How long a process may have nothing before it is ended.
@@ -38,6 +39,10 @@ impl Isolated {
     fn start(&mut self, kind: Kind, now: Instant) -> Option<Process> {
         let (guest, what) = (&self.options.name, title(kind));
         let slot = at(kind);
+        if self.is_held() {
+            self.options.stats.renderer_refused.add(1);
+            return None;
+        }
         if !self.starts[slot].permit(now) {
             self.options.stats.renderer_refused.add(1);
             let most = self.options.restarts;
@@ -56,9 +61,10 @@ impl Isolated {
             Ok(process)
         });
         match process {
-            Ok(process) => {
+            Ok(mut process) => {
                 self.options.stats.renderer_starts.add(1);
                 guest_log!(info, "Guest {guest}: the {what} renderer starts");
+                process.set_gate(self.granted == Grant::Gated);
                 Some(process)
             }
             Err(error) => {
@@ -72,7 +78,7 @@ impl Isolated {
     /// Does all that can be done now.
     pub(super) fn attend(&mut self, now: Instant) {
         self.again = false;
-        if self.lives == 0 {
+        if self.lives == 0 && self.arbiter.is_none() {
             return;
         }
         let mut room = [MaybeUninit::uninit(); 8];
@@ -84,6 +90,8 @@ impl Isolated {
                 self.bury(now);
             } else if data == FREEZER {
                 self.freezer.heard();
+            } else if data == ARBITER {
+                self.arbiter.iter_mut().for_each(|arbiter| arbiter.poll());
             } else if let Some(process) = self.processes.get_mut((data / 2) as usize).and_then(Option::as_mut) {
                 match data % 2 {
                     0 => process.receive(),
@@ -94,9 +102,11 @@ impl Isolated {
                 }
             }
         }
+        self.obey(now);
         for kind in KINDS {
             self.serve(kind, now);
         }
+        self.report();
         for departure in self.departures.overdue(now) {
             match departure {
                 Departure::Kill(id) => self.children.kill(id),
@@ -150,6 +160,8 @@ impl Isolated {
             let _ = epoll::delete(&self.epoll, fd);
         }
         self.wakes.rang += process.rang;
+        self.done = self.done.wrapping_add(process.done());
+        self.last = process.last().or(self.last);
         for answer in process.give_up() {
             self.finish(answer);
         }
@@ -160,7 +172,7 @@ impl Isolated {
     }
 
     /// A process is of no use any more.
-    fn lose(&mut self, kind: Kind, how: &str, now: Instant) {
+    pub(super) fn lose(&mut self, kind: Kind, how: &str, now: Instant) {
         let last = self.processes[at(kind)].as_ref().and_then(Process::last);
         let last = last.map(|(command, context)| match self.contexts.get(&context) {
             Some(Context { name, .. }) => format!("{command} of context {} \"{}\"", context.0, printable(name)),
