@@ -25,7 +25,7 @@ pub struct Record {
     pub goal: Goal,
     /// Why it is held, if it is.
     pub held: Option<Held>,
-    /// Why it failed for good, if it did.
+    /// Why it failed, if it did: for good, or until it is tried again.
     pub failed: Option<String>,
     /// How often it ended by itself since somebody last asked for it.
     pub crashes: u32,

@@ -24,6 +24,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use crate::profile::Priority;
+pub use crate::record::Held;
 use client::Client;
 
 /// What is promised to whom.
@@ -144,8 +145,6 @@ pub struct Measured {
     pub pending: Option<bool>,
     /// A number that is another one after each piece of work that was done, if somebody can tell.
     pub progress: Option<u64>,
-    /// Its last command and the context of that, if somebody can tell.
-    pub last: Option<(u32, u32)>,
 }
 
 /// What is to be done, in this order.
@@ -170,15 +169,6 @@ pub struct Step<K> {
     pub acts: Vec<Act<K>>,
     /// When to look again at the latest; earlier if anything happened. `None`: when anything happened.
     pub next: Option<Duration>,
-}
-
-/// Why a client is held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    /// In words.
-    pub reason: String,
-    /// Its last command and the context of that, if somebody could tell.
-    pub last: Option<(u32, u32)>,
 }
 
 /// What a client is doing.
@@ -267,6 +257,17 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
     pub fn remove(&mut self, key: K) -> Option<Account> {
         let account = self.account(key);
         self.clients.remove(&key).and(account)
+    }
+
+    /// Holds it, as [`Act::Hold`] does when it hangs. Returns whether it is there.
+    pub fn hold(&mut self, key: K, why: Held) -> bool {
+        let now = self.now;
+        self.clients.get_mut(&key).map(|client| client.hold(why, now)).is_some()
+    }
+
+    /// Promises something else from now on.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.options.policy = policy;
     }
 
     /// Lets one that is held go on. Returns whether it was.

@@ -128,7 +128,7 @@ impl Entry {
         let (goal, failed) = match &self.phase {
             Phase::Rest => (Goal::Rest, None),
             Phase::Failed { why, retry: None } => (Goal::Rest, Some(why.clone())),
-            Phase::Failed { retry: Some(_), .. } => (Goal::Run, None),
+            Phase::Failed { why, retry: Some(_) } => (Goal::Run, Some(why.clone())),
             Phase::Stopping { then: Then::Rest, .. } => (Goal::Stop, None),
             _ => (Goal::Run, None),
         };

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::grant::Grant;
 use crate::machine::entry::{Entry, Origin, Phase, Then};
+use crate::machine::news::pause;
 use crate::machine::{Action, Machine, START_PATIENCE, STOP_PATIENCE};
 use crate::profile::Catalogue;
 use crate::record::{Goal, Process, Record};
@@ -115,24 +116,43 @@ impl Machine {
             return;
         }
         entry.crashes = record.crashes;
-        match (record.goal, record.failed) {
-            (Goal::Rest, Some(why)) => entry.phase = Phase::Failed { why, retry: None },
-            // A transient one that was not started yet.
-            (Goal::Rest, None) if entry.is_transient() => {}
-            (Goal::Rest, None) => todo.push(Action::Cleanup(uuid)),
-            (Goal::Stop, _) => self.finish(uuid, todo),
-            (Goal::Run, _) => {
-                entry.proven = record.process.is_some() || record.crashes > 0;
-                match record.profile {
-                    // Its part is kept for it, as if somebody had seen its end.
-                    Some(profile) => match self.partition.reserve(uuid, &profile) {
-                        Ok(()) => {
-                            entry.grant = Some(Grant { definition: record.definition, profile });
-                            self.crashed(uuid, why, todo);
-                        }
-                        Err(refusal) => self.fail(uuid, format!("{why}; {refusal}"), todo),
-                    },
-                    None => self.fail(uuid, why, todo),
+        match record.goal {
+            Goal::Stop => self.finish(uuid, todo),
+            Goal::Run => self.mourn_running(record, why, todo),
+            Goal::Rest => match record.failed {
+                Some(why) => entry.phase = Phase::Failed { why, retry: None },
+                // A transient one that was not started yet.
+                None if entry.is_transient() => {}
+                None => todo.push(Action::Cleanup(uuid)),
+            },
+        }
+    }
+
+    /// It was to run. Its part is kept for it, as if somebody had seen its end.
+    fn mourn_running(&mut self, record: Record, why: String, todo: &mut Vec<Action>) {
+        let uuid = record.uuid();
+        let Some(profile) = record.profile else {
+            return self.fail(uuid, why, todo);
+        };
+        if let Err(refusal) = self.partition.reserve(uuid, &profile) {
+            return self.fail(uuid, format!("{why}; {refusal}"), todo);
+        }
+        let now = self.now;
+        let Some(entry) = self.vgpus.get_mut(&uuid) else {
+            return;
+        };
+        entry.grant = Some(Grant { definition: record.definition, profile });
+        entry.proven = record.process.is_some() || record.crashes > 0;
+        match (record.process, record.failed) {
+            (Some(_), _) => self.crashed(uuid, why, todo),
+            // It was waiting for another try.
+            (None, Some(failed)) => {
+                entry.phase = Phase::Failed { why: failed, retry: Some(now + pause(record.crashes)) };
+            }
+            // It was about to be started.
+            (None, None) => {
+                if let Err(refusal) = self.launch(uuid, todo) {
+                    self.fail(uuid, refusal.to_string(), todo);
                 }
             }
         }

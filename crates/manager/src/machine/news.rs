@@ -8,6 +8,11 @@ use crate::machine::entry::{Entry, Origin, Pending, Phase, Then};
 use crate::machine::{Action, Ending, KILL_PATIENCE, Machine, RESTARTS, START_PATIENCE, STEADY};
 use crate::record::{Held, Process};
 
+/// How long to wait before the next try.
+pub(super) fn pause(crashes: u32) -> Duration {
+    Duration::from_secs(1 << crashes.saturating_sub(1).min(RESTARTS))
+}
+
 impl Machine {
     pub(super) fn saved(&mut self, uuid: Uuid, todo: &mut Vec<Action>) {
         let Some(entry) = self.vgpus.get_mut(&uuid) else {
@@ -163,15 +168,14 @@ impl Machine {
             return;
         };
         entry.crashes = entry.crashes.saturating_add(1);
-        if !(entry.proven || entry.is_auto()) || matches!(entry.origin, Origin::Broken(_)) {
+        if !(entry.proven || entry.is_auto()) {
             return self.fail(uuid, why, todo);
         }
         if entry.crashes > RESTARTS {
             let why = format!("{why}; so it went {} times, and it is not tried again", entry.crashes);
             return self.fail(uuid, why, todo);
         }
-        let pause = Duration::from_secs(1 << (entry.crashes - 1).min(RESTARTS));
-        entry.phase = Phase::Failed { why, retry: Some(now + pause) };
+        entry.phase = Phase::Failed { why, retry: Some(now + pause(entry.crashes)) };
         todo.push(Action::Sweep(uuid));
         self.note(uuid, todo);
     }

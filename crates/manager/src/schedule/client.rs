@@ -154,6 +154,11 @@ impl Client {
         }
     }
 
+    pub fn hold(&mut self, why: Held, now: Duration) {
+        self.frozen = self.share.grips.freeze;
+        self.enter(State::Held(why), now);
+    }
+
     pub fn release(&mut self, now: Duration) -> bool {
         let was_held = matches!(self.state, State::Held(_));
         if was_held {

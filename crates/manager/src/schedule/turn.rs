@@ -147,10 +147,9 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
         client.progress = measured.progress;
         client.stuck = if moved || measured.pending != Some(true) { Duration::ZERO } else { client.stuck + kept };
         if client.stuck >= self.options.hang_timeout {
-            let reason = format!("Nothing was done in {:.1} s of its own time", client.stuck.as_secs_f64());
-            client.frozen = client.share.grips.freeze;
+            let why = format!("Nothing was done in {:.1} s of its own time", client.stuck.as_secs_f64());
             acts.push(Act::Hold(key));
-            client.enter(State::Held(Held { reason, last: measured.last }), now);
+            client.hold(Held { why, last: None }, now);
             return;
         }
         if self.options.policy.keeps_slots() {

@@ -225,7 +225,6 @@ impl Machine {
                 stopped: client.stop.is_some_and(|stop| stop <= now),
                 pending: client.talks.then(|| client.wants(now)),
                 progress: client.talks.then_some(client.done),
-                last: client.talks.then_some((0x207, 1)),
             };
             (*key, measured)
         };
