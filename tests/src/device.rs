@@ -92,11 +92,24 @@ impl Device {
     /// Starts a device that renders for its guest, in the bed, where the library and its drivers are, with the stand-in for
     /// `/dev/udmabuf`.
     pub fn spawn_rendering<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
+        Self::spawn_rendering_with(&[], options)
+    }
+
+    /// The same, and its processes for 3D lie for guests' programs whose names ask for that: see `tests/lying-renderer`.
+    pub fn spawn_lying<S: AsRef<OsStr>>(options: &[S]) -> Result<Self> {
+        let tree = bed::mesa()?;
+        let udmabuf = bed::run::put(tree, "beamsplit-udmabuf-stand-in", "libudmabuf_stand_in.so")?;
+        let liar = bed::run::put(tree, "beamsplit-lying-renderer", "liblying_renderer.so")?;
+        Self::spawn_rendering_with(&[("BEAMSPLIT_RENDERER_LD_PRELOAD", format!("{liar}:{udmabuf}"))], options)
+    }
+
+    fn spawn_rendering_with<S: AsRef<OsStr>>(environment: &[(&str, String)], options: &[S]) -> Result<Self> {
         let program = workspace::binary(PROGRAM)?;
         let program = program.to_str().context("A path without a name")?;
         let dir = workspace::scratch("device-")?;
         let mut command = bed::run::with_udmabuf(bed::mesa()?, program)?;
         command.env("XDG_CACHE_HOME", workspace::target().join("tmp/cache"));
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         let mut all: Vec<OsString> = ["--renderer", "virgl"].map(Into::into).to_vec();
         all.extend(options.iter().map(|option| option.as_ref().to_owned()));
         Self::spawn_in(dir, command, &all)

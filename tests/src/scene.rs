@@ -44,7 +44,13 @@ impl Scene {
         Self::new(&words, guest.get("/tmp/picture")?)
     }
 
-    fn new(words: &str, pixels: Vec<u8>) -> Result<Self> {
+    /// What a program in a guest has just drawn, with what it said.
+    pub fn drawn(guest: &mut Guest, words: &str) -> Result<Self> {
+        Self::new(words, guest.get("/tmp/picture")?)
+    }
+
+    /// What it drew, by its words and its picture.
+    pub fn new(words: &str, pixels: Vec<u8>) -> Result<Self> {
         ensure!(pixels.len() == SIZE * SIZE * 4, "{} bytes are not the picture", pixels.len());
         let word = |before: &str| words.lines().find_map(|line| line.strip_prefix(before));
         let renderer = word("renderer ").context("No renderer")?.to_owned();

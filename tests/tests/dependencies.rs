@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("guest-agent", &[]),
     ("guest-probe", &[]),
     ("guest-scene", &[]),
+    ("lying-renderer", &["renderer"]),
     ("udmabuf-stand-in", &[]),
     ("surfaceless-stand-in", &[]),
     ("bench", EVERYTHING),

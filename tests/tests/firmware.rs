@@ -169,3 +169,53 @@ fn uefi_draws_through_the_queues_of_a_card_without_a_framebuffer_and_linux_takes
     ensure!(stats["device"]["errors"] == 0 && stats["device"]["panics"] == 0, "{stats}");
     guest.power_off()
 }
+
+#[test]
+fn a_card_beside_the_generic_device_shows_the_bios_and_linux_goes_on_on_ours() -> Result<()> {
+    // A framebuffer, and a screen of text whose characters are a pixel wider.
+    for (card, cell) in [("bochs-display", CELL), ("VGA", (9, 16))] {
+        let device = Device::spawn(&["--display", "none"])?;
+        let (token, rom) = (Token::new()?, workspace::scratch("rom-")?);
+        let rom = rom.path().join("token.rom");
+        std::fs::write(&rom, rom_that_shows(&token))?;
+        let config = Config::mini().real_mode().firmware(Firmware::SeaBios);
+        let config = config.arguments(["-option-rom".into(), rom.into_os_string()]);
+        let mut guest = Guest::start(&beside(config, card).gpu(Gpu::generic(&device)))?;
+        let seen = token.wait_until_shown(cell, BELOW, || guest.screen_of("boot", 0));
+        seen.with_context(|| format!("{card}: {guest}"))?;
+        guest.press("ret")?;
+        guest.wait_for_boot()?;
+        the_console_is_ours(&mut guest, &device).context(card)?;
+        guest.power_off()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_card_beside_the_generic_device_shows_uefi_and_linux_goes_on_on_ours() -> Result<()> {
+    let device = Device::spawn(&["--display", "none"])?;
+    let token = Token::new()?;
+    // The kernel's console would stay where the firmware drew.
+    let config = Config::mini().firmware(Firmware::Ovmf).kernel_words("fbcon=map:1").gpu(Gpu::generic(&device));
+    let disk = shell_disk(&config, &token)?;
+    let mut guest = Guest::start(&beside(config, "bochs-display").disk(disk.folder()))?;
+    let seen = token.wait_until_shown(UEFI_CELL, BELOW, || guest.screen_of("boot", 0));
+    seen.with_context(|| guest.to_string())?;
+    guest.press("ret")?;
+    guest.wait_for_boot()?;
+    the_console_is_ours(&mut guest, &device)?;
+    guest.power_off()
+}
+
+/// A guest with another card, which is there for the firmware.
+fn beside(config: Config, card: &str) -> Config {
+    config.arguments(["-device", &format!("{card},id=boot")])
+}
+
+/// Linux writes and draws on our head.
+fn the_console_is_ours(guest: &mut Guest, device: &Device) -> Result<()> {
+    let token = Token::new()?;
+    guest.run(&format!("printf '\\n{}\\n{}\\n' > /dev/tty1", Token::LEGEND, token.word()))?;
+    guest.wait_for_token(device, &token, CELL, BELOW)?;
+    guest.assert_pictures_are_shown(device)
+}

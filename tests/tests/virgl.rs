@@ -34,6 +34,15 @@ fn opengl_of_a_guest_is_drawn_by_the_host_as_the_host_draws_it_itself_and_shown_
     cube.save(&workspace::target().join("tmp/virgl.png"))?;
     let in_qemu = wait_until(PATIENCE, "a cube in QEMU", || Ok(cubic(&guest.screen()?).then_some(())));
     in_qemu.with_context(|| format!("{guest}"))?;
+    // A benchmark that people know, so many frames of each scene.
+    for scene in ["build", "texture"] {
+        let command = format!("glmark2-es2-drm --off-screen -s 256x256 -b {scene}:nframes=25:duration=1000");
+        let words = guest.run(&command)?.text();
+        assert!(words.contains("virgl ("), "{words}");
+        let rate = words.lines().find(|line| line.contains("FPS:")).with_context(|| words.clone())?;
+        say(format_args!("glmark2: {rate}"));
+    }
+
     let moves = wait_until(PATIENCE, "the cube to turn", || {
         let picture = device.screen()?;
         Ok((picture != cube && cubic(&picture)).then_some(()))

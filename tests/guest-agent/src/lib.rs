@@ -64,6 +64,8 @@ pub enum Request {
         /// Its name.
         node: String,
     },
+    /// Takes a name, as a program has one: the kernel gives it to the contexts that are opened from now on.
+    Name(String),
     /// Maps so many blobs of the host's memory at once, by a context of a capset, and looks whether each holds what is written.
     Blobs {
         /// The capset.

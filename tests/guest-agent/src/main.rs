@@ -7,6 +7,7 @@ mod screen;
 mod shell;
 mod virtgpu;
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chroot};
@@ -104,6 +105,10 @@ fn answer(request: Request, input: &[u8], state: &State) -> Result<(Reply, Vec<u
         Request::InputDevices => Ok((Reply::InputDevices(Inputs::devices()?), Vec::new())),
         Request::Watch { node } => inputs.watch(&node).map(|()| (Reply::Done, Vec::new())),
         Request::Events { node } => Ok((Reply::Done, inputs.events(&node)?)),
+        Request::Name(name) => {
+            rustix::thread::set_name(&CString::new(name)?).context("The kernel takes no such name")?;
+            Ok((Reply::Done, Vec::new()))
+        }
         Request::Blobs { capset, count, bytes, keep } => {
             virtgpu::blobs(capset, count, bytes, keep).map(|()| (Reply::Done, Vec::new()))
         }

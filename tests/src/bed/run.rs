@@ -50,22 +50,27 @@ pub fn inside(tree: &Tree, program: &str) -> Command {
 /// A program inside a tree with the stand-in for `/dev/udmabuf`, without which lavapipe exports no memory: for it and all that it
 /// starts and leaves an environment.
 pub fn with_udmabuf(tree: &Tree, program: &str) -> Result<Command> {
-    // Where the tree's other libraries are: a sandbox lets programs load those.
-    const NAME: &str = "libudmabuf_stand_in.so";
-    let built = workspace::built("beamsplit-udmabuf-stand-in", NAME)?;
-    let place = tree.file(LIBRARIES).join(NAME);
-    let _lock = cache::lock("udmabuf-stand-in")?;
+    let preloaded = put(tree, "beamsplit-udmabuf-stand-in", "libudmabuf_stand_in.so")?;
+    let mut command = inside(tree, "/usr/bin/env");
+    command.arg(format!("LD_PRELOAD={preloaded}")).arg(program);
+    Ok(command)
+}
+
+/// Builds a library of ours and puts it where a tree's other libraries are: a sandbox lets programs load those. Returns its path for
+/// programs inside.
+pub fn put(tree: &Tree, package: &str, name: &str) -> Result<String> {
+    let built = workspace::built(package, name)?;
+    let place = tree.file(LIBRARIES).join(name);
+    let _lock = cache::lock(package)?;
     let bytes = fs::read(&built).with_context(|| format!("Cannot read {}", built.display()))?;
     if fs::read(&place).ok().as_ref() != Some(&bytes) {
         // Not in place: somebody may have it loaded.
         let new = place.with_extension("new");
         fs::write(&new, &bytes)
             .and_then(|()| fs::rename(&new, &place))
-            .context("Cannot put the stand-in in its place")?;
+            .with_context(|| format!("Cannot put {name} in its place"))?;
     }
-    let mut command = inside(tree, "/usr/bin/env");
-    command.arg(format!("LD_PRELOAD=/{LIBRARIES}/{NAME}")).arg(program);
-    Ok(command)
+    Ok(format!("/{LIBRARIES}/{name}"))
 }
 
 /// What a command runs, a word a line: for programs that put their own after it.

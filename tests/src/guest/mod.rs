@@ -185,6 +185,11 @@ impl Guest {
         self.draw(Draw::Flip { head })?.context("Nothing drawn")
     }
 
+    /// Gives the agent a name, which is then that of its contexts.
+    pub fn name_agent(&mut self, name: &str) -> Result<()> {
+        self.ask(&Request::Name(name.to_owned()), &[]).map(drop)
+    }
+
     /// Maps so many blobs of the host's memory at once, by a context of a capset, and looks whether each holds what is written.
     pub fn map_blobs(&mut self, capset: u32, count: u32, bytes: u32) -> Result<()> {
         self.ask(&Request::Blobs { capset, count, bytes, keep: false }, &[]).map(drop)
