@@ -16,7 +16,8 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use device::{HostBlob, Ticket, Way};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
@@ -119,7 +120,34 @@ struct Shared {
     server: Mutex<Option<OwnedFd>>,
     /// Fences that were told.
     told: AtomicU64,
+    /// How many fences of each context were not.
+    open: Mutex<HashMap<u32, u64>>,
+    /// One of them was.
+    one_told: Condvar,
 }
+
+impl Shared {
+    fn open(&self) -> MutexGuard<'_, HashMap<u32, u64>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A fence of a context is not open any more.
+    fn was_told(&self, context: u32) {
+        let mut open = self.open();
+        if let Some(count) = open.get_mut(&context) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&context);
+            }
+        }
+        self.one_told.notify_all();
+    }
+}
+
+/// How long a context that is to be closed may have open fences: who draws for longer is taken for one that hangs, elsewhere.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How often the library is given a turn meanwhile: its thread may wait for the results of queries.
+const TURN: Duration = Duration::from_millis(1);
 
 /// The library, started.
 pub(super) struct Started {
@@ -166,11 +194,12 @@ impl Drop for Attached {
 
 unsafe extern "C" fn write_fence(_: *mut c_void, _: u32) {}
 
-unsafe extern "C" fn write_context_fence(cookie: *mut c_void, _context: u32, _ring: u32, id: u64) {
+unsafe extern "C" fn write_context_fence(cookie: *mut c_void, context: u32, _ring: u32, id: u64) {
     // SAFETY: the cookie is the leaked `Shared` of `Started::new`.
     let shared = unsafe { &*cookie.cast::<Shared>() };
     shared.told.fetch_add(1, Ordering::AcqRel);
     shared.sink.retired(Ticket(id));
+    shared.was_told(context);
 }
 
 unsafe extern "C" fn get_drm_fd(cookie: *mut c_void) -> c_int {
@@ -211,7 +240,9 @@ impl Started {
                 Kind::Vk => NO_VIRGL,
             };
         let has_node = node.is_some();
-        let shared = Shared { sink, node: node.into(), server: server.into(), told: AtomicU64::new(0) };
+        let told = AtomicU64::new(0);
+        let (open, one_told) = Default::default();
+        let shared = Shared { sink, node: node.into(), server: server.into(), told, open, one_told };
         let shared: &'static Shared = Box::leak(Box::new(shared));
         let callbacks = Box::leak(Box::new(Callbacks {
             version: CALLBACKS_VERSION,
@@ -257,7 +288,24 @@ impl Calls for Started {
         unsafe { (self.functions.context_create)(context, capset, length, name.as_ptr()) }
     }
 
+    fn settle(&mut self, context: u32) {
+        let begin = Instant::now();
+        let mut open = self.shared.open();
+        while open.contains_key(&context) && begin.elapsed() < SETTLE {
+            drop(open);
+            // SAFETY: no arguments.
+            unsafe { (self.functions.poll)() };
+            open = self.shared.open();
+            if open.contains_key(&context) {
+                let waited = self.shared.one_told.wait_timeout(open, TURN);
+                open = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+
     fn close(&mut self, context: u32) {
+        // What is left of them may never be told.
+        self.shared.open().remove(&context);
         // SAFETY: a number.
         unsafe { (self.functions.context_destroy)(context) }
     }
@@ -290,10 +338,12 @@ impl Calls for Started {
 
     fn fence(&mut self, context: u32, ring: u32, id: u64) -> i32 {
         self.asked += 1;
+        *self.shared.open().entry(context).or_default() += 1;
         // SAFETY: numbers.
         let code = unsafe { (self.functions.context_fence)(context, 0, ring, id) };
         if code != 0 {
             self.asked -= 1;
+            self.shared.was_told(context);
         }
         code
     }

@@ -31,6 +31,8 @@ pub(super) enum Memory {
 /// The library's calls: numbers as it knows them, 0 where all went well.
 pub(super) trait Calls {
     fn open(&mut self, context: u32, capset: u32, name: &[u8]) -> i32;
+    /// Waits until all fences of a context were told, but not for ever.
+    fn settle(&mut self, context: u32);
     fn close(&mut self, context: u32);
     fn join(&mut self, context: u32, resource: u32);
     fn leave(&mut self, context: u32, resource: u32);
@@ -162,9 +164,13 @@ impl<C: Calls> Library for Renderer<C> {
     }
 
     fn close(&mut self, context: ContextId) {
-        if self.contexts.remove(&context).is_some() {
-            self.calls.close(context.0);
+        let Some(gone) = self.contexts.remove(&context) else { return };
+        // Up to 1.1 at least, the thread that tells of OpenGL's fences calls the context of one that it waited for, there or not.
+        // Vulkan's contexts end their threads themselves, and their fences may wait for a guest.
+        if gone.kind == Kind::Gl {
+            self.calls.settle(context.0);
         }
+        self.calls.close(context.0);
     }
 
     fn join(&mut self, context: ContextId, resource: ResourceId) {

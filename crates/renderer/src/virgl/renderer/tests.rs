@@ -42,6 +42,9 @@ impl Calls for Fake {
     fn open(&mut self, context: u32, capset: u32, name: &[u8]) -> i32 {
         self.note(format!("open {context} {capset} {}", name.len()))
     }
+    fn settle(&mut self, context: u32) {
+        self.note(format!("settle {context}"));
+    }
     fn close(&mut self, context: u32) {
         self.note(format!("close {context}"));
     }
@@ -149,7 +152,21 @@ fn a_context_that_failed_is_not_asked_again_until_it_is_opened_anew() {
     renderer.close(ONE);
     renderer.open(ONE, CapsetId::VIRGL2, &[0; 100]).unwrap();
     renderer.submit(ONE, &mut [0; 8]).unwrap();
-    assert_eq!(fake.asked(), ["submit 2 8", "close 1", "open 1 2 64", "submit 1 8"]);
+    assert_eq!(fake.asked(), ["submit 2 8", "settle 1", "close 1", "open 1 2 64", "submit 1 8"]);
+}
+
+/// virglrenderer 1.1's thread for OpenGL's fences calls the context that it waited for. Vulkan's fences may wait for a guest.
+#[test]
+fn a_context_of_opengl_is_closed_when_its_fences_were_told() {
+    for (kind, expected) in
+        [(Kind::Gl, &["fence 1 0 7", "settle 1", "close 1"][..]), (Kind::Vk, &["fence 1 0 7", "close 1"])]
+    {
+        let (mut renderer, fake) = start(kind);
+        renderer.fence(Ticket(7), ONE, 0).unwrap();
+        renderer.close(ONE);
+        renderer.close(ONE);
+        assert_eq!(fake.asked(), expected);
+    }
 }
 
 #[test]
