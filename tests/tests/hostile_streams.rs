@@ -74,6 +74,19 @@ fn streams_of_vulkan_cost_their_guest_its_contexts_at_most() -> Result<()> {
     told.end(&host)
 }
 
+/// virglrenderer 1.1 dies of one in two hundred if it is let.
+#[test]
+fn a_context_may_be_closed_behind_its_fences() -> Result<()> {
+    const CONTEXTS: u32 = 1000;
+    let _alone = alone();
+    let mut host = Host::new(bed::mesa()?, PATIENCE)?;
+    for context in 0..CONTEXTS {
+        host.draws().with_context(|| format!("In context {context}"))?;
+    }
+    ensure!(host.stats().renderer_deaths.get() == 0, "{} processes died", host.stats().renderer_deaths.get());
+    host.is_well()
+}
+
 /// CVE-2022-0175: memory of the library's process that was somebody else's.
 #[test]
 fn cve_2022_0175_what_nobody_wrote_reads_as_zeros() -> Result<()> {

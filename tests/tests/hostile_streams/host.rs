@@ -51,6 +51,12 @@ pub struct Host {
 impl Host {
     /// A guest whose child may do nothing for so long.
     pub fn new(tree: &'static bed::Tree, patience: Duration) -> Result<Self> {
+        // Why a process ended is in the log. A second test finds it on.
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+            .with_ansi(false)
+            .with_test_writer()
+            .try_init();
         let capset = |id, version, size, rings, maps| Capset { id, version, bytes: vec![0; size].into(), rings, maps };
         let capsets = vec![
             capset(CapsetId::VIRGL, 1, 308, 1, false),
