@@ -11,10 +11,12 @@
 //! - `three_d` turns calls of the device into requests, `answers` does what follows from what comes back;
 //! - `attend` starts, hears and ends processes; `lives`, `watch` and `freezer` say when; `host` is the device's end of one;
 //! - `wire` is what goes between the two, `shared` and `socket` by which ways, `arena` where its bytes lie;
+//! - [`arbiter`] grants time, `freezer` knows when there was none;
 //! - `memory` is the guest's, `images` are read back for a display, `offered` is memory that a process has for a guest;
 //! - [`child`] is the other end.
 
 mod answers;
+pub mod arbiter;
 mod arena;
 mod attend;
 pub mod child;
@@ -44,11 +46,12 @@ use protocol::{ContextId, ResourceId};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 pub use self::answers::MAPPINGS;
+use self::arbiter::{Arbiter, Grant};
 pub use self::freezer::Freezer;
-pub(crate) use self::images::copy_part;
-pub use self::images::{IMAGE_BYTES, IMAGES};
 use self::host::{Answer, Process};
+pub(crate) use self::images::copy_part;
 use self::images::{Black, Image};
+pub use self::images::{IMAGE_BYTES, IMAGES};
 use self::lives::{Departures, Starts};
 use self::memory::Guest;
 use self::wire::Request;
@@ -57,6 +60,7 @@ use crate::library::Kind;
 /// What [`poll_fd`](device::ThreeD::poll_fd) watches besides processes.
 const CHILDREN: u64 = u64::MAX;
 const FREEZER: u64 = CHILDREN - 1;
+const ARBITER: u64 = CHILDREN - 2;
 
 /// A process that has ended, or was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +113,11 @@ pub struct Isolated {
     children: Box<dyn Children>,
     epoll: OwnedFd,
     freezer: Freezer,
+    arbiter: Option<Box<dyn Arbiter>>,
+    granted: Grant,
+    /// What processes did that are gone.
+    done: u32,
+    last: Option<(&'static str, ContextId)>,
     processes: [Option<Process>; 2],
     starts: [Starts; 2],
     departures: Departures,
@@ -176,6 +185,10 @@ impl Isolated {
             children,
             epoll,
             freezer,
+            arbiter: None,
+            granted: Grant::Open,
+            done: 0,
+            last: None,
             processes: [None, None],
             departures: Departures::default(),
             lives: 0,

@@ -56,13 +56,22 @@ impl Freezer {
     /// How long they were frozen until now, not counting the time `since` which they are, if they are. What cannot be is taken for
     /// the nearest that can: more time than has passed, or less than was told before.
     pub fn account(&self, total: Duration, since: Option<Instant>, now: Instant) {
+        self.note(total, since, now);
+        // When somebody is to look at a process depends on it.
+        ring_bell(&self.0.bell);
+    }
+
+    /// The same, by whom looks at the processes next.
+    pub(super) fn follow(&self, total: Duration, now: Instant) {
+        let since = self.ice().since;
+        self.note(total, since, now);
+    }
+
+    fn note(&self, total: Duration, since: Option<Instant>, now: Instant) {
         let mut ice = self.ice();
         let since = since.map(|since| since.clamp(self.0.since_made, now.max(self.0.since_made)));
         let passed = since.unwrap_or(now).saturating_duration_since(self.0.since_made);
         *ice = Ice { total: total.min(passed).max(ice.total.min(passed)), since };
-        drop(ice);
-        // When somebody is to look at a process depends on it.
-        ring_bell(&self.0.bell);
     }
 
     /// Whether they are frozen.

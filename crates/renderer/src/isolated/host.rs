@@ -128,6 +128,8 @@ pub struct Process {
     unannounced: bool,
     /// The socket has no room.
     blocked: bool,
+    /// Nothing more is begun for the time being.
+    gated: bool,
     /// Why it is to be ended.
     end: Option<String>,
 }
@@ -174,6 +176,7 @@ impl Process {
             watch: Watch::new(patience.max(STARTING)),
             unannounced: false,
             blocked: false,
+            gated: false,
             end: None,
         })
     }
@@ -196,6 +199,21 @@ impl Process {
     /// Whether so much waits for room that more is to be kept elsewhere.
     pub fn is_full(&self) -> bool {
         self.queue.len() >= QUEUED || self.queued_bytes >= QUEUED_BYTES
+    }
+
+    /// Whether what is asked for from now on waits.
+    pub fn set_gate(&mut self, shut: bool) {
+        self.gated = shut;
+    }
+
+    /// How many of the requests are not answered.
+    pub fn waiting(&self) -> u32 {
+        u32::try_from(self.promises.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Requests that it has taken and answers that it gave, modulo 2^32.
+    pub fn done(&self) -> u32 {
+        self.requests.head().wrapping_add(self.heard)
     }
 
     /// Asks for something that is answered by its ticket.
@@ -279,7 +297,7 @@ impl Process {
     /// Puts a request into the ring, if there is room for it.
     fn push(&mut self, ticket: Ticket, request: &Request, payload: &[u8]) -> bool {
         let answered = ticket != UNANSWERED;
-        if self.end.is_some() || answered && self.awaited >= wire::EVENTS {
+        if self.end.is_some() || self.gated || answered && self.awaited >= wire::EVENTS {
             return false;
         }
         if !(self.requests.has_room() || self.look() && self.requests.has_room()) {
@@ -442,7 +460,7 @@ impl Process {
         if self.end.is_some() {
             return true;
         }
-        if !self.queue.is_empty() && !self.blocked {
+        if !self.queue.is_empty() && !self.blocked && !self.gated {
             self.memory.going_to_sleep(at::DEVICE_WAITS);
             let before = self.queue.len();
             self.flush();
@@ -465,6 +483,8 @@ impl Process {
         self.look();
         let taken = self.requests.head();
         let busy = self.work > 0 || taken != self.requests.tail() || !self.queue.is_empty();
+        // Behind a gate it has nothing to do; whoever shut it knows what is under way.
+        let busy = busy && !self.gated;
         if self.watch.hangs(now, busy || !self.found, (taken, self.heard)) {
             let what = if self.found { "hung for" } else { "did not start within" };
             let limit = if self.found { self.patience } else { self.patience.max(STARTING) };

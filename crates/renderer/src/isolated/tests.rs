@@ -5,6 +5,7 @@ mod chance;
 mod deaths;
 mod lies;
 mod pressure;
+mod rule;
 mod script;
 mod work;
 

@@ -183,6 +183,7 @@ impl ThreeD for Isolated {
             process.flush();
             process.announce();
         }
+        self.report();
     }
 
     fn reset(&mut self) {
