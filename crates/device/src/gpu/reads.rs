@@ -83,9 +83,12 @@ impl Gpu {
             if other != resource && !is_shown && !three_d.reads.under_way.contains_key(&other) {
                 three_d.renderer.forget_pixels(other);
                 resources.credit_pixels(other);
+                if resources.charge_pixels(resource).is_ok() {
+                    return Ok(());
+                }
             }
         }
-        resources.charge_pixels(resource)
+        Err(ReplyError::OutOfMemory)
     }
 
     /// Begins to read. Returns how it went if it is over already.

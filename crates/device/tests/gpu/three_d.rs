@@ -129,6 +129,32 @@ fn a_resource_is_read_once_at_a_time_and_what_changes_meanwhile_is_read_together
 }
 
 #[test]
+fn pixels_that_are_read_are_charged_and_those_that_nobody_sees_make_room() {
+    let mut guest = Guest::new(Pace::Late);
+    let square = |side| [2, 1, 2, side, side, 1, 1, 0, 0, 0];
+    let bytes = |side: u64| side * side * 4;
+    // 64 MiB in all: three of 16 fit beside what resources cost by themselves.
+    let empty = guest.stats.image_bytes.get();
+    for image in 10..20 {
+        guest.all("ok", &[create_3d(image, square(2048)), scanout(0, image, 16, 16)]);
+        assert_eq!(guest.stats.image_bytes.get() / bytes(2048), u64::from(image - 10).min(3), "nothing was read yet");
+        guest.all("ok", &[flush(image, 16, 16), flush(image, 1, 1)]);
+        assert!(guest.stats.image_bytes.get() <= 64 << 20);
+    }
+    assert!((1..10).contains(&called(&guest, &["forget_pixels"])[0]));
+    // What is on a head stays.
+    guest.all("ok", &[create_3d(30, square(3000)), scanout(0, 30, 16, 16), flush(30, 16, 16)]);
+    guest.all("ok", &[create_3d(31, square(3000)), scanout(1, 31, 16, 16)]);
+    guest.all("out_of_memory", &[flush(31, 16, 16)]);
+    guest.all("ok", &[unref(30), flush(31, 16, 16), flush(31, 1, 1)]);
+    for image in (10..20).chain([31]) {
+        guest.all("ok", &[unref(image)]);
+    }
+    assert_eq!(guest.stats.image_bytes.get(), empty);
+    guest.finish();
+}
+
+#[test]
 fn a_head_shows_what_it_did_until_its_next_image_was_read_and_then_all_of_that() {
     let mut guest = Guest::new(Pace::Late);
     guest.all("ok", &[create_3d(10, IMAGE), create_3d(11, IMAGE), scanout(0, 10, 16, 16)]);
