@@ -72,6 +72,12 @@ enum Command {
     /// Become a device, when the manager says so (the manager starts this).
     #[command(hide = true)]
     Launch(launch::Words),
+    /// Let all go on that a manager has stopped, when it dies (the manager starts this).
+    #[command(hide = true)]
+    Guard(serve::guard::Words),
+    /// Give out time to devices that were started by hand; orders are read, a line each, answers written as JSON.
+    #[command(hide = true)]
+    Slices(serve::slices::tool::Words),
     /// Show a device's frames over VNC and on a web page (a device starts this by itself).
     #[command(hide = true)]
     Viewer(Box<::viewer::Args>),
@@ -118,6 +124,8 @@ fn run(command: Command) -> Result<()> {
         Command::Assert(words) => verbs::apply::assert(&words),
         Command::Top(words) => verbs::top::run(&words),
         Command::Log(words) => verbs::log::run(&words),
+        Command::Guard(words) => serve::guard::run(&words),
+        Command::Slices(words) => serve::slices::tool::run(&words),
         Command::Viewer(words) => viewer::run(*words),
     }
 }

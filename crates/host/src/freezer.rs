@@ -1,8 +1,8 @@
 //! Stopping the processes that draw for a device, and letting them go on.
 //!
 //! By `cgroup.freeze` where a control group of our own holds them, else by SIGSTOP and SIGCONT. Both take a while: one that is in
-//! the kernel stops when it leaves it. So a stop is over only when each thread of each process was seen standing still, and a new
-//! look found no process that a member had started meanwhile.
+//! the kernel stops when it leaves it. So a stop is over only when each thread of each process was seen standing still, or waiting for
+//! a processor with the order to stop before it, and a new look found no process that a member had started meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -89,12 +89,17 @@ impl Freezer {
         }
     }
 
+    /// Whether all stand still by now.
+    pub fn is_stopped(&self, renderers: &mut Renderers) -> bool {
+        match self {
+            Freezer::Cgroup(group) => group.is_frozen().unwrap_or(false) || renderers.stand(),
+            Freezer::Signals => renderers.stand(),
+        }
+    }
+
     fn wait(&self, renderers: &mut Renderers, begin: Instant, limit: Duration) -> bool {
         loop {
-            let stand = match self {
-                Freezer::Cgroup(group) => group.is_frozen().unwrap_or_else(|_| renderers.stand()),
-                Freezer::Signals => renderers.stand(),
-            };
+            let stand = self.is_stopped(renderers);
             if stand || begin.elapsed() >= limit {
                 return stand;
             }

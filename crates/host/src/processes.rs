@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::clocks::cpu_time;
+
 /// Processes of one device that are held. Stops one that starts them for ever; what is beyond is not stopped, and counted.
 pub const MOST: usize = 1024;
 /// How often all processes of the machine are looked through for those whose parents died.
@@ -161,14 +163,21 @@ impl Processes {
         &found - from
     }
 
+    /// The threads of a process. One that is gone does nothing.
+    fn threads(&self, pid: i32) -> impl Iterator<Item = Stat> {
+        let tasks = self.root.join(format!("{pid}/task"));
+        let stat = move |thread| Stat::parse(&fs::read(tasks.join(format!("{thread}/stat"))).ok()?);
+        numbers(&self.root.join(format!("{pid}/task"))).into_iter().filter_map(stat)
+    }
+
     /// Whether all threads of a process stand still.
     fn stands(&self, pid: i32) -> bool {
-        let tasks = self.root.join(format!("{pid}/task"));
-        numbers(&tasks).into_iter().all(|thread| {
-            let stat = fs::read(tasks.join(format!("{thread}/stat")));
-            // One that is gone does nothing.
-            stat.ok().and_then(|line| Stat::parse(&line)).is_none_or(|stat| stat.stands())
-        })
+        self.threads(pid).all(|thread| thread.stands())
+    }
+
+    /// Whether any thread of a process runs or waits for a processor.
+    fn wants_a_processor(&self, pid: i32) -> bool {
+        self.threads(pid).any(|thread| thread.state == 'R')
     }
 
     /// Holds a process; `None` if it is gone, or its number is another's by now.
@@ -192,6 +201,8 @@ pub struct Member {
     pidfd: OwnedFd,
     /// Whether it is known to stand still.
     stands: bool,
+    /// Its clock at the last look, while it is to stop.
+    clock: Option<Duration>,
 }
 
 impl Member {
@@ -337,7 +348,7 @@ impl Renderers {
             return false;
         }
         let Some(pidfd) = self.processes.hold(identity) else { return false };
-        self.members.insert(identity.pid, Member { identity, pidfd, stands: false });
+        self.members.insert(identity.pid, Member { identity, pidfd, stands: false, clock: None });
         true
     }
 
@@ -352,18 +363,26 @@ impl Renderers {
 
     /// Forgets who stood still.
     pub(crate) fn look_anew(&mut self) {
-        self.members.values_mut().for_each(|member| member.stands = false);
+        self.members.values_mut().for_each(|member| (member.stands, member.clock) = (false, None));
     }
 
-    /// Whether all threads of all of them stand still.
+    /// Whether all that were told to stop do nothing of their own any more: each thread stands still, or it waits for a processor,
+    /// which on a busy machine takes long, and stops as soon as it has one. The latter is seen by a clock that does not advance.
     pub(crate) fn stand(&mut self) -> bool {
         let processes = &self.processes;
         let mut all = true;
         for member in self.members.values_mut() {
             member.stands = member.stands || processes.stands(member.identity.pid);
-            all &= member.stands;
+            let clock = if member.stands { None } else { cpu_time(member.identity.pid) };
+            all &= member.stands || (clock.is_some() && clock == member.clock);
+            member.clock = clock;
         }
         all
+    }
+
+    /// Whether a thread of theirs runs or waits for a processor.
+    pub fn want_a_processor(&self) -> bool {
+        self.members.keys().any(|pid| self.processes.wants_a_processor(*pid))
     }
 }
 

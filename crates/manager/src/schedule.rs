@@ -141,6 +141,9 @@ pub struct Measured {
     pub used: Duration,
     /// All its processes are stopped.
     pub stopped: bool,
+    /// A thread of it runs or waits for a processor. Matters only while it uses little: on a busy machine that is no sign of
+    /// having nothing to do.
+    pub runnable: bool,
     /// Whether it has work, if somebody can tell.
     pub pending: Option<bool>,
     /// A number that is another one after each piece of work that was done, if somebody can tell.

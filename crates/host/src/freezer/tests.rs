@@ -120,10 +120,8 @@ fn those_that_start_processes_all_the_time_are_stopped_with_all_of_them() {
         for _ in 0..20 {
             let stop = freezer.stop(&mut renderers, LONG);
             assert!(stop.complete, "{}: {stop:?}", freezer.name());
-            let numbers: Vec<_> = renderers.members().map(|member| member.pid()).collect();
             assert!(uses(&mut meter, &mut renderers) <= STANDING, "{}", freezer.name());
             assert!(!renderers.find(), "{}: one was started meanwhile", freezer.name());
-            assert_eq!(renderers.members().map(|member| member.pid()).collect::<Vec<_>>(), numbers);
             freezer.go_on(&mut renderers);
             std::thread::sleep(Duration::from_millis(3));
         }

@@ -168,13 +168,14 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
     }
 
     /// Time that counts for a client: what it used, and, while it keeps others from running, half of the time that it does,
-    /// or all of it where that time is its own. (Half, because a machine with other work leaves a busy client no whole core.)
-    pub(super) fn price(&self, client: &Client, used: Duration, kept: Duration, others: bool) -> Duration {
+    /// or all of it where that time is its own. (Half: one that waits for a guest
+    /// between two frames has its use of it.)
+    pub(super) fn price(&self, client: &Client, used: Duration, kept: Duration, in_the_way: bool) -> Duration {
         if !client.is_running() {
             used
         } else if self.options.policy.keeps_slots() {
             used.max(kept)
-        } else if others {
+        } else if in_the_way {
             used.max(kept / 2)
         } else {
             used

@@ -42,7 +42,8 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
         client.seen = Some(client.seen.map_or(measured.used, |seen| seen.max(measured.used)));
         client.looked = now;
         let others = self.clients.values().any(Client::wants);
-        client.charged += Self::at_weight(self.price(client, used, kept, others), self.weight(client));
+        client.charged +=
+            Self::at_weight(self.price(client, used, kept, others && !measured.runnable), self.weight(client));
         client.used += used;
         client.recent += used;
         if client.is_candidate() || matches!(client.state, State::Draining | State::Stopping) {
@@ -119,7 +120,7 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
 
     /// Whether it works; nothing while it is too early to say.
     fn works(&self, client: &mut Client, measured: &Measured, now: Duration) -> Option<bool> {
-        if measured.pending == Some(true) {
+        if measured.pending == Some(true) || (client.is_running() && measured.runnable) {
             return Some(true);
         }
         let passed = now.saturating_sub(client.judged);

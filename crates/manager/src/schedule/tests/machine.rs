@@ -223,6 +223,7 @@ impl Machine {
                 alive: client.alive,
                 used: client.used,
                 stopped: client.stop.is_some_and(|stop| stop <= now),
+                runnable: client.runs(now),
                 pending: client.talks.then(|| client.wants(now)),
                 progress: client.talks.then_some(client.done),
             };

@@ -105,7 +105,7 @@ proptest! {
         }
         for (key, alive, used, stopped, pending, progress, now) in looks {
             let used = Duration::from_nanos(used);
-            let measured = super::super::Measured { alive, used, stopped, pending, progress };
+            let measured = super::super::Measured { alive, used, stopped, runnable: now % 3 == 0, pending, progress };
             let step = schedule.tick(Duration::from_micros(now.into()), &[(key, measured)]);
             prop_assert!(step.next.is_none_or(|next| next > Duration::ZERO));
             prop_assert!(schedule.accounts().filter(|(_, account)| account.doing == Doing::Running).count() <= 1);

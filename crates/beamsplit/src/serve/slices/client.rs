@@ -1,0 +1,226 @@
+//! A device whose time is given out: its processes, their clocks, and how they are stopped.
+
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use arbiter::{Grant, Ward};
+use host::cgroup::Cgroup;
+use host::clocks::{Meter, drm};
+use host::freezer::Freezer;
+use host::processes::{Processes, Renderers};
+use manager::gpu::Timed;
+use manager::profile::Promise;
+use manager::schedule::{Account, Doing, Measured};
+
+use super::{Device, Slice};
+
+/// The group, in a device's own, that those are in who draw.
+const GROUP: &str = "renderers";
+
+/// One that used less since the last look is asked whether it wanted to.
+const BUSY: Duration = Duration::from_micros(500);
+
+/// See the module.
+pub struct Client {
+    pub promise: Promise,
+    /// When its processes were last looked for.
+    pub found: Duration,
+    processes: Processes,
+    renderers: Renderers,
+    timed: Timed,
+    meter: Meter,
+    engines: drm::Meter,
+    freezer: Freezer,
+    group: Option<PathBuf>,
+    seam: Option<Ward>,
+    path: Option<PathBuf>,
+    /// It was told to stop, and was seen to.
+    told: bool,
+    stopped: bool,
+    stops: u64,
+    /// At the last look.
+    used: Duration,
+}
+
+impl Client {
+    /// `None`: the device is gone.
+    pub fn new(processes: &Processes, device: &Device) -> Option<Self> {
+        let renderers = Renderers::of(processes.clone(), device.process)?;
+        let group = device.cgroup.as_ref().and_then(|path| Cgroup::at(path).child(GROUP).ok());
+        let freezer = Freezer::with(group);
+        let group = if let Freezer::Cgroup(group) = &freezer { Some(group.path().to_owned()) } else { None };
+        let mut client = Client {
+            promise: device.promise,
+            found: Duration::ZERO,
+            processes: processes.clone(),
+            renderers,
+            timed: device.timed,
+            meter: Meter::default(),
+            engines: drm::Meter::default(),
+            freezer,
+            group,
+            seam: None,
+            path: device.arbiter.clone(),
+            told: false,
+            stopped: false,
+            stops: 0,
+            used: Duration::ZERO,
+        };
+        // Whoever gave out its time before may have left it stopped.
+        while client.renderers.find() {}
+        client.freezer.gather(&client.renderers);
+        client.freezer.go_on(&mut client.renderers);
+        client.connect();
+        Some(client)
+    }
+
+    /// Its control group, where that is how it is stopped.
+    pub fn group(&self) -> Option<&Path> {
+        self.group.as_deref()
+    }
+
+    /// Whether a process draws for it.
+    pub fn is_alive(&self) -> bool {
+        !self.renderers.is_empty()
+    }
+
+    fn connect(&mut self) {
+        if self.seam.as_ref().is_some_and(Ward::is_there) {
+            return;
+        }
+        self.seam = self.path.as_deref().and_then(|path| Ward::connect(path).ok());
+        if let (Some(seam), true) = (&mut self.seam, self.told) {
+            seam.stopped();
+        }
+    }
+
+    /// Readable when it has work after it had none.
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.seam.as_ref().map(Ward::work)
+    }
+
+    /// Whether it rang.
+    pub fn heard(&mut self) -> bool {
+        let Some(seam) = &self.seam else { return false };
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(seam.work(), rustix::event::PollFlags::IN)];
+        let now = rustix::event::Timespec::default();
+        let rang = matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1..));
+        if rang {
+            seam.heard();
+        }
+        rang
+    }
+
+    /// Looks for processes. Returns whether there are others than before.
+    pub fn find(&mut self, now: Duration) -> bool {
+        self.found = now;
+        self.connect();
+        let ended = !self.renderers.bury().is_empty();
+        let new = self.renderers.find();
+        if new {
+            self.freezer.gather(&self.renderers);
+            self.stopped = false;
+        }
+        new || ended
+    }
+
+    /// What it used, and whether it stands still.
+    pub fn measure(&mut self) -> Measured {
+        let cpu = self.meter.read(&mut self.renderers);
+        let used = match self.timed {
+            Timed::Fdinfo => {
+                let pids: Vec<_> = self.renderers.members().map(|member| member.pid()).collect();
+                self.engines.read(&self.processes, pids).unwrap_or_default()
+            }
+            _ => cpu,
+        };
+        if self.told && !self.stopped {
+            self.stopped = self.freezer.is_stopped(&mut self.renderers);
+        }
+        // Not worth a look while it uses what it can.
+        let runnable = !self.told && used.saturating_sub(self.used) < BUSY && self.renderers.want_a_processor();
+        self.used = used;
+        let report = self.seam.as_ref().map(Ward::report);
+        // What waits is known; that nothing waits is not: work of Vulkan's passes no device.
+        let pending = report.and_then(|report| (report.waiting > 0).then_some(true));
+        Measured {
+            alive: self.is_alive(),
+            used,
+            stopped: self.told && self.stopped,
+            runnable,
+            pending,
+            progress: report.map(|report| report.done.into()),
+        }
+    }
+
+    /// Its last command, as its device says.
+    pub fn last(&self) -> Option<String> {
+        let report = self.seam.as_ref()?.report();
+        Some(format!("{} of context {}", report.command, report.context))
+    }
+
+    /// Stops it, for at most so long.
+    pub fn freeze(&mut self, limit: Duration) {
+        self.told = true;
+        self.stops += 1;
+        // Before, so that none of the time counts for its device.
+        if let Some(seam) = &mut self.seam {
+            seam.stopped();
+        }
+        self.stopped = self.freezer.stop(&mut self.renderers, limit).complete;
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&mut self) {
+        (self.told, self.stopped) = (false, false);
+        self.freezer.go_on(&mut self.renderers);
+        if let Some(seam) = &mut self.seam {
+            seam.continued();
+        }
+    }
+
+    /// Tells its device what is granted.
+    pub fn grant(&self, grant: Grant) {
+        if let Some(seam) = &self.seam {
+            seam.grant(grant);
+        }
+    }
+
+    /// It is not held any more.
+    pub fn released(&self) {
+        self.grant(Grant::Open);
+    }
+
+    /// It is on its own from now on.
+    pub fn let_go(&mut self) {
+        while self.renderers.find() {}
+        self.thaw();
+        self.grant(Grant::Open);
+    }
+
+    /// What it had, for others to read.
+    pub fn slice(&self, account: &Account) -> Slice {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Slice {
+            doing: match account.doing {
+                Doing::Absent => "absent",
+                Doing::Idle => "idle",
+                Doing::Waiting => "waiting",
+                Doing::Running => "running",
+                Doing::Held => "held",
+            },
+            used: nanos(account.used),
+            waited: nanos(account.waited),
+            slices: account.slices,
+            overruns: account.overruns,
+            escapes: account.escapes,
+            stops: self.stops,
+            stop_time: nanos(account.stop_time),
+            debt: nanos(account.debt),
+            measured: if self.timed == Timed::Fdinfo { "drm-fdinfo" } else { "cpu" },
+            stopped_by: self.freezer.name(),
+            held: account.held.as_ref().map(|held| held.why.clone()),
+        }
+    }
+}
