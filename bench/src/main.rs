@@ -55,6 +55,12 @@ struct Arguments {
     /// One place of these, in this process
     #[arg(long, hide = true)]
     three_d_place: Option<String>,
+    /// A scene, a way to draw it, and how much of it, in this process
+    #[arg(long, hide = true, num_args = 3)]
+    three_d_run: Vec<String>,
+    /// What the library has for `gl` or `vk`, found out in this process
+    #[arg(long, hide = true)]
+    three_d_probe: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -90,9 +96,19 @@ fn measure(arguments: &Arguments) -> Result<()> {
         print!("{}", three_d::rows(place, folder.path(), budget)?);
         return Ok(());
     }
+    if let Some(kind) = &arguments.three_d_probe {
+        print!("{}", three_d::programs::probed(kind)?);
+        return Ok(());
+    }
+    if let [scene, way, much] = arguments.three_d_run.as_slice() {
+        let much = much.parse().context("How much is a number")?;
+        println!("{}", three_d::programs::rate(scene, way, much, folder.path())?);
+        return Ok(());
+    }
     if arguments.three_d {
         let rounds = if arguments.quick { 1 } else { arguments.rounds };
         print!("{}", three_d::table(rounds, budget)?);
+        println!("\n{}", three_d::programs::table(rounds, arguments.quick)?);
         return Ok(());
     }
     let plan = plan(arguments)?;

@@ -5,8 +5,10 @@
 //! `--three-d-place`.
 
 mod child;
+pub mod programs;
 mod rig;
 pub mod scene;
+mod service;
 mod vtest;
 
 use std::fmt::Write;

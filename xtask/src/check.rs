@@ -67,9 +67,9 @@ pub fn bench(arguments: &[String]) -> Result<()> {
 
 /// What a 3D library costs, where the bed's is found.
 fn bench_three_d(arguments: &[String]) -> Result<()> {
-    cargo(&["build", "--release", "-p", "beamsplit-bench"])?;
+    cargo(&["build", "--release", "-p", "beamsplit-bench", "-p", "beamsplit-guest-scene"])?;
     let program = workspace::target().join("release/beamsplit-bench");
-    let mut command = bed::run::inside(bed::mesa()?, &program.to_string_lossy());
+    let mut command = bed::run::with_udmabuf(bed::mesa()?, &program.to_string_lossy())?;
     command.arg("--three-d").args(arguments);
     step::run(command, "beamsplit-bench --three-d")
 }

@@ -43,7 +43,7 @@ pub fn start(kind: Kind, sink: Arc<dyn Sink>) -> Result<Box<dyn Library>, String
 }
 
 /// The render server of the library, which ends with its socket.
-fn start_server(library: &Path) -> io::Result<OwnedFd> {
+pub(super) fn start_server(library: &Path) -> io::Result<OwnedFd> {
     let program = find_render_server(library).ok_or(io::ErrorKind::NotFound)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     Command::new(program).args(["--socket-fd", "0"]).stdin(Stdio::from(theirs)).spawn()?;

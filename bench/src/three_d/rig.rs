@@ -49,6 +49,28 @@ fn failed(what: &str) -> Error {
     Error::NotDone(format!("{what} failed"))
 }
 
+/// A library, and its processes if it has some.
+type WithProcesses = (Box<dyn ThreeD>, Option<Arc<Processes>>);
+
+/// Makes a library that offers these sets; `program` starts its processes, if it gets some.
+pub(super) fn library(
+    place: Place,
+    kind: Kind,
+    capsets: Vec<Capset>,
+    program: Start,
+) -> Result<WithProcesses> {
+    if place == Place::InProcess {
+        let library = InProcess::new(capsets, Box::new(move |sink| start(kind, sink))).doing("make a library")?;
+        return Ok((Box::new(library), None));
+    }
+    let programs = Programs::new(program).doing("make an eventfd")?;
+    let processes = programs.processes();
+    let (patience, stats) = (Duration::from_secs(60), Arc::new(Stats::default()));
+    let options = Options { capsets, patience, restarts: 6, name: "bench".into(), stats };
+    let isolated = Isolated::new(options, Box::new(programs)).doing("make an isolated library")?;
+    Ok((Box::new(isolated), Some(processes)))
+}
+
 impl Rig {
     /// Starts a library, whose process, if it gets one, `program` starts. A process has at most one in-process library in its life.
     pub fn new(place: Place, kind: Kind, program: Start) -> Result<Self> {
@@ -56,25 +78,8 @@ impl Rig {
             Kind::Gl => Capset { id: CapsetId::VIRGL2, version: 2, bytes: vec![].into(), rings: 1, maps: false },
             Kind::Vk => Capset { id: CapsetId::VENUS, version: 0, bytes: vec![].into(), rings: 64, maps: true },
         };
-        let (id, capsets) = (capset.id, vec![capset]);
-        let (three_d, processes): (Box<dyn ThreeD>, _) = match place {
-            Place::InProcess => {
-                let library =
-                    InProcess::new(capsets, Box::new(move |sink| start(kind, sink))).doing("make a library")?;
-                (Box::new(library), None)
-            }
-            Place::Isolated => {
-                let programs = Programs::new(program).doing("make an eventfd")?;
-                let processes = programs.processes();
-                let patience = Duration::from_secs(60);
-                let stats = Arc::new(Stats::default());
-                let options = Options { capsets, patience, restarts: 6, name: "bench".into(), stats };
-                {
-                    let isolated = Isolated::new(options, Box::new(programs)).doing("make an isolated library")?;
-                    (Box::new(isolated), Some(processes))
-                }
-            }
-        };
+        let id = capset.id;
+        let (three_d, processes) = library(place, kind, vec![capset], program)?;
         let memory = table(&[(0, 8 << 20)]);
         let mut rig = Self { three_d, memory, processes, kind, tickets: 0, done: Vec::new() };
         rig.three_d.memory(&rig.memory);

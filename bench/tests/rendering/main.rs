@@ -39,10 +39,13 @@ impl Boot {
         format!("{}, {}", self.program.name(), self.who.name(self.program))
     }
 
-    /// Of a scene the median rate in frames a second, and the median of processor seconds for a hundred frames.
-    fn medians(&self, scene: &str) -> Option<(f64, f64)> {
-        let of_scene = || self.measured.iter().filter(|measured| measured.scene == scene);
-        Some((median(of_scene().map(|measured| measured.rate))?, median(of_scene().map(|measured| measured.cpu))?))
+    /// Of a scene, the median of each number by itself.
+    fn medians(&self, scene: &'static str) -> Option<Measured> {
+        let of = |number: fn(&Measured) -> f64| {
+            median(self.measured.iter().filter(|measured| measured.scene == scene).map(number))
+        };
+        let (rate, cpu) = (of(|measured| measured.rate)?, of(|measured| measured.cpu)?);
+        Some(Measured { scene, rate, cpu, interrupts: of(|measured| measured.interrupts)? })
     }
 }
 
@@ -61,9 +64,9 @@ fn what_drawing_costs_a_guest() -> Result<()> {
         for boot in boots.iter_mut().filter(|boot| boot.failed.is_none()) {
             match programs::measure(boot.program, boot.who, frames) {
                 Ok(measured) => {
-                    for Measured { scene, rate, cpu } in &measured {
+                    for Measured { scene, rate, cpu, interrupts } in &measured {
                         say(format_args!(
-                            "round {round}: {}, {scene}: {rate:.0} frames/s, {cpu:.3} s CPU",
+                            "round {round}: {}, {scene}: {rate:.0} frames/s, {cpu:.3} s CPU, {interrupts:.2} interrupts",
                             boot.name()
                         ));
                     }
@@ -89,38 +92,29 @@ fn what_drawing_costs_a_guest() -> Result<()> {
     Ok(())
 }
 
-/// In Markdown: what each made of each scene, and how many times as fast and as cheap Beamsplit is.
+/// In Markdown: what each made of each scene, and how many times as fast and as dear Beamsplit is.
 fn table(boots: &[Boot], hosts: &[Measured]) -> String {
-    let mut text =
-        String::from("| scene | drawn by | frames/s | ms | CPU s for 100 frames | Beamsplit's rate | its CPU |\n");
-    text.push_str("|---|---|---:|---:|---:|---:|---:|\n");
-    for host in hosts {
-        let scene = host.scene;
-        let ours = boots
-            .iter()
-            .find(|boot| boot.who == Who::Beamsplit)
-            .and_then(|_| boots.iter().filter(|boot| boot.who == Who::Beamsplit).find_map(|boot| boot.medians(scene)));
-        for boot in boots.iter().filter(|boot| boot.program.scenes().contains(&scene)) {
+    let mut text = String::from("| scene | drawn by | frames/s | ms | CPU s for 100 frames | interrupts a frame | ");
+    text.push_str("Beamsplit's rate | its CPU |\n|---|---|---:|---:|---:|---:|---:|---:|\n");
+    for Measured { scene, rate, .. } in hosts {
+        let ours = boots.iter().filter(|boot| boot.who == Who::Beamsplit).find_map(|boot| boot.medians(scene));
+        for boot in boots.iter().filter(|boot| boot.program.scenes().contains(scene)) {
             let name = boot.who.name(boot.program);
-            let Some((rate, cpu)) = boot.medians(scene) else {
-                let _ = writeln!(text, "| {scene} | {name} | - | - | - | - | - |");
+            let Some(Measured { rate, cpu, interrupts, .. }) = boot.medians(scene) else {
+                let _ = writeln!(text, "| {scene} | {name} | - | - | - | - | - | - |");
                 continue;
             };
-            let (faster, cheaper) = match ours {
-                Some((our_rate, our_cpu)) if boot.who != Who::Beamsplit => {
-                    (format!("{:.2}x", our_rate / rate), format!("{:.2}x", our_cpu / cpu))
-                }
-                _ => (String::new(), String::new()),
-            };
             let ms = 1000.0 / rate;
-            let _ = writeln!(text, "| {scene} | {name} | {rate:.0} | {ms:.2} | {cpu:.3} | {faster} | {cheaper} |");
+            let _ = write!(text, "| {scene} | {name} | {rate:.0} | {ms:.2} | {cpu:.3} | {interrupts:.2} | ");
+            let _ = match &ours {
+                Some(ours) if boot.who != Who::Beamsplit => {
+                    writeln!(text, "{:.2}x | {:.2}x |", ours.rate / rate, ours.cpu / cpu)
+                }
+                _ => writeln!(text, "| |"),
+            };
         }
-        let _ = writeln!(
-            text,
-            "| {scene} | the host for itself, no guest | {:.0} | {:.2} | | | |",
-            host.rate,
-            1000.0 / host.rate
-        );
+        let ms = 1000.0 / rate;
+        let _ = writeln!(text, "| {scene} | the host for itself, no guest | {rate:.0} | {ms:.2} | | | | |");
     }
     text
 }

@@ -36,6 +36,8 @@ pub struct Measured {
     pub rate: f64,
     /// Seconds of processor that all processes of the host took for a hundred frames.
     pub cpu: f64,
+    /// How often the card interrupted its guest for a frame.
+    pub interrupts: f64,
 }
 
 impl Program {
@@ -71,19 +73,19 @@ pub fn measure(program: Program, who: Who, frames: u32) -> Result<Vec<Measured>>
         return program.scenes().iter().map(|scene| vkmark(&mut guest, scene)).collect();
     }
     scene::bring(&mut guest)?;
-    let mut run = |frames| counted(|| Scene::in_guest(&mut guest, environment, program.name(), frames));
+    let mut run = |frames| counted(&mut guest, |guest| Scene::in_guest(guest, environment, program.name(), frames));
     // The first one warms caches; the second one costs what the third one costs besides its frames.
     let first = run(WARM)?.0;
     ensure!(first.renderer.contains(expected), "Drawn by {}", first.renderer);
     let (short, long) = (run(WARM)?, run(WARM + frames)?);
-    let cpu = (long.1 - short.1) / f64::from(frames) * 100.0;
-    Ok(program.scenes().iter().map(|scene| Measured { scene, rate: long.0.rate, cpu }).collect())
+    let cost = (long.1 - short.1).of(f64::from(frames));
+    Ok(program.scenes().iter().map(|scene| cost.measured(scene, long.0.rate)).collect())
 }
 
 /// A scene of vkmark in a guest.
 fn vkmark(guest: &mut Guest, scene: &'static str) -> Result<Measured> {
     let mut run = |seconds| {
-        counted(|| {
+        counted(guest, |guest| {
             let words = guest.run(&format!("{VENUS} {}", vkmark_command(scene, seconds)))?.text();
             ensure!(words.contains("Venus"), "Drawn by another: {words}");
             rate_of(&words)
@@ -92,7 +94,7 @@ fn vkmark(guest: &mut Guest, scene: &'static str) -> Result<Measured> {
     run(SECONDS.0)?;
     let (short, long) = (run(SECONDS.0)?, run(SECONDS.1)?);
     let frames = long.0 * f64::from(SECONDS.1) - short.0 * f64::from(SECONDS.0);
-    Ok(Measured { scene, rate: long.0, cpu: (long.1 - short.1) / frames * 100.0 })
+    Ok((long.1 - short.1).of(frames).measured(scene, long.0))
 }
 
 fn vkmark_command(scene: &str, seconds: u32) -> String {
@@ -119,20 +121,51 @@ pub fn on_host(program: Program, frames: u32) -> Result<Vec<Measured>> {
                 rate_of(&String::from_utf8_lossy(&checked(command)?.stdout))?
             }
         };
-        Ok(Measured { scene, rate, cpu: 0.0 })
+        Ok(Measured { scene, rate, cpu: 0.0, interrupts: 0.0 })
     };
     program.scenes().iter().map(drawn).collect()
 }
 
-/// What something returned, and the seconds that all that this process started, and that still runs, was on a processor meanwhile.
-fn counted<T>(run: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
-    let before = cpu()?;
-    let done = run()?;
-    Ok((done, cpu()? - before))
+/// What has a cost besides time.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    /// Seconds that all that this process started, and that still runs, was on a processor.
+    cpu: f64,
+    /// Interrupts of the guest's card.
+    interrupts: f64,
 }
 
-fn cpu() -> Result<f64> {
-    let processes = descendants(std::process::id())?;
-    let pids = processes.into_iter().filter_map(|(id, _)| Pid::from_raw(id.cast_signed()));
-    Ok(pids.filter_map(|pid| cpu_time(pid).ok()).sum::<u64>() as f64 / 1e9)
+impl std::ops::Sub for Cost {
+    type Output = Cost;
+
+    fn sub(self, before: Cost) -> Cost {
+        Cost { cpu: self.cpu - before.cpu, interrupts: self.interrupts - before.interrupts }
+    }
+}
+
+impl Cost {
+    fn now(guest: &mut Guest) -> Result<Cost> {
+        let words = guest.run("cat /proc/interrupts")?.text();
+        let numbers = |line: &str| line.split_whitespace().filter_map(|word| word.parse::<f64>().ok()).sum::<f64>();
+        let interrupts = words.lines().filter(|line| line.trim_end().ends_with("-control")).map(numbers).sum();
+        let processes = descendants(std::process::id())?;
+        let pids = processes.into_iter().filter_map(|(id, _)| Pid::from_raw(id.cast_signed()));
+        Ok(Cost { cpu: pids.filter_map(|pid| cpu_time(pid).ok()).sum::<u64>() as f64 / 1e9, interrupts })
+    }
+
+    /// Of one frame.
+    fn of(self, frames: f64) -> Cost {
+        Cost { cpu: self.cpu / frames, interrupts: self.interrupts / frames }
+    }
+
+    fn measured(self, scene: &'static str, rate: f64) -> Measured {
+        Measured { scene, rate, cpu: self.cpu * 100.0, interrupts: self.interrupts }
+    }
+}
+
+/// What something returned, and what it cost.
+fn counted<T>(guest: &mut Guest, run: impl FnOnce(&mut Guest) -> Result<T>) -> Result<(T, Cost)> {
+    let before = Cost::now(guest)?;
+    let done = run(guest)?;
+    Ok((done, Cost::now(guest)? - before))
 }

@@ -1,5 +1,7 @@
 //! Pictures and numbers that a GPU makes, off-screen: so many frames, of which the last is written as it is in memory. What the
 //! same program makes on the host, with the same software renderer and no guest, is what it should have made in the guest.
+//!
+//! For the bench it also does one small thing so many times: what a way to the GPU costs is seen there.
 
 mod draw;
 
@@ -15,7 +17,10 @@ const WORDS: u32 = 64 << 10;
 /// Draws in a frame.
 const DRAWS: u32 = 64;
 
-const USAGE: &str = "guest-scene gl|vulkan FRAMES FILE";
+/// Bytes of a small upload, and of memory that is mapped.
+const SMALL: usize = 1 << 20;
+
+const USAGE: &str = "guest-scene gl|gl-fence|gl-upload|vulkan|vulkan-fence|vulkan-memory FRAMES FILE";
 
 /// What a GPU made.
 struct Made {
@@ -36,6 +41,10 @@ fn main() -> Result<()> {
     ensure!(frames > 0, "No frames");
     let made = match kind {
         "gl" => draw::gl::draw(frames)?,
+        "gl-fence" => draw::gl::fences(frames, 0)?,
+        "gl-upload" => draw::gl::fences(frames, SMALL)?,
+        "vulkan-fence" => draw::vulkan::fences(frames)?,
+        "vulkan-memory" => draw::vulkan::memory(frames)?,
         "vulkan" => {
             let (made, words) = draw::vulkan::draw(frames)?;
             let wrong = (0..WORDS).zip(&words).filter(|(place, word)| mixed(*place) != **word).count();

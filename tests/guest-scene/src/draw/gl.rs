@@ -33,7 +33,50 @@ pub fn draw(frames: u32) -> Result<Made> {
     made
 }
 
-fn context() -> Result<(egl::DynamicInstance<egl::EGL1_5>, glow::Context)> {
+/// Waits for so many fences one after the other, each behind an upload of so many bytes.
+pub fn fences(count: u32, bytes: usize) -> Result<Made> {
+    let (egl, gl) = context()?;
+    // SAFETY: as of `draw`.
+    let made = unsafe { uploads(&gl, count, bytes) };
+    drop(gl);
+    let _ = egl.release_thread();
+    made
+}
+
+unsafe fn uploads(gl: &glow::Context, count: u32, bytes: usize) -> Result<Made> {
+    // SAFETY: the context is current. The slice is copied before the call returns.
+    unsafe {
+        let renderer = gl.get_parameter_string(glow::RENDERER);
+        let buffer = gl.create_buffer().map_err(anyhow::Error::msg)?;
+        gl.bind_buffer(glow::ARRAY_BUFFER, Some(buffer));
+        gl.buffer_data_size(glow::ARRAY_BUFFER, i32::try_from(bytes.max(1))?, glow::DYNAMIC_DRAW);
+        let what = vec![0x55; bytes];
+        gl.finish();
+        let begin = Instant::now();
+        for _ in 0..count {
+            if bytes > 0 {
+                gl.buffer_sub_data_u8_slice(glow::ARRAY_BUFFER, 0, &what);
+            }
+            let fence = gl.fence_sync(glow::SYNC_GPU_COMMANDS_COMPLETE, 0).map_err(anyhow::Error::msg)?;
+            gl.flush();
+            wait(gl, fence)?;
+        }
+        Ok(Made { renderer, pixels: Vec::new(), seconds: seconds(begin) })
+    }
+}
+
+/// Waits for a fence, which is gone then.
+unsafe fn wait(gl: &glow::Context, fence: glow::Fence) -> Result<()> {
+    // SAFETY: the context is current, and the fence is of it.
+    unsafe {
+        let wait = || gl.client_wait_sync(fence, glow::SYNC_FLUSH_COMMANDS_BIT, i32::MAX);
+        ensure!((0..PATIENCE).any(|_| wait() != glow::TIMEOUT_EXPIRED), "A frame does not end");
+        gl.delete_sync(fence);
+    }
+    Ok(())
+}
+
+pub(super) fn context() -> Result<(egl::DynamicInstance<egl::EGL1_5>, glow::Context)> {
     // SAFETY: the library is libEGL, and stays loaded as long as what is returned.
     let egl = unsafe { egl::DynamicInstance::<egl::EGL1_5>::load_required() }.context("No libEGL")?;
     // SAFETY: the default display of this platform is a null pointer.
@@ -68,7 +111,7 @@ unsafe fn cubes(gl: &glow::Context, frames: u32) -> Result<Made> {
         }
         let status = gl.check_framebuffer_status(glow::FRAMEBUFFER);
         ensure!(status == glow::FRAMEBUFFER_COMPLETE, "Framebuffer: {status:#x}");
-        let program = program(gl)?;
+        let program = program(gl, VERTEX, FRAGMENT)?;
         gl.use_program(Some(program));
         let turn = gl.get_uniform_location(program, "turn").context("No uniform")?;
         texture(gl)?;
@@ -97,10 +140,7 @@ unsafe fn cubes(gl: &glow::Context, frames: u32) -> Result<Made> {
             gl.flush();
             // As with two buffers on a screen: the next one is begun while this one is drawn.
             if let Some(fence) = previous.replace(fence) {
-                let wait = || gl.client_wait_sync(fence, glow::SYNC_FLUSH_COMMANDS_BIT, i32::MAX);
-                let ended = (0..PATIENCE).any(|_| wait() != glow::TIMEOUT_EXPIRED);
-                ensure!(ended, "Frame {frame} does not end");
-                gl.delete_sync(fence);
+                wait(gl, fence)?;
             }
         }
         let mut pixels = vec![0; (SIZE * SIZE * 4) as usize];
@@ -112,11 +152,11 @@ unsafe fn cubes(gl: &glow::Context, frames: u32) -> Result<Made> {
     }
 }
 
-unsafe fn program(gl: &glow::Context) -> Result<glow::Program> {
+pub(super) unsafe fn program(gl: &glow::Context, vertex: &str, fragment: &str) -> Result<glow::Program> {
     // SAFETY: the context is current.
     unsafe {
         let program = gl.create_program().map_err(anyhow::Error::msg)?;
-        for (kind, text) in [(glow::VERTEX_SHADER, VERTEX), (glow::FRAGMENT_SHADER, FRAGMENT)] {
+        for (kind, text) in [(glow::VERTEX_SHADER, vertex), (glow::FRAGMENT_SHADER, fragment)] {
             let shader = gl.create_shader(kind).map_err(anyhow::Error::msg)?;
             gl.shader_source(shader, text);
             gl.compile_shader(shader);

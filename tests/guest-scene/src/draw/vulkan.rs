@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use ash::{Device, Instance, vk};
 
-use crate::{DRAWS, Made, SIZE, WORDS, seconds};
+use crate::{DRAWS, Made, SIZE, SMALL, WORDS, seconds};
 
 static TRIANGLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/triangle.spv"));
 static COMPUTE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/compute.spv"));
@@ -23,6 +23,44 @@ const COLOR: vk::ImageSubresourceRange = vk::ImageSubresourceRange {
 
 /// Draws frames of turning triangles and reads the last one; then has words computed.
 pub fn draw(frames: u32) -> Result<(Made, Vec<u32>)> {
+    // SAFETY: all that a command uses lives until a fence has said that it ended; the rest goes with the program.
+    with(|gpu| unsafe { Ok((gpu.triangles(frames).context("Triangles")?, gpu.compute().context("Compute")?)) })
+}
+
+/// Waits for so many fences one after the other, each behind no commands.
+pub fn fences(count: u32) -> Result<Made> {
+    with(|gpu| {
+        let begin = Instant::now();
+        for _ in 0..count {
+            // SAFETY: see `draw`: nobody else uses the fence.
+            unsafe { gpu.submit(&[])? };
+        }
+        Ok(Made { renderer: gpu.name.clone(), pixels: Vec::new(), seconds: seconds(begin) })
+    })
+}
+
+/// So many times makes memory, maps it, writes to it, and lets it go.
+pub fn memory(count: u32) -> Result<Made> {
+    let visible = vk::MemoryPropertyFlags::HOST_VISIBLE | vk::MemoryPropertyFlags::HOST_COHERENT;
+    let needs = vk::MemoryRequirements { size: SMALL as u64, alignment: 1, memory_type_bits: u32::MAX };
+    with(|gpu| {
+        let begin = Instant::now();
+        for _ in 0..count {
+            // SAFETY: the memory is mapped where it is written, and nobody else has it.
+            unsafe {
+                let memory = gpu.allocate(needs, visible)?;
+                let start = gpu.device.map_memory(memory, 0, needs.size, vk::MemoryMapFlags::empty())?;
+                start.cast::<u8>().write_volatile(1);
+                gpu.device.unmap_memory(memory);
+                gpu.device.free_memory(memory, None);
+            }
+        }
+        Ok(Made { renderer: gpu.name.clone(), pixels: Vec::new(), seconds: seconds(begin) })
+    })
+}
+
+/// Uses the first GPU.
+fn with<T>(work: impl FnOnce(&Gpu) -> Result<T>) -> Result<T> {
     // SAFETY: the library is Vulkan's loader, and stays loaded until the end.
     let entry = unsafe { ash::Entry::load() }.context("No Vulkan")?;
     let application = vk::ApplicationInfo::default().application_name(c"guest-scene").api_version(vk::API_VERSION_1_3);
@@ -30,14 +68,13 @@ pub fn draw(frames: u32) -> Result<(Made, Vec<u32>)> {
     // SAFETY: what the structures point to lives longer than the call.
     let instance = unsafe { entry.create_instance(&info, None) }.context("No Vulkan instance")?;
     let gpu = Gpu::open(&instance)?;
-    // SAFETY: all that a command uses lives until a fence has said that it ended; the rest goes with the program.
+    let done = work(&gpu)?;
+    // SAFETY: nothing that was submitted is under way.
     unsafe {
-        let made = gpu.triangles(frames).context("Triangles")?;
-        let words = gpu.compute().context("Compute")?;
         gpu.device.destroy_device(None);
         instance.destroy_instance(None);
-        Ok((made, words))
     }
+    Ok(done)
 }
 
 /// The first GPU.
@@ -246,10 +283,17 @@ impl Gpu {
             device.cmd_pipeline_barrier(self.commands, from, to, vk::DependencyFlags::empty(), &barrier, &[], &[]);
             device.end_command_buffer(self.commands)?;
             let buffers = [self.commands];
-            let submit = vk::SubmitInfo::default().command_buffers(&buffers);
-            device.queue_submit(self.queue, &[submit], self.fence)?;
-            device.wait_for_fences(&[self.fence], true, 120_000_000_000).context("A fence")?;
-            device.reset_fences(&[self.fence])?;
+            self.submit(&[vk::SubmitInfo::default().command_buffers(&buffers)])
+        }
+    }
+
+    /// Has commands run, and waits for their end.
+    unsafe fn submit(&self, commands: &[vk::SubmitInfo<'_>]) -> Result<()> {
+        // SAFETY: see `draw`.
+        unsafe {
+            self.device.queue_submit(self.queue, commands, self.fence)?;
+            self.device.wait_for_fences(&[self.fence], true, 120_000_000_000).context("A fence")?;
+            self.device.reset_fences(&[self.fence])?;
         }
         Ok(())
     }
