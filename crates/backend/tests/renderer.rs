@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bench::frontend::command;
 use bench::frontend::message::request;
-use bench::frontend::{Channel, Driver, FrontEnd, Kind, Options, PciGuest};
+use bench::frontend::{Buffer, Channel, Driver, FrontEnd, Kind, Options, PciGuest};
 use protocol::ResourceId;
 use renderer::virgl::stream;
 use rustix::process::{Pid, Signal, kill_process};
@@ -296,6 +296,44 @@ fn one_that_stands_still_is_ended_and_another_takes_its_place() {
         assert_eq!(guest.draw(2, 2, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);
         wait_until_gone(first);
         assert_eq!(device.stats()["renderer"]["gl"]["starts"], 2);
+    }
+}
+
+#[test]
+fn one_that_stands_still_holds_up_its_own_work_and_not_the_console() {
+    for device in drawing("virgl2", &["--renderer-patience=600"]) {
+        let mut guest = Guest::new(&device);
+        guest.open(1, VIRGL2);
+        assert_eq!(guest.draw(1, 1, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);
+        let first = pid(&device, "gl");
+        let process = Pid::from_raw(first as i32).unwrap();
+        kill_process(process, Signal::STOP).unwrap();
+        // Much more than the process and its queue have room for: each does nothing, at length.
+        const COUNT: u16 = 100;
+        let nothing = vec![0; 256 << 10];
+        let submit = command::Command::new(0x207).context(1).words(&[nothing.len() as u32, 0]).bytes(&nothing);
+        let memory = guest.front_end.memory().clone();
+        let at = memory.allocate(submit.as_bytes().len() as u64, 4096).unwrap();
+        memory.write(at, submit.as_bytes()).unwrap();
+        let replies = memory.allocate(64 * u64::from(COUNT), 64).unwrap();
+        let queue = guest.front_end.queue(0).unwrap();
+        for number in 0..u64::from(COUNT) {
+            let readable = Buffer::Readable(at, submit.as_bytes().len() as u32);
+            let head = queue.prepare(&[readable, Buffer::Writable(replies + 64 * number, 64)]).unwrap();
+            queue.offer(head).unwrap();
+        }
+        queue.publish().unwrap();
+        // 2D goes on.
+        guest.must(&command::create_2d(9, 1, 16, 16));
+        let display_info = command::Command::new(0x100);
+        assert_eq!(guest.answer(&display_info), 0x1101);
+        kill_process(process, Signal::CONT).unwrap();
+        guest.front_end.queue(0).unwrap().wait_until_ready(COUNT).unwrap();
+        for number in 0..u64::from(COUNT) {
+            let kind = memory.read_vec(replies + 64 * number, 4).unwrap();
+            assert_eq!(kind, command::RESP_OK_NODATA.to_le_bytes());
+        }
+        assert_eq!(pid(&device, "gl"), first);
     }
 }
 
