@@ -5,7 +5,7 @@ use rustix::process::{Signal, kill_process};
 use tests::guest::PATIENCE;
 use tests::process::wait_until;
 use tests::progress::say;
-use tests::{Config, Device, Gpu, Guest, Scene, scene};
+use tests::{Config, Device, Gpu, Guest, Picture, Scene, scene};
 
 const FRAMES: u32 = 200;
 
@@ -41,6 +41,20 @@ fn vulkan_of_a_guest_is_drawn_and_computed_by_the_host_as_the_host_does_it_itsel
         say(format_args!("vkmark: {rate}"));
     }
 
+    // Vulkan's memory is on the screen, with no compositor in between, and stays there when who drew is gone.
+    let program = guest.spawn(&format!("{} >/tmp/kms 2>&1", scene::command(VENUS, "kms", 3)))?;
+    let shown = wait_until(PATIENCE, "the third picture", || {
+        Ok(device.screen_if_lit()?.filter(|screen| is_banded(screen, 2)).is_some().then_some(()))
+    });
+    shown.with_context(|| format!("{}\n{guest}", guest.run("cat /tmp/kms").map(|it| it.text()).unwrap_or_default()))?;
+    say(format_args!("on the screen: {}", guest.run("cat /tmp/kms")?.text()));
+    let (renderer, _) = device.renderers()?.into_iter().find(|(_, kind)| kind == "vk").context("Nothing draws")?;
+    kill_process(renderer, Signal::KILL)?;
+    wait_until(PATIENCE, "its end", || Ok(device.renderers()?.iter().all(|(pid, _)| *pid != renderer).then_some(())))?;
+    assert!(is_banded(&device.screen()?, 2), "What is shown goes with who drew it");
+    guest.run(&format!("kill -9 -{program}"))?;
+    guest.wait_for("! grep -qs '(guest-scene) [^Z]' /proc/[0-9]*/stat")?;
+
     // What draws is killed while it draws: the device, its screen and whoever comes next go on.
     let endless = scene::command(VENUS, "vulkan", u32::MAX);
     let program = guest.spawn(&endless)?;
@@ -54,6 +68,17 @@ fn vulkan_of_a_guest_is_drawn_and_computed_by_the_host_as_the_host_does_it_itsel
     say(format_args!("after a kill: {}", drawn.words));
     drawn.assert_same(&Scene::on_host("vulkan", 20)?)?;
     guest.assert_pictures_are_shown(&device)
+}
+
+/// Whether all of a screen is what the program for it makes as its picture of that number, counted from 0.
+fn is_banded(screen: &Picture, picture: usize) -> bool {
+    const BANDS: usize = 16;
+    let (width, height) = screen.size();
+    let colour = |y: usize| {
+        let band = (y / (height / BANDS)).min(BANDS - 1);
+        [picture * 40, 255 - band * 16, band * 16].map(|part| part as u8)
+    };
+    (0..height).all(|y| (0..width).all(|x| screen.pixel(x, y) == Some(colour(y))))
 }
 
 /// How much was submitted so far.

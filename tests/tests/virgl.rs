@@ -24,16 +24,16 @@ fn opengl_of_a_guest_is_drawn_by_the_host_as_the_host_draws_it_itself_and_shown_
     assert!(on_host.renderer.starts_with("llvmpipe"), "Drawn by {}", on_host.renderer);
     drawn.assert_same(&on_host)?;
 
+    // A buffer of the console's kind in a context: OpenGL sees what the processor wrote, and the processor what OpenGL drew.
+    let dumb = Scene::in_guest(&mut guest, "", "dumb", 1)?;
+    say(format_args!("a dumb buffer: {}", dumb.words));
+    assert!(dumb.renderer.starts_with("virgl ("), "Drawn by {}", dumb.renderer);
+    assert!(dumb.words.contains("sampled 65536 right") && dumb.words.contains("drawn 65536 right"));
+
     let names = guest.run("eglinfo.x86_64-linux-gnu -B -p surfaceless")?.text();
     let named = names.lines().find(|line| line.contains("renderer: virgl ("));
     say(format_args!("{}", named.context("EGL names another renderer")?));
 
-    // It ends when something can be read from its standard input.
-    guest.spawn("sleep 1000 | kmscube -c 300 >/tmp/cube 2>&1")?;
-    let cube = cube_on(&device)?;
-    cube.save(&workspace::target().join("tmp/virgl.png"))?;
-    let in_qemu = wait_until(PATIENCE, "a cube in QEMU", || Ok(cubic(&guest.screen()?).then_some(())));
-    in_qemu.with_context(|| format!("{guest}"))?;
     // A benchmark that people know, so many frames of each scene.
     for scene in ["build", "texture"] {
         let command = format!("glmark2-es2-drm --off-screen -s 256x256 -b {scene}:nframes=25:duration=1000");
@@ -43,6 +43,12 @@ fn opengl_of_a_guest_is_drawn_by_the_host_as_the_host_draws_it_itself_and_shown_
         say(format_args!("glmark2: {rate}"));
     }
 
+    // It ends when something can be read from its standard input.
+    guest.spawn("sleep 1000 | kmscube -c 300 >/tmp/cube 2>&1")?;
+    let cube = cube_on(&device)?;
+    cube.save(&workspace::target().join("tmp/virgl.png"))?;
+    let in_qemu = wait_until(PATIENCE, "a cube in QEMU", || Ok(cubic(&guest.screen()?).then_some(())));
+    in_qemu.with_context(|| format!("{guest}"))?;
     let moves = wait_until(PATIENCE, "the cube to turn", || {
         let picture = device.screen()?;
         Ok((picture != cube && cubic(&picture)).then_some(()))

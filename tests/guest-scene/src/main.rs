@@ -20,7 +20,7 @@ const DRAWS: u32 = 64;
 /// Bytes of a small upload, and of memory that is mapped.
 const SMALL: usize = 1 << 20;
 
-const USAGE: &str = "guest-scene gl|gl-fence|gl-upload|vulkan|vulkan-fence|vulkan-memory FRAMES FILE";
+const USAGE: &str = "guest-scene gl|dumb|kms|gl-fence|gl-upload|vulkan|vulkan-fence|vulkan-memory FRAMES FILE";
 
 /// What a GPU made.
 struct Made {
@@ -41,6 +41,8 @@ fn main() -> Result<()> {
     ensure!(frames > 0, "No frames");
     let made = match kind {
         "gl" => draw::gl::draw(frames)?,
+        "dumb" => draw::dumb::draw()?,
+        "kms" => draw::kms::show(frames)?,
         "gl-fence" => draw::gl::fences(frames, 0)?,
         "gl-upload" => draw::gl::fences(frames, SMALL)?,
         "vulkan-fence" => draw::vulkan::fences(frames)?,
