@@ -182,17 +182,24 @@ fn judge_named(words: &Words, gpus: &[Gpu]) -> Result<Type, Wrong> {
     }
 }
 
-/// Whose type it is; of the only GPU without a word.
+/// Whose type it is. 2D is drawn in the host's memory, whatever GPUs there are; 3D by the only GPU, or the one that is named.
 fn gpu_of(words: &Words, gpus: &[Gpu]) -> Result<GpuId, Wrong> {
+    let asked = words.renderer.as_ref().map(|renderer| *renderer.get_ref());
+    let three_d =
+        asked == Some(Renderer::Virgl) || words.capsets.as_ref().is_some_and(|capsets| !capsets.get_ref().is_empty());
     match (&words.gpu, gpus) {
+        (Some(id), _) if !three_d && id.get_ref() != "software" && check_gpu(id.get_ref()).is_ok() => {
+            wrong(id.span(), "2D is drawn in the host's memory: leave gpu out, or name kinds of 3D in capsets")
+        }
         (Some(id), _) => match check_gpu(id.get_ref()) {
             Ok(()) => Ok(GpuId(id.get_ref().clone())),
             Err(why) => wrong(id.span(), why),
         },
+        (None, _) if !three_d => Ok(GpuId::software()),
         (None, [only]) => Ok(only.id.clone()),
         (None, several) => {
             let names: Vec<&str> = several.iter().map(|gpu| gpu.id.0.as_str()).collect();
-            wrong(words.name.span(), format!("say of which GPU it is, gpu = one of {}", names.join(", ")))
+            wrong(words.name.span(), format!("say which GPU draws its 3D, gpu = one of {}", names.join(", ")))
         }
     }
 }
@@ -439,10 +446,14 @@ mod tests {
     }
 
     #[test]
-    fn of_several_gpus_one_must_be_named() {
+    fn of_several_gpus_the_one_that_draws_3d_must_be_named_and_2d_is_the_processors() {
         let gpus = [gpu("software", 1 << 30), gpu("pci-0000:03:00.0", 1 << 30)];
-        let error = Catalogue::parse("[[type]]\nname = 'a'\nmemory = '1G'", &gpus).unwrap_err();
+        let read = |words: &str| Catalogue::parse(&format!("[[type]]\nname = 'a'\nmemory = '1G'\n{words}"), &gpus);
+        assert_eq!(read("").unwrap().types.get("a").unwrap().gpu, GpuId::software());
+        let error = read("capsets = ['virgl2']").unwrap_err();
         assert!(error.why.contains("software, pci-0000:03:00.0"), "{error}");
+        let error = read("gpu = 'pci-0000:03:00.0'").unwrap_err();
+        assert!(error.line == 4 && error.why.contains("host's memory"), "{error}");
     }
 
     #[test]

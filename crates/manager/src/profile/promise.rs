@@ -94,7 +94,7 @@ pub(super) fn advisory(kind: &Type, gpu: Option<&Gpu>) -> Vec<Advice> {
         let why = "what a driver allocates in the device itself is not counted (isolate = false)";
         advice.push(Advice { what: Matter::Memory, why: why.to_owned() });
     } else if kind.draws_3d() {
-        // Decision 0143: four times --memory and two GiB are the limit of the process.
+        // What the device sets as RLIMIT_DATA of each of them.
         let why = format!(
             "what the guest makes by commands is counted; what a driver allocates for it is bounded by a limit of its processes \
              ({} here), not by this",
