@@ -244,7 +244,10 @@ pub fn strangers() -> Vec<(String, Vec<u8>)> {
     let lies: Vec<u8> = (0..20).flat_map(|ticket| [TELL, ticket, 4, TELL, ticket, 0, TELL, ticket, 0]).collect();
     let offers: Vec<u8> = (1..10).flat_map(|ticket| (0..8).flat_map(move |kind| [OFFER, ticket, kind, 2])).collect();
     let jumps: Vec<u8> = (0..7).flat_map(|which| [WORD, which, 0xff, 0xff, 0xff, 0x7f, 1, POLL]).collect();
-    [("honest", honest), ("lies", lies), ("offers", offers), ("jumps", jumps), ("dies", vec![HANG_UP, POLL])]
+    // A picture of a blob that is still being made, whose name is given to an image.
+    let again = vec![ASK, 11, 0, 2, 9, 8, ASK, 21, 0, 4, 9, 0, ASK, 4, 0, 4, 9];
+    let dies = vec![HANG_UP, POLL];
+    [("honest", honest), ("lies", lies), ("offers", offers), ("jumps", jumps), ("again", again), ("dies", dies)]
         .map(|(name, then)| (name.to_owned(), [&work[..], &then, &[POLL; 3], &work].concat()))
         .into()
 }
