@@ -6,7 +6,6 @@
 
 mod apply;
 mod ask;
-mod attachment;
 mod cgroup;
 mod config;
 mod device;
@@ -96,8 +95,8 @@ pub fn run(words: Words) -> Result<()> {
     let page = words.web.as_deref().map(web::bind).transpose()?;
     let notify = Notify::from_environment(|name| std::env::var_os(name), pid);
 
-    let catalogue = facts::find(&config_folder)?;
     let config = Config::read(&config_folder)?;
+    let catalogue = facts::find(&config_folder, &config.device)?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().context("Cannot start a runtime")?;
     let devices = Devices { runtime: runtime.clone(), cache: folders::cache() };
     let (mut keeper, desk) = Keeper::new(Parts {
@@ -107,6 +106,7 @@ pub fn run(words: Words) -> Result<()> {
         devices: devices.clone(),
         cgroup: cgroup::for_devices(),
         runtime: tokio.handle().clone(),
+        schedule: manager::schedule::Options::default(),
     })?;
     keeper.begin(!words.no_autostart && first_of_this_boot(&runtime)?)?;
     let keeper = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || keeper.run());
@@ -186,8 +186,14 @@ async fn reload(notify: &Notify, desk: &Desk, config_folder: &Path) -> Result<()
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
     notify.say(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
-    let read = || -> Result<_> { Ok((facts::find(config_folder)?, Config::read(config_folder)?)) };
-    let done = match read() {
+    let config_folder = config_folder.to_owned();
+    let read = move || -> Result<_> {
+        let config = Config::read(&config_folder)?;
+        Ok((facts::find(&config_folder, &config.device)?, config))
+    };
+    // It takes its time, and others ask meanwhile.
+    let read = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.into()));
+    let done = match read {
         Ok((catalogue, config)) => {
             let change = desk.change(move |keeper| keeper.reload(catalogue, config));
             change.await.map_err(|error| error.to_string()).and_then(|done| done.map_err(|error| format!("{error:#}")))

@@ -35,9 +35,14 @@ fn divided(root: &Path, own: &str) -> Option<PathBuf> {
     Some(above.to_owned())
 }
 
+/// The group of a device.
+pub fn of(groups: &Path, uuid: Uuid) -> PathBuf {
+    groups.join(format!("vgpu-{uuid}"))
+}
+
 /// Makes the group of a device; `None` where that is not possible, and the device stays in the manager's.
 pub fn make(groups: &Path, uuid: Uuid) -> Option<PathBuf> {
-    let group = groups.join(format!("vgpu-{uuid}"));
+    let group = of(groups, uuid);
     match fs::create_dir(&group) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             tracing::warn!("Cannot make {}: {error}", group.display());
@@ -50,7 +55,7 @@ pub fn make(groups: &Path, uuid: Uuid) -> Option<PathBuf> {
 /// Removes it, once nobody is in it.
 pub fn remove(groups: &Path, uuid: Uuid) {
     // One that is not empty stays until the next time.
-    let _ = fs::remove_dir(groups.join(format!("vgpu-{uuid}")));
+    let _ = fs::remove_dir(of(groups, uuid));
 }
 
 #[cfg(test)]

@@ -66,11 +66,6 @@ impl FromStr for Users {
 }
 
 impl Users {
-    /// Whether the user is one of these.
-    pub fn contains(self, uid: u32) -> bool {
-        (self.first..=self.last).contains(&uid)
-    }
-
     /// One that is not taken.
     pub fn free(self, taken: impl Fn(u32) -> bool) -> Option<u32> {
         (self.first..=self.last).find(|uid| !taken(*uid))
@@ -153,6 +148,5 @@ mod tests {
         let users: Users = "2000-2002".parse().unwrap();
         assert_eq!(users.free(|uid| uid == 2000), Some(2001));
         assert_eq!(users.free(|_| true), None);
-        assert!(users.contains(2002) && !users.contains(2003));
     }
 }

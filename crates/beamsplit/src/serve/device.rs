@@ -28,6 +28,8 @@ use crate::launch::GO;
 
 /// What devices say of themselves, in their folder.
 pub const LOG: &str = "log";
+/// Where the manager and a device agree on time.
+pub const ARBITER: &str = "arbiter.sock";
 /// What a device is told.
 const OPTIONS: &str = "device.toml";
 /// What the log may have before its beginning is thrown away.

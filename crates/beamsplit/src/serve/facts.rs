@@ -1,21 +1,33 @@
 //! What this host has, and what it offers.
 
-use std::fs;
+use std::ffi::OsString;
+use std::io::Read;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use host::gpus::{Memory, Roots};
 use manager::gpu::Timed;
 use manager::profile::Catalogue;
+use manager::value::Capset;
 use manager::{Gpu, GpuId};
+use serde_json::Value;
 
 use super::store;
 
 /// The file of types in the config folder.
 const FILE: &str = "types.toml";
+/// How long it may take to find out what a GPU draws: a second where nothing is known yet, and driver bugs.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether it is known.
+const PAUSE: Duration = Duration::from_millis(5);
+/// The longest answer.
+const MAX_ANSWER: u64 = 1 << 20;
 
-/// Looks at the host, and reads the file of types in this folder if there is one.
-pub fn find(config: &Path) -> Result<Catalogue> {
-    let gpus = [software()];
+/// Looks at the host, and reads the file of types in this folder if there is one. `device` is the program that draws.
+pub fn find(config: &Path, device: &[OsString]) -> Result<Catalogue> {
+    let gpus: Vec<Gpu> = host::gpus::find(Roots::of_this_host()).into_iter().map(|gpu| offered(gpu, device)).collect();
     let path = config.join(FILE);
     match store::read(&path).with_context(|| format!("Cannot read {}", path.display()))? {
         Some(text) => Catalogue::parse(&text, &gpus).with_context(|| path.display().to_string()),
@@ -23,18 +35,56 @@ pub fn find(config: &Path) -> Result<Catalogue> {
     }
 }
 
-/// The processor: half of the host's memory is for what is drawn with it.
-fn software() -> Gpu {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kibibytes =
-        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    Gpu {
-        id: GpuId::software(),
-        name: "the processor".to_owned(),
-        memory: kibibytes.unwrap_or(0) * 512,
-        node: None,
-        capsets: Vec::new(),
-        software: true,
-        timed: Timed::Processor,
+/// The host's fact as the manager's.
+fn offered(gpu: host::gpus::Gpu, device: &[OsString]) -> Gpu {
+    if let Memory::Unknown { why } = &gpu.memory {
+        tracing::warn!("{}: how much memory it has is not known ({why}): say so in {FILE}", gpu.id);
+    }
+    let capsets = draws(device, gpu.node.as_deref()).unwrap_or_else(|error| {
+        tracing::warn!("{}: it offers no 3D: {error:#}", gpu.id);
+        Vec::new()
+    });
+    let software = gpu.node.is_none();
+    let timed = match (software, gpu.says_time) {
+        (true, _) => Timed::Processor,
+        (false, true) => Timed::Fdinfo,
+        (false, false) => Timed::Nothing,
+    };
+    Gpu { id: GpuId(gpu.id), name: gpu.name, memory: gpu.memory.bytes(), node: gpu.node, capsets, software, timed }
+}
+
+/// The kinds of 3D that were used on it with success: the device's program tries them.
+fn draws(device: &[OsString], node: Option<&Path>) -> Result<Vec<Capset>> {
+    let [program, words @ ..] = device else { bail!("No program to ask") };
+    let mut command = Command::new(program);
+    command.args(words).args(["--print-capabilities", "--verbose"]);
+    if let Some(node) = node {
+        command.arg("--render-node").arg(node);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = command.spawn().with_context(|| format!("Cannot run {}", program.display()))?;
+    let answer: Value = serde_json::from_slice(&answer(child)?).context("Its answer is no JSON")?;
+    let names = answer["beamsplit"]["offered"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    Ok(names.filter_map(|name| name.parse().ok()).collect())
+}
+
+fn answer(mut child: Child) -> Result<Vec<u8>> {
+    let output = child.stdout.take().context("Nothing to read from")?;
+    let reader = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        output.take(MAX_ANSWER).read_to_end(&mut text).map(|_| text)
+    });
+    let until = Instant::now() + PATIENCE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= until {
+            child.kill()?;
+            child.wait()?;
+            bail!("Finding out took longer than {} seconds", PATIENCE.as_secs());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    match reader.join() {
+        Ok(text) => text.context("Cannot read its answer"),
+        Err(_) => bail!("Cannot read its answer"),
     }
 }

@@ -3,24 +3,25 @@
 //! What must be on the disk before anything else happens is written here; what takes time (a device that starts, one that
 //! ends) is watched elsewhere ([`super::watch`]) and comes back as an event.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use manager::machine::{Ending, Outcome};
+use manager::machine::{Ending, Outcome, Status};
 use manager::profile::Catalogue;
 use manager::record::{Process, Record};
-use manager::{Action, Event, Grant, Machine, Refusal, Uuid};
+use manager::{Action, Event, Grant, Machine, Refusal, State, Uuid, schedule};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
 use super::config::Config;
-use super::device::{Devices, Waiting};
+use super::device::{ARBITER, Devices, Waiting};
 use super::process::Identity;
 use super::store::Store;
 use super::watch::{self as watching, Watch};
+use super::slices::{self, Slices};
 use super::{cgroup, process, record};
 
 /// How often those are counted that a dead device left behind.
@@ -115,6 +116,7 @@ pub struct Keeper {
     config_folder: PathBuf,
     boot_id: String,
     cgroup: Option<PathBuf>,
+    slices: slices::Handle,
     watches: HashMap<Uuid, Watch>,
     /// Processes that wait for the word until they are written down.
     waiting: HashMap<Uuid, Waiting>,
@@ -141,18 +143,28 @@ pub struct Parts {
     pub cgroup: Option<PathBuf>,
     /// Where devices are watched.
     pub runtime: tokio::runtime::Handle,
+    /// How time is given out.
+    pub schedule: schedule::Options,
+}
+
+/// Starts the thread that does. What it holds, the machine hears of.
+fn give_out_time(schedule: schedule::Options, desk: Desk) -> Result<slices::Handle> {
+    let on_held = move |uuid, held| desk.happened(Event::Hung { uuid, held });
+    let options = slices::Options { schedule, on_held: Box::new(on_held), ..Default::default() };
+    Slices::start(options).context("Cannot give out time")
 }
 
 impl Keeper {
     /// Reads what was defined.
     pub fn new(parts: Parts) -> Result<(Self, Desk)> {
-        let Parts { catalogue, config, config_folder, devices, cgroup, runtime } = parts;
+        let Parts { catalogue, config, config_folder, devices, cgroup, runtime, schedule } = parts;
         let cannot = || format!("Cannot use {}", config_folder.display());
         let store = Store::open(&config_folder).with_context(cannot)?;
         let boot_id = process::boot_id().context("Cannot find out which boot this is")?;
         let (sender, orders) = channel();
         let (changed, changes) = watch::channel(0);
         let desk = Desk { orders: sender, changes };
+        let slices = give_out_time(schedule, desk.clone())?;
         let keeper = Keeper {
             machine: Machine::new(catalogue),
             config,
@@ -161,6 +173,7 @@ impl Keeper {
             config_folder,
             boot_id,
             cgroup,
+            slices,
             watches: HashMap::new(),
             waiting: HashMap::new(),
             news: VecDeque::new(),
@@ -276,12 +289,51 @@ impl Keeper {
     }
 
     fn tell(&mut self, event: Event) {
-        if let Event::Ready { uuid } = &event {
-            self.devices.share(*uuid, self.config.group);
+        match &event {
+            Event::Ready { uuid } => self.devices.share(*uuid, self.config.group),
+            Event::Exited { uuid, .. } => self.slices.remove(*uuid),
+            _ => {}
         }
+        let ready = if let Event::Ready { uuid } = &event { Some(*uuid) } else { None };
         if let Err(error) = self.command(event) {
             tracing::warn!("{error}");
         }
+        if let Some(uuid) = ready {
+            self.give_time(uuid);
+        }
+    }
+
+    /// Gives time to a device that answers, if its guest can use any. One that has time already keeps what it has.
+    fn give_time(&self, uuid: Uuid) {
+        let Some(Status { grant: Some(Grant { profile, .. }), state, .. }) = self.machine.status(uuid) else { return };
+        let gpu = self.machine.gpus().iter().find(|gpu| gpu.id == profile.gpu);
+        let (Some(gpu), Some(identity), true) = (gpu, self.process_of(uuid), profile.draws_3d()) else { return };
+        let device = slices::Device {
+            gpu: profile.gpu,
+            process: host::processes::Identity { pid: identity.pid, start_time: identity.start_time },
+            weight: profile.weight,
+            priority: profile.priority,
+            promise: profile.share,
+            timed: gpu.timed,
+            arbiter: Some(self.devices.folder(uuid).join(ARBITER)),
+            cgroup: self.cgroup.as_deref().map(|groups| cgroup::of(groups, uuid)).filter(|group| group.exists()),
+        };
+        self.slices.add(uuid, device);
+        if matches!(state, State::Held { .. }) {
+            self.slices.hold(uuid, self.why_held(uuid));
+        }
+    }
+
+    fn why_held(&self, uuid: Uuid) -> String {
+        match self.machine.status(uuid).map(|status| status.state) {
+            Some(State::Held { why, .. }) => why,
+            _ => String::new(),
+        }
+    }
+
+    /// What each had of its GPU's time.
+    pub fn time(&self) -> BTreeMap<Uuid, slices::Slice> {
+        self.slices.snapshot()
     }
 
     fn now(&self) -> Duration {
@@ -346,7 +398,8 @@ impl Keeper {
             Action::Spawn(grant) => self.spawn(&grant),
             Action::Terminate(uuid) => self.end(uuid, Signal::TERM),
             Action::Kill(uuid) => self.end(uuid, Signal::KILL),
-            Action::Hold(uuid) | Action::Release(uuid) => tracing::debug!("{uuid}: nobody holds it yet"),
+            Action::Hold(uuid) => self.slices.hold(uuid, self.why_held(uuid)),
+            Action::Release(uuid) => self.slices.release(uuid),
             Action::Sweep(uuid) => {
                 self.devices.sweep(uuid);
                 self.leave_cgroup(uuid);

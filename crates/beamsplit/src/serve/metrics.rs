@@ -158,10 +158,11 @@ fn label(name: &str, value: &Value) -> String {
 impl super::keeper::Keeper {
     /// Every vGPU as it is told.
     pub fn told_all(&self) -> Vec<Value> {
+        let time = self.time();
         self.machine
             .list()
             .map(|status| {
-                let mut told = view::vgpu(&self.machine, &status);
+                let mut told = view::vgpu(&self.machine, &status, time.get(&status.uuid));
                 if matches!(status.state, State::Running | State::Held { .. }) {
                     told["console"] = json!(self.console_of(status.uuid));
                 }

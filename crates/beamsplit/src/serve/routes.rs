@@ -8,15 +8,15 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use manager::attachment::Attachment;
 use manager::grant::{CONTROL_SOCKET, Grant};
-use manager::machine::Status;
+use manager::machine::{Outcome, Status};
 use manager::vgpu::Start;
 use manager::{Definition, Event, Refusal, State as Life, Uuid};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::attachment::Attachment;
 use super::device::{Devices, LOG};
 use super::foreign;
 use super::http::MAX_BODY;
@@ -57,6 +57,12 @@ pub struct Refused {
     status: StatusCode,
     code: &'static str,
     why: String,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
 }
 
 impl Refused {
@@ -161,7 +167,7 @@ async fn find(app: &App, word: String) -> Result<Uuid, Refused> {
 
 fn told(keeper: &Keeper, uuid: Uuid) -> Result<Value, Refusal> {
     let status = keeper.machine.status(uuid).ok_or_else(|| Refusal::NotFound(uuid.to_string()))?;
-    let mut view = view::vgpu(&keeper.machine, &status);
+    let mut view = view::vgpu(&keeper.machine, &status, keeper.time().get(&uuid));
     view["version"] = VERSION.into();
     Ok(view)
 }
@@ -219,7 +225,9 @@ async fn create(State(app): State<App>, body: Bytes) -> Result<Response, Refused
         true => Event::Create { definition, start: run },
         false => Event::Define { definition },
     };
-    app.desk.command(event).await?;
+    if app.desk.command(event).await? == Outcome::Unchanged {
+        return Err(Refusal::Conflict(format!("There is a vGPU {uuid} already, and it is the same")).into());
+    }
     if run && !transient {
         app.desk.command(Event::Start { uuid }).await?;
     }
@@ -259,7 +267,7 @@ pub async fn start(State(app): State<App>, Path(word): Path<String>) -> Answer {
 }
 
 /// Waits until it runs, and says what came of it.
-async fn started(app: &App, uuid: Uuid) -> Result<Value, Refused> {
+pub async fn started(app: &App, uuid: Uuid) -> Result<Value, Refused> {
     let status = settled(app, uuid, |status| matches!(status.state, Life::Starting | Life::Stopping)).await?;
     match status.map(|status| status.state) {
         Some(Life::Running | Life::Held { .. }) => Ok(app.desk.look(move |keeper| told(keeper, uuid)).await??),
@@ -276,13 +284,18 @@ async fn started(app: &App, uuid: Uuid) -> Result<Value, Refused> {
 pub async fn stop(State(app): State<App>, Path(word): Path<String>) -> Answer {
     let uuid = find(&app, word).await?;
     app.desk.command(Event::Stop { uuid }).await?;
-    let status = settled(&app, uuid, |status| status.state == Life::Stopping).await?;
+    stopped(&app, uuid).await.map(Json)
+}
+
+/// Waits until nothing of it is left, and says what came of it.
+pub async fn stopped(app: &App, uuid: Uuid) -> Result<Value, Refused> {
+    let status = settled(app, uuid, |status| status.state == Life::Stopping).await?;
     match status.map(|status| status.state) {
         Some(Life::Stopping) => {
             Err(Refused::unavailable(format!("Its processes did not end within {} seconds", PATIENCE.as_secs())))
         }
-        Some(_) => Ok(Json(app.desk.look(move |keeper| told(keeper, uuid)).await??)),
-        None => Ok(Json(json!({ "version": VERSION, "uuid": uuid }))),
+        Some(_) => Ok(app.desk.look(move |keeper| told(keeper, uuid)).await??),
+        None => Ok(json!({ "version": VERSION, "uuid": uuid })),
     }
 }
 

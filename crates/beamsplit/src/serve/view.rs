@@ -4,8 +4,10 @@ use manager::machine::Status;
 use manager::{Definition, Machine, Refusal, Uuid};
 use serde_json::{Map, Value, json};
 
+use super::slices::Slice;
+
 /// The vGPU as it is told.
-pub fn vgpu(machine: &Machine, status: &Status) -> Value {
+pub fn vgpu(machine: &Machine, status: &Status, time: Option<&Slice>) -> Value {
     let mut view = match serde_json::to_value(status) {
         Ok(Value::Object(view)) => view,
         _ => Map::new(),
@@ -23,7 +25,13 @@ pub fn vgpu(machine: &Machine, status: &Status) -> Value {
         view.insert("display".to_owned(), json!(profile.display));
     }
     if let Some(profile) = profile {
-        view.insert("share".to_owned(), json!({ "weight": profile.weight, "promise": profile.share }));
+        let mut share = json!({ "weight": profile.weight, "promise": profile.share });
+        if let Some(time) = time {
+            share["used_ns"] = time.used.into();
+            share["waited_ns"] = time.waited.into();
+            share["slice"] = json!(time);
+        }
+        view.insert("share".to_owned(), share);
     }
     view.insert("managed".to_owned(), true.into());
     view.insert("pid".to_owned(), json!(status.process.as_ref().map(|process| process.pid)));

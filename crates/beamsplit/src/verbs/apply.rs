@@ -62,7 +62,7 @@ fn report(words: &Words, answer: &Value) -> usize {
         failed += usize::from(why.is_some());
         if !words.json {
             let ending = why.map_or(String::new(), |why| format!(": {why}"));
-            println!("{}", line(&format!("{}{ending}", text(&step["step"]))));
+            println!("{}", line(&format!("{} ({}){ending}", text(&step["step"]), text(&step["because"]))));
         }
     }
     failed

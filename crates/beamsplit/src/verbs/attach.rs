@@ -1,5 +1,6 @@
 //! `beamsplit attach` and `detach`: what to tell a VMM, or telling it.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -56,6 +57,12 @@ pub fn attach(words: &Attach) -> Result<()> {
         print!("{}", answer["libvirt"].as_str().context("The manager's answer has no XML")?);
     } else {
         println!("{}", command_line(&answer["qemu"]));
+    }
+    // For people, and not among the words.
+    if std::io::stderr().is_terminal() && !words.how.json {
+        for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            eprintln!("# {}", super::line(note));
+        }
     }
     Ok(())
 }

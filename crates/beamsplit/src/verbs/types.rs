@@ -85,7 +85,7 @@ pub fn run(words: &Words) -> Result<()> {
             println!(
                 "{}: {}: advisory: {}",
                 super::line(&name),
-                super::line(&text(&advice["matter"])),
+                super::line(&text(&advice["what"])),
                 super::line(&text(&advice["why"]))
             );
         }

@@ -1,0 +1,176 @@
+//! Clients that mean no good, and others that are only late, slow or strangers.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
+
+use support::{Home, PROGRAM, TYPE};
+
+#[test]
+fn a_second_manager_says_who_is_the_first() {
+    let home = Home::new();
+    let manager = home.serve();
+    let output = home.command().stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains(&format!("process {}", manager.process.id())), "{told}");
+    home.ok(&["list"]);
+}
+
+#[test]
+fn what_a_killed_manager_left_behind_is_replaced() {
+    let home = Home::new();
+    fs::create_dir_all(home.runtime()).unwrap();
+    drop(UnixListener::bind(home.socket()).unwrap());
+    fs::write(home.runtime().join("manager.lock"), "1\n").unwrap();
+    let _manager = home.serve();
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_and_the_next_is_served() {
+    let home = Home::new();
+    let _manager = home.serve();
+    let uuid = home.ok(&["define", TYPE, "--name", "desk"]);
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20));
+    let headers = format!("GET /v1/vgpus HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(5000));
+    let post = |path: &str, body: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let patch = post(&format!("/v1/vgpus/{uuid}"), "{\"colour\":1}").replace("POST", "PATCH");
+    let other = post(&format!("/v1/vgpus/{uuid}"), "{\"uuid\":\"11111111-2222-4333-8444-555555555555\"}").replace("POST", "PATCH");
+    for (request, status) in [
+        (&b"\x16\x03\x01\x02\x00\x01\x00\xff\xff"[..], "400"),
+        (b"\n\n\n\0\0\0\0", "400"),
+        (long.as_bytes(), "4"),
+        (headers.as_bytes(), "4"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
+        (b"PUT /v1/vgpus HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", "405"),
+        (b"GET /v1/vgpus/%ff%fe HTTP/1.1\r\nHost: x\r\n\r\n", "4"),
+        (b"GET /v1/vgpus/..%2f..%2fetc HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
+        (b"GET /v1/vgpus/desk/log?from=-1 HTTP/1.1\r\nHost: x\r\n\r\n", "400"),
+        (post("/v1/vgpus", "").as_bytes(), "422"),
+        (post("/v1/vgpus", "[]").as_bytes(), "422"),
+        (post("/v1/vgpus", &deep).as_bytes(), "422"),
+        (post("/v1/vgpus", "{\"type\":7}").as_bytes(), "422"),
+        (post("/v1/vgpus", "{\"type\":\"desktop-2d-128m\",\"colour\":\"red\"}").as_bytes(), "422"),
+        (post("/v1/vgpus", "{\"type\":\"desktop-2d-128m\",\"transient\":\"yes\"}").as_bytes(), "422"),
+        (post("/v1/vgpus", "{\"type\":\"desktop-2d-128m\",\"start\":\"auto\"}").as_bytes(), "422"),
+        (post("/v1/apply", "colour = 3").as_bytes(), "422"),
+        (post("/v1/apply", &"x".repeat(2 << 20)).as_bytes(), "413"),
+        (patch.as_bytes(), "422"),
+        (other.as_bytes(), "422"),
+    ] {
+        let answer = home.say(request);
+        let start = request.escape_ascii().to_string();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{:.80}: {answer:.200}", start);
+    }
+    assert_eq!(home.state("desk"), "defined");
+}
+
+#[test]
+fn those_who_say_nothing_or_never_read_keep_nobody_waiting() {
+    let home = Home::new();
+    let _manager = home.serve();
+    for number in 0..200 {
+        home.say(format!("POST /v1/vgpus HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{{\"type\":\"{TYPE}\",\"transient\":true,\"name\":\"{number:03}\"}}", 60).as_bytes());
+    }
+    let silent: Vec<_> = (0..30).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
+    let half: Vec<_> = (0..30)
+        .map(|_| {
+            let mut stream = UnixStream::connect(home.socket()).unwrap();
+            stream.write_all(b"POST /v1/vgpus HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{").unwrap();
+            stream
+        })
+        .collect();
+    let deaf: Vec<_> = (0..30)
+        .map(|_| {
+            let mut stream = UnixStream::connect(home.socket()).unwrap();
+            stream.write_all(b"GET /v1/vgpus HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    home.ok(&["create", TYPE, "--start"]);
+    // As many as come find a place or hear that there is none.
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(UnixStream::connect(home.socket()).unwrap());
+    }
+    let mut told = String::new();
+    for stream in &mut crowd {
+        stream.set_nonblocking(true).unwrap();
+    }
+    support::wait_until("one is told that there is no room", || {
+        told.clear();
+        crowd.iter_mut().any(|stream| stream.read_to_string(&mut told).is_ok_and(|length| length > 0))
+    });
+    assert!(told.contains("503"), "{told}");
+    drop((silent, half, deaf, crowd));
+    support::wait_until("there is room again", || home.run(&["list"]).status.success());
+}
+
+#[test]
+fn a_stranger_is_refused_even_where_the_file_lets_it_in() {
+    let home = Home::new();
+    let _manager = home.serve();
+    // Another user needs one who may become it.
+    if !Command::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "true"]).status().is_ok_and(|done| done.success()) {
+        eprintln!("Skipped: only root can become another user");
+        return;
+    }
+    let as_stranger = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", PROGRAM, "list", "--runtime-dir"]).arg(home.runtime());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+    let told = as_stranger();
+    assert!(told.contains("group beamsplit"), "{told}");
+    fs::set_permissions(home.socket(), Permissions::from_mode(0o666)).unwrap();
+    let told = as_stranger();
+    assert!(told.contains("answers root") && told.contains("user nobody"), "{told}");
+}
+
+#[test]
+fn as_root_each_device_is_a_user_of_its_own_and_the_vmms_group_may_connect() {
+    let home = Home::new();
+    // SAFETY of others: a range that nobody has, and a folder that its users can pass.
+    fs::write(home.config().join("serve.toml"), "users = \"1879100000-1879100009\"\nvmm-group = \"daemon\"\n").unwrap();
+    fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+    let _manager = home.serve();
+    if !fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0).unwrap() {
+        eprintln!("Skipped: only root has users to give");
+        return;
+    }
+    let uuids: Vec<String> = (0..3).map(|_| home.ok(&["create", TYPE, "--start"])).collect();
+    let mut users = Vec::new();
+    for uuid in &uuids {
+        let pid = home.show(uuid)["pid"].as_u64().unwrap();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        users.push(line("Uid:").split_whitespace().next().unwrap().to_owned());
+        assert_eq!(line("CapEff:"), "0000000000000000");
+        assert_eq!(line("Groups:"), "");
+        let group = fs::read_to_string("/etc/group").unwrap();
+        let daemon: u32 =
+            group.lines().find(|line| line.starts_with("daemon:")).unwrap().split(':').nth(2).unwrap().parse().unwrap();
+        let socket = fs::metadata(home.device(uuid).join("gpu.sock")).unwrap();
+        assert_eq!((std::os::unix::fs::MetadataExt::gid(&socket), socket.permissions().mode() & 0o777), (daemon, 0o770));
+        let control = fs::metadata(home.device(uuid).join("control.sock")).unwrap();
+        assert_eq!(control.permissions().mode() & 0o077, 0);
+    }
+    users.sort();
+    users.dedup();
+    assert_eq!(users.len(), 3);
+    for uuid in &uuids {
+        home.ok(&["stop", uuid]);
+    }
+}
