@@ -178,14 +178,15 @@ pub fn table(rounds: usize, quick: bool) -> Result<String> {
             rates.extend(String::from_utf8_lossy(&output.stdout).trim().parse::<f64>());
         }
     }
-    let mut table =
-        String::from("| a second, of native | native | vtest | in-process | isolated |\n|---|---:|---:|---:|---:|\n");
-    for ((scene, ..), rates) in SCENES.iter().zip(rates.chunks(WAYS.len())) {
+    let mut table = String::from("| | native | vtest | in-process | isolated |\n|---|---:|---:|---:|---:|\n");
+    for ((scene, word, _), rates) in SCENES.iter().zip(rates.chunks(WAYS.len())) {
         let medians: Vec<_> = rates.iter().map(|rates| median(rates.iter().copied())).collect();
-        let _ = write!(table, "| {scene} |");
+        let is_small = word.is_some_and(|word| word.contains('-'));
+        let _ = write!(table, "| {scene}, {} |", if is_small { "us" } else { "frames/s" });
         for rate in &medians {
             let _ = match (rate, medians[0]) {
-                (Some(rate), Some(native)) => write!(table, " {rate:.0}, {:.2} |", rate / native),
+                (Some(rate), _) if is_small => write!(table, " {:.1} |", 1e6 / rate),
+                (Some(rate), Some(native)) => write!(table, " {rate:.0} ({:.2}) |", rate / native),
                 (Some(rate), None) => write!(table, " {rate:.0} |"),
                 (None, _) => write!(table, " - |"),
             };
