@@ -88,6 +88,10 @@ pub struct Options {
     #[arg(long, value_enum)]
     pub isolate: Option<Switch>,
 
+    /// The most memory that each process for 3D may take for itself [default: four times --memory and 2G].
+    #[arg(long, value_name = "BYTES")]
+    pub renderer_memory: Option<Bytes>,
+
     /// The library to draw 3D with [default: the system's libvirglrenderer.so.1].
     #[arg(long, value_name = "PATH")]
     pub virglrenderer: Option<PathBuf>,
@@ -132,6 +136,10 @@ pub struct Options {
     /// Answer questions (stats, screenshot, resize) as HTTP on this Unix socket.
     #[arg(long, value_name = "PATH")]
     pub control_socket: Option<PathBuf>,
+
+    /// Let the manager of time slices, who connects to this Unix socket, say when 3D may be drawn.
+    #[arg(long, value_name = "PATH")]
+    pub arbiter_socket: Option<PathBuf>,
 
     /// What to call this vGPU in logs, statistics and viewers.
     #[arg(long)]
@@ -198,6 +206,7 @@ impl Options {
             render_node: self.render_node.or(file.render_node),
             window: self.window.or(file.window),
             renderer_patience: self.renderer_patience.or(file.renderer_patience),
+            renderer_memory: self.renderer_memory.or(file.renderer_memory),
             renderer_restarts: self.renderer_restarts.or(file.renderer_restarts),
             virglrenderer: self.virglrenderer.or(file.virglrenderer),
             render_server: self.render_server.or(file.render_server),
@@ -209,6 +218,7 @@ impl Options {
             input_socket: if self.input_socket.is_empty() { file.input_socket } else { self.input_socket },
             tokens: self.tokens.or(file.tokens),
             control_socket: self.control_socket.or(file.control_socket),
+            arbiter_socket: self.arbiter_socket.or(file.arbiter_socket),
             name: self.name.or(file.name),
             sandbox: self.sandbox.or(file.sandbox),
             log: self.log.or(file.log),
@@ -329,7 +339,7 @@ mod tests {
     #[test]
     fn the_file_uses_the_words_of_the_command_line() {
         let said = options(
-            "--socket-path /a --display vnc=127.0.0.1:5900 --display none --heads 640x480@75 --memory 64M --input-socket /in --input-socket /in2,touch --tokens /tokens --transport vfio-user --model bochs --msix off --pio off --rom /rom --renderer virgl --capsets virgl2,venus --render-node /dev/dri/renderD128 --window 512M --renderer-patience 5 --renderer-restarts 3 --isolate on --virglrenderer /lib/v.so --render-server /libexec/s",
+            "--socket-path /a --display vnc=127.0.0.1:5900 --display none --heads 640x480@75 --memory 64M --input-socket /in --input-socket /in2,touch --tokens /tokens --transport vfio-user --model bochs --msix off --pio off --rom /rom --renderer virgl --capsets virgl2,venus --render-node /dev/dri/renderD128 --window 512M --renderer-patience 5 --renderer-restarts 3 --renderer-memory 1G --arbiter-socket /arbiter --isolate on --virglrenderer /lib/v.so --render-server /libexec/s",
         );
         let file = Options::from_toml(
             r#"
@@ -350,6 +360,8 @@ mod tests {
             window = "512M"
             renderer-patience = 5
             renderer-restarts = 3
+            renderer-memory = "1G"
+            arbiter-socket = "/arbiter"
             isolate = "on"
             virglrenderer = "/lib/v.so"
             render-server = "/libexec/s"

@@ -76,7 +76,7 @@ pub fn find(words: &ThreeD, guest: Guest) -> Result<Found> {
         node: words.node.clone(),
         shaders: None,
         sandbox: guest.sandbox,
-        memory: guest.memory.saturating_mul(SHARES).saturating_add(DRIVER),
+        memory: words.memory.unwrap_or(guest.memory.saturating_mul(SHARES).saturating_add(DRIVER)),
         log: "warn".to_owned(),
     };
     let kinds = [Kind::Gl, Kind::Vk].into_iter().filter(|kind| words.wants(*kind));

@@ -93,6 +93,8 @@ pub struct Config {
     pub tokens: Option<PathBuf>,
     /// Where questions are answered.
     pub control_socket: Option<PathBuf>,
+    /// Where the manager of time slices connects.
+    pub arbiter_socket: Option<PathBuf>,
     /// Paths of sockets as they were written, with `{pid}` in them, when devices share the words.
     pub patterns: Vec<PathBuf>,
     /// What the vGPU is called.
@@ -161,6 +163,7 @@ impl Config {
             card,
             patterns,
             control_socket: options.control_socket.map(with_pid),
+            arbiter_socket: options.arbiter_socket,
             name: name(options.name, &endpoint)?,
             renderer: options.renderer.unwrap_or(if three_d.is_some() {
                 RendererKind::Virgl
@@ -532,6 +535,7 @@ mod tests {
         (options.model, options.msix, options.pio, options.rom) = (None, None, None, None);
         (options.capsets, options.render_node, options.window) = (None, None, None);
         (options.virglrenderer, options.render_server) = (None, None);
+        (options.renderer_memory, options.arbiter_socket) = (None, None);
         assert_eq!(options.isolate.take(), Some(crate::values::Switch::On));
         // These belong to 3D, which is none.
         assert_eq!((options.renderer_patience.take(), options.renderer_restarts.take()), (Some(10), Some(6)));

@@ -20,6 +20,7 @@ mod logging;
 mod preflight;
 mod renderers;
 mod rights;
+mod ruled;
 mod sandbox;
 mod stop;
 mod three_d;
@@ -82,7 +83,7 @@ fn serve(config: Config) -> Result<()> {
     let program = config.sinks.need_viewer().then(launcher::find_program).transpose()?;
     sandbox::raise_file_limit();
     let stop = stop::on_signals().context("Cannot prepare for signals")?;
-    let Sockets { vmm, inputs, control, vnc, web, made } = Sockets::open(&config)?;
+    let Sockets { vmm, inputs, control, arbiter, vnc, web, made } = Sockets::open(&config)?;
 
     let (stats, desktop) = (Arc::new(Stats::default()), Arc::new(Desktop::new()));
     let (asker, inbox) = mailbox().context("Cannot make a mailbox")?;
@@ -102,7 +103,7 @@ fn serve(config: Config) -> Result<()> {
     let needed = viewer.is_some() || apart.is_some();
     let launcher = needed.then(|| launcher::start(viewer, apart)).transpose()?;
     let (link, renderers) = launcher.map(|launcher| (launcher.link, launcher.renderers)).unzip();
-    let three_d = offer.map(|offer| Drawing::new(&config, offer, renderers.flatten())).transpose()?;
+    let three_d = offer.map(|offer| Drawing::new(&config, offer, renderers.flatten(), arbiter)).transpose()?;
     let facts = three_d.as_ref().map(Drawing::facts);
     let calls = three_d.as_ref().map_or(&[][..], Drawing::calls);
     let grants = assembly::grants(&config, three_d.as_ref());

@@ -33,7 +33,8 @@ pub fn check(config: &Config) -> Result<()> {
     let mut sockets: Vec<(&str, &Path)> = Vec::new();
     let words = vmm.map(|path| ("--socket-path", path)).into_iter();
     let words = words.chain(config.inputs.iter().map(|input| ("--input-socket", &input.path)));
-    for (word, path) in words.chain(config.control_socket.as_ref().map(|path| ("--control-socket", path))) {
+    let words = words.chain(config.control_socket.as_ref().map(|path| ("--control-socket", path)));
+    for (word, path) in words.chain(config.arbiter_socket.as_ref().map(|path| ("--arbiter-socket", path))) {
         check_socket_path(path)?;
         if let Some((other, _)) = sockets.iter().find(|(_, taken)| taken == path) {
             bail!("{other} and {word} name one path, {}: name two", path.display());
@@ -146,6 +147,8 @@ pub struct Sockets {
     pub inputs: Vec<(InputKind, UnixListener)>,
     /// For questions.
     pub control: Option<UnixListener>,
+    /// For the manager of time slices.
+    pub arbiter: Option<UnixListener>,
     /// For VNC clients, with the head they see.
     pub vnc: Vec<(TcpListener, u8)>,
     /// For browsers, with the head they see.
@@ -177,6 +180,7 @@ impl Sockets {
         let private = Mode::XUSR | Mode::RWXG | Mode::RWXO;
         config.patterns.iter().for_each(|pattern| sweep(pattern));
         let control = config.control_socket.as_deref().map(|path| made.listen(path, private)).transpose()?;
+        let arbiter = config.arbiter_socket.as_deref().map(|path| made.listen(path, private)).transpose()?;
         let inputs = config.inputs.iter();
         let inputs = inputs.map(|input| Ok((input.kind, made.listen(&input.path, Mode::empty())?)));
         let inputs = inputs.collect::<Result<_>>()?;
@@ -184,7 +188,7 @@ impl Sockets {
             Place::Inherited(fd) => Endpoint::Connection(inherited::unix_socket(*fd, SocketType::STREAM)?.into()),
             Place::Listen(path) => Endpoint::Listener(made.listen(path, Mode::empty())?),
         };
-        Ok(Sockets { vmm, inputs, control, vnc, web, made })
+        Ok(Sockets { vmm, inputs, control, arbiter, vnc, web, made })
     }
 }
 
@@ -390,12 +394,16 @@ mod tests {
     }
 
     #[test]
-    fn the_control_socket_is_its_owners_alone() {
+    fn the_control_socket_and_the_managers_are_their_owners_alone() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("c.sock");
         let vmm = format!("--socket-path={}", folder.path().join("x.sock").display());
-        let config = config(&[vmm, format!("--control-socket={}", path.display())]);
+        let arbiter = folder.path().join("a.sock");
+        let words = [format!("--control-socket={}", path.display()), format!("--arbiter-socket={}", arbiter.display())];
+        let config = config(&[[vmm, "--virgl".to_owned()], words].concat());
         let _sockets = Sockets::open(&config).unwrap();
-        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        for path in [path, arbiter] {
+            assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        }
     }
 }

@@ -13,6 +13,8 @@ use crate::values::{ModelKind, RendererKind, Switch, TransportKind};
 const WINDOW: u64 = 1 << 30;
 /// The smallest and the largest one.
 const WINDOWS: (u64, u64) = (16 << 20, 1 << 40);
+/// What drivers want before they have drawn anything.
+const LEAST_MEMORY: u64 = 256 << 20;
 /// How long a process may stand still.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How many may be started in a minute.
@@ -33,6 +35,8 @@ pub struct ThreeD {
     pub patience: Duration,
     /// How many are started within a minute, of a kind.
     pub restarts: u32,
+    /// The most memory that each process has for itself, in bytes, where the user said so.
+    pub memory: Option<u64>,
     /// Whether what draws has a process of its own.
     pub isolate: bool,
     /// The library, where the user named it.
@@ -53,6 +57,8 @@ impl ThreeD {
                 ("--window", options.window.is_some()),
                 ("--renderer-patience", options.renderer_patience.is_some()),
                 ("--renderer-restarts", options.renderer_restarts.is_some()),
+                ("--renderer-memory", options.renderer_memory.is_some()),
+                ("--arbiter-socket", options.arbiter_socket.is_some()),
                 // That it has a process of its own is true of what is not there.
                 ("--isolate off", options.isolate == Some(Switch::Off)),
                 ("--virglrenderer", options.virglrenderer.is_some()),
@@ -73,11 +79,12 @@ impl ThreeD {
         let words = [
             ("--renderer-patience", options.renderer_patience.is_some()),
             ("--renderer-restarts", options.renderer_restarts.is_some()),
+            ("--arbiter-socket", options.arbiter_socket.is_some()),
         ];
         if let Some((word, _)) = words.iter().find(|(_, said)| *said && !isolate) {
             return usage(format!(
-                "{word} and --isolate off: what draws 3D has no process then that could be ended or started again; leave out one \
-                 of them"
+                "{word} and --isolate off: what draws 3D has no process then that could be ended, started again or stopped for a while; leave \
+                 out one of them"
             ));
         }
         let (capsets, named) = capsets(options, over_pci)?;
@@ -112,6 +119,10 @@ impl ThreeD {
                 Some(count @ 1..=1000) => count,
                 Some(_) => return usage("--renderer-restarts takes 1 to 1000 a minute"),
                 None => RESTARTS,
+            },
+            memory: match options.renderer_memory.map(|bytes| bytes.0) {
+                Some(bytes) if bytes < LEAST_MEMORY => return usage("--renderer-memory takes 256M or more"),
+                said => said,
             },
             isolate,
             library: options.virglrenderer.clone(),
@@ -211,6 +222,9 @@ mod tests {
             ("--virgl --window 1M", "power of two"),
             ("--virgl --renderer-patience 0", "1 to 3600"),
             ("--virgl --renderer-restarts 0", "1 to 1000"),
+            ("--virgl --renderer-memory 255M", "256M"),
+            ("--renderer soft --arbiter-socket /a", "--renderer virgl"),
+            ("--virgl --isolate off --arbiter-socket /a", "stopped for a while"),
             ("--isolate off", "--renderer virgl"),
             ("--virgl --isolate off --renderer-patience 3", "could be ended"),
             ("--virgl --isolate off --renderer-restarts 3", "--renderer-restarts"),

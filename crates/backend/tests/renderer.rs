@@ -98,7 +98,8 @@ impl Guest {
     }
 }
 
-/// Devices that have `capset`: with this host's own library, and with the bed's, as far as there are such.
+/// Devices that have `capset`: with this host's own library, and with the bed's, as far as there are such. `FOLDER` in a word is
+/// the device's own.
 fn drawing(capset: &str, words: &[&str]) -> Vec<Device> {
     let places = [Some(Command::new(support::PROGRAM)), support::inside()];
     let has = |place: &mut Command| {
@@ -121,7 +122,11 @@ fn drawing(capset: &str, words: &[&str]) -> Vec<Device> {
         place.env("XDG_CACHE_HOME", folder.path());
         let [socket, capset] =
             [format!("--socket-path={}", folder.path().join("gpu").display()), format!("--capsets={capset}")];
-        let all = [&["--display=none", "--renderer=virgl", &capset, &socket], words].concat();
+        let own = folder.path().to_str().unwrap();
+        let words: Vec<String> = words.iter().map(|word| word.replace("FOLDER", own)).collect();
+        let words = words.iter().map(String::as_str);
+        let all: Vec<&str> =
+            ["--display=none", "--renderer=virgl", &capset, &socket].into_iter().chain(words).collect();
         Device::start_by(place, folder, &all)
     };
     places.map(start).collect()
@@ -334,6 +339,59 @@ fn one_that_stands_still_holds_up_its_own_work_and_not_the_console() {
             assert_eq!(kind, command::RESP_OK_NODATA.to_le_bytes());
         }
         assert_eq!(pid(&device, "gl"), first);
+    }
+}
+
+#[test]
+fn a_manager_of_time_holds_and_releases_it_and_is_told_how_it_gets_on() {
+    for device in drawing("virgl2", &["--arbiter-socket=FOLDER/arbiter"]) {
+        let path = device.folder.path().join("arbiter");
+        let mut guest = Guest::new(&device);
+        guest.open(1, VIRGL2);
+        assert_eq!(guest.draw(1, 1, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);
+        let ward = arbiter::Ward::connect(&path).unwrap();
+        let until = |what: &str, is_so: &dyn Fn() -> bool| {
+            let limit = Instant::now() + Duration::from_secs(60);
+            while !is_so() {
+                assert!(Instant::now() < limit, "{what}: {:?}", ward.report());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        };
+        // The device takes it in when it has something to do.
+        until("what it did before", &|| ward.report().done > 0);
+        assert_eq!(guest.draw(1, 2, [1.0, 0.0, 0.0, 1.0]), [0, 0, 255, 255]);
+        until("what was done last", &|| ward.report().waiting == 0 && ward.report().context == 1);
+        let first = pid(&device, "gl");
+        ward.grant(arbiter::Grant::Held);
+        wait_until_gone(first);
+        assert_ne!(guest.submit(1, &stream::nothing()), command::RESP_OK_NODATA);
+        // 2D goes on, and 3D when it may.
+        guest.must(&command::create_2d(9, 1, 16, 16));
+        ward.grant(arbiter::Grant::Open);
+        let mut context = 2;
+        while {
+            guest.open(context, VIRGL2);
+            guest.submit(context, &stream::nothing()) != command::RESP_OK_NODATA
+        } {
+            context += 1;
+            assert!(context < 50, "it is never released");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(guest.draw(context, 3, [0.0, 0.0, 1.0, 1.0]), [255, 0, 0, 255]);
+        // Behind a gate nothing gets on, until the manager is gone, however.
+        ward.grant(arbiter::Grant::Gated);
+        std::thread::scope(|scope| {
+            let waited = scope.spawn(|| {
+                until("work that waits", &|| ward.report().waiting > 0);
+                let waited = ward.report();
+                ward.grant(arbiter::Grant::Open);
+                waited
+            });
+            assert_eq!(guest.draw(context, 4, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);
+            assert!(waited.join().unwrap().waiting > 0);
+        });
+        drop(ward);
+        assert_eq!(guest.draw(context, 5, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);
     }
 }
 
