@@ -14,6 +14,7 @@ pub mod qemu;
 pub mod results;
 pub mod rfb;
 pub mod run;
+pub mod shares;
 pub mod table;
 pub mod three_d;
 pub mod timing;

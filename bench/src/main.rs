@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bench::process;
 use bench::run::{Plan, run};
+use bench::shares;
 use bench::table;
 use bench::three_d;
 use bench::viewer;
@@ -52,6 +53,9 @@ struct Arguments {
     /// Measures the 3D library that is found here instead: on one thread, isolated, behind its own test server
     #[arg(long)]
     three_d: bool,
+    /// Measures how evenly the software GPU is shared between so many devices at most instead (see BEAMSPLIT_INSIDE)
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "15")]
+    shares: Option<usize>,
     /// One place of these, in this process
     #[arg(long, hide = true)]
     three_d_place: Option<String>,
@@ -109,6 +113,11 @@ fn measure(arguments: &Arguments) -> Result<()> {
         let rounds = if arguments.quick { 1 } else { arguments.rounds };
         print!("{}", three_d::table(rounds, budget)?);
         println!("\n{}", three_d::programs::table(rounds, arguments.quick)?);
+        return Ok(());
+    }
+    if let Some(most) = arguments.shares {
+        let seconds = if arguments.quick { 2 } else { 10 };
+        print!("{}", shares::table(&shares::Programs::find()?, seconds, most)?);
         return Ok(());
     }
     let plan = plan(arguments)?;

@@ -56,6 +56,9 @@ pub fn bench(arguments: &[String]) -> Result<()> {
     if arguments.first().is_some_and(|word| word == "three-d") {
         return bench_three_d(&arguments[1..]);
     }
+    if arguments.first().is_some_and(|word| word == "shares") {
+        return bench_shares(&arguments[1..]);
+    }
     bed::tools()?;
     let mut words = vec!["run", "--release", "-p", "beamsplit-bench", "--"];
     words.extend(arguments.iter().map(String::as_str));
@@ -72,6 +75,15 @@ fn bench_three_d(arguments: &[String]) -> Result<()> {
     let mut command = bed::run::with_udmabuf(bed::mesa()?, &program.to_string_lossy())?;
     command.arg("--three-d").args(arguments);
     step::run(command, "beamsplit-bench --three-d")
+}
+
+/// How evenly the software GPU is shared, with devices where the bed's library is found.
+fn bench_shares(arguments: &[String]) -> Result<()> {
+    cargo(&["build", "--release", "-p", "beamsplit-bench", "-p", "beamsplit-backend", "-p", "beamsplit"])?;
+    let mut command = std::process::Command::new(workspace::target().join("release/beamsplit-bench"));
+    let inside = bed::run::with_udmabuf(bed::mesa()?, "")?;
+    command.arg("--shares").args(arguments).env("BEAMSPLIT_INSIDE", bed::run::words(&inside).trim_end());
+    step::run(command, "beamsplit-bench --shares")
 }
 
 /// What a card costs a guest, measured inside of it.

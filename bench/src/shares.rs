@@ -1,0 +1,434 @@
+//! How evenly one software GPU is shared: devices with real 3D processes, each with a guest that draws without rest, and
+//! `beamsplit slices`, which gives out the time as the manager does.
+//!
+//! What each used is what the kernel says of its processes. A guest counts frames, and how long it waited for one.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::error::{Doing, Error, Result};
+use crate::frontend::message::request;
+use crate::frontend::{Channel, FrontEnd, Kind, Options, command};
+use crate::three_d::scene::{self, IMAGE, SIDE, VERTICES};
+
+/// Frames in one submit of a guest that never rests: their time dwarfs that of the way there.
+const AT_ONCE: u32 = 8;
+/// How often a light guest draws a frame.
+const LIGHT: Duration = Duration::from_millis(40);
+const LIMIT: Duration = Duration::from_secs(120);
+const VIRGL: u64 = 1;
+const VIRGL2: u32 = 2;
+
+/// What is run.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The words that start a device, its options left out.
+    pub device: Vec<String>,
+    /// `beamsplit`.
+    pub beamsplit: PathBuf,
+}
+
+impl Programs {
+    /// Those beside this program; the device inside of the tests' bed, if `BEAMSPLIT_INSIDE` has the words for that, a line each.
+    pub fn find() -> Result<Self> {
+        let here = std::env::current_exe().doing("find this program")?;
+        let inside = std::env::var("BEAMSPLIT_INSIDE").unwrap_or_default();
+        let device = here.with_file_name("beamsplit-device").display().to_string();
+        let device = inside.lines().map(str::to_owned).chain([device]).collect();
+        Ok(Programs { device, beamsplit: here.with_file_name("beamsplit") })
+    }
+}
+
+/// What a guest does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Habit {
+    /// Nothing.
+    Still = 0,
+    /// Draws, always.
+    Busy = 1,
+    /// Draws a frame now and then.
+    Light = 2,
+    /// Ends.
+    Gone = 3,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    habit: AtomicU8,
+    frames: AtomicU64,
+    waits: Mutex<Vec<Duration>>,
+}
+
+/// A device with its guest.
+#[derive(Debug)]
+pub struct Guest {
+    device: Child,
+    said: Arc<Said>,
+    thread: Option<JoinHandle<Result<()>>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Guest {
+    /// Starts both, and draws a frame.
+    pub fn start(programs: &Programs) -> Result<Self> {
+        let folder = tempfile::tempdir().doing("make a folder")?;
+        let socket = folder.path().join("gpu");
+        let mut words = programs.device.iter();
+        let mut process = Command::new(words.next().map_or("beamsplit-device", String::as_str));
+        process.args(words).args(["--display=none", "--renderer=virgl", "--capsets=virgl2", "--memory=64M"]);
+        process.arg("--socket-path").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let device = process.spawn().doing("start a device")?;
+        let said = Arc::new(Said::default());
+        let mut guest = Guest { device, said: said.clone(), thread: None, _folder: folder };
+        let begin = Instant::now();
+        let socket = loop {
+            match UnixStream::connect(&socket) {
+                Ok(socket) => break socket,
+                Err(error) if begin.elapsed() > LIMIT => return Err(error).doing("reach a device"),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let mut driver = Driver::new(socket)?;
+        driver.draw(1)?;
+        guest.thread = Some(std::thread::spawn(move || live(&mut driver, &said)));
+        Ok(guest)
+    }
+
+    /// The device's process.
+    pub fn pid(&self) -> u32 {
+        self.device.id()
+    }
+
+    /// Has it do something else from now on.
+    pub fn does(&self, habit: Habit) {
+        self.said.habit.store(habit as u8, Ordering::Release);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+
+    /// Frames that were drawn.
+    pub fn frames(&self) -> u64 {
+        self.said.frames.load(Ordering::Acquire)
+    }
+
+    /// How long each frame took since the last call, while it was light.
+    pub fn waits(&self) -> Vec<Duration> {
+        self.said.waits.lock().map(|mut waits| std::mem::take(&mut *waits)).unwrap_or_default()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.does(Habit::Gone);
+        let _ = self.device.kill();
+        let _ = self.device.wait();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn live(driver: &mut Driver, said: &Said) -> Result<()> {
+    let mut next = Instant::now();
+    loop {
+        match said.habit.load(Ordering::Acquire) {
+            0 => std::thread::park_timeout(LIGHT),
+            1 => {
+                driver.draw(AT_ONCE)?;
+                said.frames.fetch_add(AT_ONCE.into(), Ordering::AcqRel);
+            }
+            2 => {
+                next = (next + LIGHT).max(Instant::now());
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                let begin = Instant::now();
+                driver.draw(1)?;
+                said.frames.fetch_add(1, Ordering::AcqRel);
+                if let Ok(mut waits) = said.waits.lock() {
+                    waits.push(begin.elapsed());
+                }
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// A guest's driver with the scene.
+#[derive(Debug)]
+struct Driver {
+    front_end: FrontEnd,
+    fences: u64,
+    number: u32,
+}
+
+impl Driver {
+    fn new(socket: UnixStream) -> Result<Self> {
+        let mut options = Options::new(Kind::Generic);
+        options.features |= VIRGL;
+        options.memory = vec![(0, 16 << 20)];
+        let mut front_end = FrontEnd::over(Channel::new(socket, options.patience)?, options)?;
+        front_end.negotiate()?;
+        front_end.channel().ask(request::GET_SHMEM_CONFIG, &[], &[])?;
+        front_end.start()?;
+        let mut driver = Driver { front_end, fences: 0, number: 0 };
+        let create = command::Command::new(0x200).context(1).words(&[4, VIRGL2]).bytes(b"test").bytes(&[0; 60]);
+        driver.must(&create)?;
+        for words in [
+            [IMAGE, 2, 1, 2 | 8, SIDE, SIDE, 1, 1, 0, 0, 0, 0],
+            [VERTICES, 0, 64, 1 << 4, 1 << 14, 1, 1, 1, 0, 0, 0, 0],
+        ] {
+            driver.must(&command::Command::new(0x204).context(1).words(&words))?;
+            driver.must(&command::Command::new(0x202).context(1).words(&[words[0], 0]))?;
+        }
+        let vertices = scene::vertices();
+        let at = driver.front_end.memory().allocate(1 << 14, 4096)?;
+        driver.front_end.memory().write(at, &vertices)?;
+        driver.must(&command::attach_backing(VERTICES, &[(at, 1 << 14)]))?;
+        let size = vertices.len() as u32;
+        let put = command::Command::new(0x205).context(1).words(&[0, 0, 0, size, 1, 1, 0, 0]);
+        driver.must(&put.words(&[VERTICES, 0, 0, 0]))?;
+        driver.submit(&scene::set_up())?;
+        Ok(driver)
+    }
+
+    fn must(&mut self, command: &command::Command) -> Result<()> {
+        let reply = self.front_end.command(command)?;
+        if reply.kind() == command::RESP_OK_NODATA {
+            return Ok(());
+        }
+        Err(Error::NotDone(format!("A device answers {:#x}", reply.kind())))
+    }
+
+    fn submit(&mut self, words: &[u32]) -> Result<()> {
+        self.fences += 1;
+        let bytes = crate::three_d::words_as_bytes(words);
+        let submit = command::Command::new(0x207).context(1).fence(self.fences);
+        self.must(&submit.words(&[bytes.len() as u32, 0]).bytes(&bytes))
+    }
+
+    /// Answered when they are drawn.
+    fn draw(&mut self, frames: u32) -> Result<()> {
+        let numbers = self.number..self.number + frames;
+        self.number = numbers.end % 100_000;
+        self.submit(&numbers.flat_map(scene::frame).collect::<Vec<_>>())
+    }
+}
+
+/// `beamsplit slices`.
+#[derive(Debug)]
+pub struct Slices {
+    process: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Slices {
+    /// Starts it with options.
+    pub fn start(programs: &Programs, words: &[&str]) -> Result<Self> {
+        let mut command = Command::new(&programs.beamsplit);
+        command.arg("slices").args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().doing("start beamsplit slices")?;
+        let (orders, answers) = (process.stdin.take(), process.stdout.take());
+        let answers = answers.ok_or_else(|| Error::NotDone("No pipe".into()))?;
+        Ok(Slices { process, orders, answers: BufReader::new(answers) })
+    }
+
+    fn ask(&mut self, order: &str) -> Result<Value> {
+        let orders = self.orders.as_mut().ok_or_else(|| Error::NotDone("No pipe".into()))?;
+        writeln!(orders, "{order}").doing("give an order")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line).doing("hear an answer")?;
+        let answer: Value = serde_json::from_str(&line).map_err(|error| Error::NotDone(format!("{line}: {error}")))?;
+        match answer.get("error") {
+            Some(error) => Err(Error::NotDone(format!("{order}: {error}"))),
+            None => Ok(answer),
+        }
+    }
+
+    /// Gives time to a device. Its number stands for its UUID.
+    pub fn add(&mut self, number: usize, guest: &Guest, weight: u32) -> Result<()> {
+        self.ask(&format!("add {} {} {weight}", uuid(number), guest.pid())).map(drop)
+    }
+
+    /// What each had so far.
+    pub fn snapshot(&mut self) -> Result<BTreeMap<usize, Value>> {
+        let Value::Object(all) = self.ask("snapshot")? else { return Err(Error::NotDone("No snapshot".into())) };
+        let number = |uuid: &str| usize::from_str_radix(uuid.rsplit('-').next()?, 16).ok();
+        Ok(all.into_iter().filter_map(|(uuid, slice)| Some((number(&uuid)?, slice))).collect())
+    }
+
+    /// Seconds that each used so far.
+    pub fn used(&mut self) -> Result<Vec<f64>> {
+        Ok(self.snapshot()?.values().map(|slice| slice["used"].as_f64().unwrap_or(0.0) / 1e9).collect())
+    }
+}
+
+impl Drop for Slices {
+    fn drop(&mut self) {
+        // It lets all go on when it has no more to read.
+        self.orders = None;
+        let _ = self.process.wait();
+    }
+}
+
+fn uuid(number: usize) -> String {
+    format!("00000000-0000-4000-8000-{number:012x}")
+}
+
+/// Jain's index: 1 when all have the same, 1/N when one has all.
+pub fn jain(shares: &[f64]) -> f64 {
+    let (sum, squares) = (shares.iter().sum::<f64>(), shares.iter().map(|share| share * share).sum::<f64>());
+    if squares == 0.0 { 0.0 } else { sum * sum / (squares * shares.len() as f64) }
+}
+
+/// The largest distance of a share from what its weight says, as a part of that.
+pub fn worst(shares: &[f64], weights: &[u32]) -> f64 {
+    let (sum, all) = (shares.iter().sum::<f64>(), f64::from(weights.iter().sum::<u32>()));
+    let distance = |(share, weight): (&f64, &u32)| ((share / sum) / (f64::from(*weight) / all) - 1.0).abs();
+    shares.iter().zip(weights).map(distance).fold(0.0, f64::max)
+}
+
+fn differences(before: &[f64], after: &[f64]) -> Vec<f64> {
+    after.iter().zip(before).map(|(after, before)| after - before).collect()
+}
+
+/// The value that such a part does not exceed, in milliseconds.
+fn part(waits: &mut [Duration], part: f64) -> f64 {
+    waits.sort_unstable();
+    let at = (waits.len().saturating_sub(1) as f64 * part) as usize;
+    waits.get(at).map_or(f64::NAN, |wait| wait.as_secs_f64() * 1000.0)
+}
+
+/// Frames a second of all for a while.
+fn rate(guests: &[Guest], time: Duration) -> f64 {
+    let frames = || guests.iter().map(Guest::frames).sum::<u64>();
+    let (before, begin) = (frames(), Instant::now());
+    std::thread::sleep(time);
+    (frames() - before) as f64 / begin.elapsed().as_secs_f64()
+}
+
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(1).collect()
+}
+
+/// Measures all; one second of `seconds` is one sample.
+pub fn table(programs: &Programs, seconds: u32, most: usize) -> Result<String> {
+    let second = Duration::from_secs(1);
+    let mut text = String::from(
+        "| what | N | Jain of a second, median / least | furthest from its share, all / median second | frames/s | stop us | load |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
+    let mut alone = f64::NAN;
+    let rows = [2, 4, 8, 15].into_iter().filter(|count| *count <= most).map(|count| ("equal", vec![1; count]));
+    for (what, weights) in rows.chain([("2:4:8:16", vec![2, 4, 8, 16])]) {
+        let guests = weights.iter().map(|_| Guest::start(programs)).collect::<Result<Vec<_>>>()?;
+        // What one does alone, just before.
+        guests[0].does(Habit::Busy);
+        std::thread::sleep(second);
+        let one = rate(&guests[..1], second * seconds.min(4));
+        alone = if alone.is_nan() { one } else { alone };
+        let mut slices = Slices::start(programs, &[])?;
+        for (number, guest) in guests.iter().enumerate() {
+            guest.does(Habit::Busy);
+            slices.add(number, guest, weights[number])?;
+        }
+        std::thread::sleep(second * 2);
+        let (begin, frames) = (slices.used()?, guests.iter().map(Guest::frames).sum::<u64>());
+        let (clock, mut last, mut each) = (Instant::now(), begin.clone(), Vec::new());
+        for _ in 0..seconds {
+            std::thread::sleep(second);
+            let now = slices.used()?;
+            each.push(differences(&last, &now));
+            last = now;
+        }
+        let together = (guests.iter().map(Guest::frames).sum::<u64>() - frames) as f64 / clock.elapsed().as_secs_f64();
+        let weighted = |uses: &Vec<f64>| -> Vec<f64> {
+            uses.iter().zip(&weights).map(|(used, weight)| used / f64::from(*weight)).collect()
+        };
+        let mut indices: Vec<f64> = each.iter().map(|uses| jain(&weighted(uses))).collect();
+        indices.sort_by(f64::total_cmp);
+        let mut distances: Vec<f64> = each.iter().map(|uses| worst(uses, &weights)).collect();
+        distances.sort_by(f64::total_cmp);
+        let all = worst(&differences(&begin, &last), &weights);
+        let stops: f64 = slices.snapshot()?.values().map(|slice| slice["stop_time"].as_f64().unwrap_or(0.0)).sum();
+        let _ = writeln!(
+            text,
+            "| {what} | {} | {:.4} / {:.4} | {:.1} % / {:.1} % | {together:.0}, {:.0} % of one alone | {:.0} | {} |",
+            guests.len(),
+            indices[indices.len() / 2],
+            indices[0],
+            all * 100.0,
+            distances[distances.len() / 2] * 100.0,
+            together / one * 100.0,
+            stops / 1000.0 / guests.len() as f64,
+            load(),
+        );
+        eprintln!("{}", text.lines().last().unwrap_or_default());
+    }
+    let guests = (0..4).map(|_| Guest::start(programs)).collect::<Result<Vec<_>>>()?;
+    let wait = second * seconds.min(5);
+    // One alone, with and without anybody who gives out time, in turns.
+    guests[0].does(Habit::Busy);
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        without.push(rate(&guests[..1], wait));
+        let mut slices = Slices::start(programs, &[])?;
+        slices.add(0, &guests[0], 1)?;
+        with.push(rate(&guests[..1], wait));
+    }
+    let median = |rates: &[f64]| crate::timing::median(rates.iter().copied()).unwrap_or(f64::NAN);
+    let (with, without) = (median(&with), median(&without));
+    let _ = writeln!(
+        text,
+        "\nOne alone under the schedule: {with:.0} frames/s, without {without:.0}: {:.1} %",
+        with / without * 100.0
+    );
+    // Three busy, one idle; then that one light.
+    for policy in ["best-effort", "fixed-share"] {
+        let mut slices = Slices::start(programs, &["--policy", policy])?;
+        for (number, guest) in guests.iter().enumerate() {
+            guest.does(if number == 3 { Habit::Still } else { Habit::Busy });
+            slices.add(number, guest, 1)?;
+        }
+        std::thread::sleep(second);
+        let busy = rate(&guests, wait);
+        let _ = writeln!(
+            text,
+            "{policy}: three busy, one idle: {busy:.0} frames/s, {:.0} % of one alone",
+            busy / without * 100.0
+        );
+        guests[3].does(Habit::Light);
+        std::thread::sleep(second);
+        guests[3].waits();
+        std::thread::sleep(wait * 2);
+        let mut waits = guests[3].waits();
+        let (p50, p99) = (part(&mut waits, 0.5), part(&mut waits, 0.99));
+        let _ = writeln!(
+            text,
+            "{policy}: a light one beside three busy: frame in {p50:.1} ms p50, {p99:.1} ms p99 ({} frames)",
+            waits.len()
+        );
+    }
+    guests.iter().for_each(|guest| guest.does(Habit::Still));
+    guests[3].does(Habit::Light);
+    std::thread::sleep(second);
+    guests[3].waits();
+    std::thread::sleep(wait);
+    let mut waits = guests[3].waits();
+    let (p50, p99) = (part(&mut waits, 0.5), part(&mut waits, 0.99));
+    let _ =
+        writeln!(text, "A light one alone: frame in {p50:.1} ms p50, {p99:.1} ms p99. Load of the machine: {}", load());
+    Ok(text)
+}
