@@ -81,6 +81,8 @@ impl Grant {
             renderer: if draws { "virgl" } else { "soft" },
             capsets: draws.then(|| profile.capsets.iter().map(|capset| capset.name()).collect::<Vec<_>>().join(",")),
             render_node: node.filter(|_| draws).map(Path::to_owned),
+            renderer_memory: profile.renderer_memory.map(Bytes).filter(|_| draws),
+            arbiter_socket: (draws && profile.isolate).then(|| folder.join(ARBITER_SOCKET)),
             isolate: (draws && !profile.isolate).then_some("off"),
             display: &profile.display,
             heads: value::write_heads(&profile.heads),
@@ -95,6 +97,8 @@ impl Grant {
 pub const GPU_SOCKET: &str = "gpu.sock";
 /// The socket of its keyboard and pointer.
 pub const INPUT_SOCKET: &str = "input.sock";
+/// Where who gives out time slices connects.
+pub const ARBITER_SOCKET: &str = "arbiter.sock";
 /// The device's control socket.
 pub const CONTROL_SOCKET: &str = "control.sock";
 
@@ -115,6 +119,10 @@ struct DeviceWords<'a> {
     capsets: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     render_node: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renderer_memory: Option<Bytes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arbiter_socket: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     isolate: Option<&'static str>,
     display: &'a [String],
@@ -208,6 +216,7 @@ transport = "vhost-user"
 renderer = "virgl"
 capsets = "virgl2,venus"
 render-node = "/dev/dri/renderD128"
+arbiter-socket = "/run/b/7/arbiter.sock"
 display = ["web=127.0.0.1:0", "capture=/run/{0}.png"]
 heads = "1280x800@60"
 memory = "1G"

@@ -23,6 +23,9 @@ pub struct Type {
     pub gpu: GpuId,
     /// Bytes of the GPU's memory that a vGPU has for itself.
     pub memory: u64,
+    /// Bytes that each process for its 3D may take for itself; `None` is what the device takes for the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renderer_memory: Option<u64>,
     /// Its heads, with the mode that each begins with.
     pub heads: Vec<Mode>,
     /// Its share of time beside others of the same GPU, 1 to 1000.

@@ -30,6 +30,7 @@ pub(crate) fn kind(name: &str, gpu: &str, memory: u64) -> Type {
         name: name.to_owned(),
         gpu: GpuId(gpu.to_owned()),
         memory,
+        renderer_memory: None,
         heads: vec!["1280x800".parse().unwrap()],
         weight: 100,
         priority: Priority::Normal,

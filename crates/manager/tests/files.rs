@@ -1,4 +1,5 @@
 //! Files that somebody wrote, or that a disk mangled: they are read, or refused with a line, and nothing else.
+#![allow(clippy::unwrap_used)] // A test that cannot go on ends.
 
 use manager::gpu::Timed;
 use manager::plan::Declared;

@@ -37,6 +37,7 @@ fn flat(gpu: &Gpu, memory: u64, head: Mode) -> Type {
         name: format!("desktop-2d-{}", size(memory)),
         gpu: gpu.id.clone(),
         memory,
+        renderer_memory: None,
         heads: vec![head],
         weight: 100,
         priority: Priority::Normal,

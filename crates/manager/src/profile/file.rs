@@ -14,6 +14,8 @@ use crate::value::{self, Bytes, Capset, Mode};
 
 /// The least memory with which a device shows a console.
 const MIN_MEMORY: u64 = 16 << 20;
+/// The least that a process for 3D is given: libraries and drivers take so much before they draw.
+const MIN_RENDERER: u64 = 256 << 20;
 /// The longest name of a type, in bytes.
 const MAX_NAME: usize = 64;
 /// The most types of a file: a table of more helps nobody, and each is compared with each vGPU.
@@ -43,6 +45,8 @@ struct Words {
     #[serde(skip_serializing_if = "Option::is_none")]
     gpu: Option<Place<String>>,
     memory: Place<Bytes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renderer_memory: Option<Place<Bytes>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     heads: Option<Place<Heads>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,6 +174,7 @@ fn judge_named(words: &Words, gpus: &[Gpu]) -> Result<Type, Wrong> {
         name: name.clone(),
         gpu: id,
         memory,
+        renderer_memory: renderer_memory(words, renderer)?,
         weight,
         capsets,
         renderer,
@@ -225,6 +230,24 @@ fn three_d(words: &Words, gpu: Option<&Gpu>) -> Result<(Renderer, Vec<Capset>), 
         ),
         _ if capsets.is_empty() => Ok((Renderer::Soft, capsets)),
         _ => Ok((Renderer::Virgl, capsets)),
+    }
+}
+
+fn renderer_memory(words: &Words, renderer: Renderer) -> Result<Option<u64>, Wrong> {
+    let Some(bytes) = &words.renderer_memory else {
+        return Ok(None);
+    };
+    let isolated = words.isolate.unwrap_or(true);
+    match bytes.get_ref().0 {
+        _ if renderer == Renderer::Soft => {
+            wrong(bytes.span(), "renderer-memory is of what draws 3D: name kinds in capsets")
+        }
+        _ if !isolated => wrong(bytes.span(), "renderer-memory is of processes, and without isolate there is none"),
+        few if few < MIN_RENDERER => {
+            let (few, least) = (Bytes(few), Bytes(MIN_RENDERER));
+            wrong(bytes.span(), format!("renderer-memory {few} does not hold a driver: give at least {least}"))
+        }
+        bytes => Ok(Some(bytes)),
     }
 }
 
@@ -307,6 +330,7 @@ pub(super) fn print<'a>(kinds: impl Iterator<Item = &'a Type>) -> String {
         name: place(kind.name.clone()),
         gpu: Some(place(kind.gpu.0.clone())),
         memory: place(Bytes(kind.memory)),
+        renderer_memory: kind.renderer_memory.map(|bytes| place(Bytes(bytes))),
         heads: Some(place(Heads(kind.heads.clone()))),
         weight: Some(place(kind.weight)),
         priority: Some(kind.priority),
@@ -401,6 +425,7 @@ mod tests {
             ("capsets = ['gl']", "gl"),
             ("capsets = 'virgl2'", "virgl2"),
             ("renderer = 'opengl'", "opengl"),
+            ("renderer-memory = '1G'", "capsets"),
             ("display = []", "empty"),
             ("display = ['teapot']", "teapot"),
             ("display = ['vnc=127.0.0.1:5900']", "max-instances = 1"),
@@ -433,6 +458,7 @@ mod tests {
                 6,
                 "isolate",
             ),
+            ("[[type]]\nname = 'a'\nmemory = '1G'\ncapsets = ['venus']\nrenderer-memory = '9M'", 5, "at least 256M"),
             ("\n[gpu.software]\nmemory = '0'", 3, "without memory"),
             ("\n[gpu.softwear]\nmemory = '1G'", 3, "softwear"),
             ("[gpu.software]\nmemory = '1G'\nname = 'x'", 3, "name"),

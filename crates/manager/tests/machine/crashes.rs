@@ -65,7 +65,9 @@ fn a_manager_that_is_started_anew_knows_what_the_one_before_knew() {
 fn one_that_ended_while_no_manager_watched_is_started_again_as_if_one_had() {
     let mut world = one_of_each();
     let ended: Vec<u32> = world.devices.keys().copied().collect();
-    ended.iter().for_each(|pid| drop(world.devices.remove(pid)));
+    for pid in ended {
+        world.devices.remove(&pid);
+    }
     world.restart();
     world.check();
     for number in [1, 2, 3, 6, 7, 10] {
@@ -82,7 +84,8 @@ fn one_that_ended_while_no_manager_watched_is_started_again_as_if_one_had() {
 /// Whatever is asked of a vGPU in whatever state, the manager dies before or after every single thing that follows.
 #[test]
 fn a_manager_that_dies_at_any_step_leaves_what_was_or_what_was_to_be() {
-    let verbs: [(&str, fn(u32) -> Event); 6] = [
+    type Verb = (&'static str, fn(u32) -> Event);
+    let verbs: [Verb; 6] = [
         ("start", |n| Event::Start { uuid: uuid(n) }),
         ("stop", |n| Event::Stop { uuid: uuid(n) }),
         ("undefine", |n| Event::Undefine { uuid: uuid(n) }),
