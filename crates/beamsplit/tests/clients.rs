@@ -79,7 +79,9 @@ fn those_who_say_nothing_or_never_read_keep_nobody_waiting() {
     let home = Home::new();
     let _manager = home.serve();
     for number in 0..200 {
-        home.say(format!("POST /v1/vgpus HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{{\"type\":\"{TYPE}\",\"transient\":true,\"name\":\"{number:03}\"}}", 60).as_bytes());
+        let body = format!("{{\"type\":\"{TYPE}\",\"transient\":true,\"name\":\"{number:03}\"}}");
+        let length = body.len();
+        home.say(format!("POST /v1/vgpus HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes());
     }
     let silent: Vec<_> = (0..30).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
     let half: Vec<_> = (0..30)

@@ -58,14 +58,14 @@ fn a_device_that_dies_is_said_to_have_and_comes_back() {
     let first = pid_of(&home.show(&uuid));
     // Viewer and launcher are below it, and must not stay behind.
     assert!(home.devices().contains(&(first as u32)));
-    Command::new("kill").args(["-11", &first.to_string()]).status().unwrap();
+    Command::new("kill").args(["-6", &first.to_string()]).status().unwrap();
     let mut told = String::new();
     wait_until("it is another", || {
         let shown = home.show(&uuid);
         told.push_str(&shown.to_string());
         shown["state"] == "running" && shown["pid"] != first
     });
-    assert!(told.contains("signal 11"), "{told}");
+    assert!(told.contains("signal 6"), "{told}");
     assert_eq!(home.show(&uuid)["crashes"], 1);
     home.ok(&["stop", &uuid]);
     assert!(home.devices().is_empty());

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use manager::State;
 use manager::grant::CONTROL_SOCKET;
+use manager::machine::Status;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::ask;
-use super::keeper::Failure;
+use super::keeper::{Failure, Keeper};
 use super::routes::App;
+use super::slices::Slice;
 use super::view;
 
 /// What the text is.
@@ -155,20 +157,21 @@ fn label(name: &str, value: &Value) -> String {
     format!("{name}=\"{value}\"")
 }
 
-impl super::keeper::Keeper {
+impl Keeper {
     /// Every vGPU as it is told.
     pub fn told_all(&self) -> Vec<Value> {
         let time = self.time();
-        self.machine
-            .list()
-            .map(|status| {
-                let mut told = view::vgpu(&self.machine, &status, time.get(&status.uuid));
-                if matches!(status.state, State::Running | State::Held { .. }) {
-                    told["console"] = json!(self.console_of(status.uuid));
-                }
-                told
-            })
-            .collect()
+        self.machine.list().map(|status| self.told(&status, time.get(&status.uuid))).collect()
+    }
+
+    /// One of them.
+    pub fn told(&self, status: &Status, time: Option<&Slice>) -> Value {
+        let mut told = view::vgpu(&self.machine, status, time);
+        told["console"] = match status.state {
+            State::Running | State::Held { .. } => json!(self.console_of(status.uuid)),
+            _ => Value::Null,
+        };
+        told
     }
 }
 

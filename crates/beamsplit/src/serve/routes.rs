@@ -167,7 +167,7 @@ async fn find(app: &App, word: String) -> Result<Uuid, Refused> {
 
 fn told(keeper: &Keeper, uuid: Uuid) -> Result<Value, Refusal> {
     let status = keeper.machine.status(uuid).ok_or_else(|| Refusal::NotFound(uuid.to_string()))?;
-    let mut view = view::vgpu(&keeper.machine, &status, keeper.time().get(&uuid));
+    let mut view = keeper.told(&status, keeper.time().get(&uuid));
     view["version"] = VERSION.into();
     Ok(view)
 }
