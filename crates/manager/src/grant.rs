@@ -81,7 +81,7 @@ impl Grant {
             renderer: if draws { "virgl" } else { "soft" },
             capsets: draws.then(|| profile.capsets.iter().map(|capset| capset.name()).collect::<Vec<_>>().join(",")),
             render_node: node.filter(|_| draws).map(Path::to_owned),
-            renderer_memory: profile.renderer_memory.map(Bytes).filter(|_| draws),
+            renderer_memory: (draws && profile.isolate).then(|| Bytes(profile.renderer_memory())),
             arbiter_socket: (draws && profile.isolate).then(|| folder.join(ARBITER_SOCKET)),
             isolate: (draws && !profile.isolate).then_some("off"),
             display: &profile.display,
@@ -216,6 +216,7 @@ transport = "vhost-user"
 renderer = "virgl"
 capsets = "virgl2,venus"
 render-node = "/dev/dri/renderD128"
+renderer-memory = "1536M"
 arbiter-socket = "/run/b/7/arbiter.sock"
 display = ["web=127.0.0.1:0", "capture=/run/{0}.png"]
 heads = "1280x800@60"

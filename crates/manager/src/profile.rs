@@ -14,6 +14,11 @@ use crate::value::{Capset, Mode};
 
 pub use promise::{Advice, Matter};
 
+/// What one that draws little may draw with nevertheless.
+const LEAST_DRAWN: u64 = 256 << 20;
+/// What libraries and drivers take for themselves in a process for 3D.
+const LIBRARIES: u64 = 512 << 20;
+
 /// A shape of vGPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Type {
@@ -23,7 +28,7 @@ pub struct Type {
     pub gpu: GpuId,
     /// Bytes of the GPU's memory that a vGPU has for itself.
     pub memory: u64,
-    /// Bytes that each process for its 3D may take for itself; `None` is what the device takes for the usual.
+    /// Bytes that each process for its 3D may take for itself, where that is not as usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renderer_memory: Option<u64>,
     /// Its heads, with the mode that each begins with.
@@ -88,6 +93,11 @@ pub enum Promise {
 }
 
 impl Type {
+    /// What each process for its 3D may take for itself: as much as the vGPU has, and what libraries and drivers need.
+    pub fn renderer_memory(&self) -> u64 {
+        self.renderer_memory.unwrap_or(self.memory.max(LEAST_DRAWN).saturating_add(LIBRARIES))
+    }
+
     /// Whether its guest is offered 3D.
     pub fn draws_3d(&self) -> bool {
         !self.capsets.is_empty()

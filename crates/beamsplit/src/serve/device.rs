@@ -16,8 +16,6 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use manager::grant::{CONTROL_SOCKET, GPU_SOCKET, INPUT_SOCKET};
-use manager::profile::Renderer;
-use manager::value::Bytes;
 use manager::{Gpu, Grant, Uuid};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chown};
 use rustix::process::geteuid;
@@ -34,10 +32,6 @@ pub const LOG: &str = "log";
 pub const ARBITER: &str = "arbiter.sock";
 /// What a device is told.
 const OPTIONS: &str = "device.toml";
-/// The least that a process which draws 3D gets by with.
-const LEAST_RENDERER: u64 = 256 << 20;
-/// What the libraries of such a process take beside what the guest has it allocate.
-const LIBRARIES: u64 = 512 << 20;
 /// What the log may have before its beginning is thrown away.
 const LOG_LIMIT: u64 = 1 << 20;
 /// What is kept of it then.
@@ -251,13 +245,6 @@ pub fn bound_log(folder: &Path) {
 /// The config file of a device.
 fn options(grant: &Grant, gpu: Option<&Gpu>, folder: &Path, config: &Config) -> String {
     let mut text = grant.device_toml(folder, gpu.and_then(|gpu| gpu.node.as_deref()));
-    let profile = &grant.profile;
-    if profile.renderer == Renderer::Virgl && profile.isolate {
-        let memory = profile.memory.max(LEAST_RENDERER) + LIBRARIES;
-        let arbiter = toml::Value::from(folder.join(ARBITER).display().to_string());
-        // Before all else: behind a table of the file it would be of that.
-        text = format!("arbiter-socket = {arbiter}\nrenderer-memory = \"{}\"\n{text}", Bytes(memory));
-    }
     if let Some(sandbox) = &config.sandbox {
         // Of a few words that need no quoting.
         text = format!("sandbox = \"{sandbox}\"\n{text}");

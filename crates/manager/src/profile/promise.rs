@@ -94,12 +94,10 @@ pub(super) fn advisory(kind: &Type, gpu: Option<&Gpu>) -> Vec<Advice> {
         let why = "what a driver allocates in the device itself is not counted (isolate = false)";
         advice.push(Advice { what: Matter::Memory, why: why.to_owned() });
     } else if kind.draws_3d() {
-        // What the device sets as RLIMIT_DATA of each of them, where nothing else was said.
-        let usual = kind.memory.saturating_mul(4).saturating_add(2 << 30);
         let why = format!(
             "what the guest makes by commands is counted; what a driver allocates for it is bounded by the limit of each of \
              its processes ({}, renderer-memory), not by this",
-            Bytes(kind.renderer_memory.unwrap_or(usual))
+            Bytes(kind.renderer_memory())
         );
         advice.push(Advice { what: Matter::Memory, why });
     }
