@@ -108,7 +108,10 @@ pub fn run(words: Words) -> Result<()> {
         runtime: tokio.handle().clone(),
         schedule: manager::schedule::Options::default(),
     })?;
-    keeper.begin(!words.no_autostart && first_of_this_boot(&runtime)?)?;
+    let begun = Begun::look(&runtime)?;
+    keeper.begin(!words.no_autostart && !begun.is_said())?;
+    // Only now: who is killed before has not begun.
+    begun.say()?;
     let keeper = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || keeper.run());
     let keeper = keeper.context("Cannot start a thread")?;
 
@@ -128,16 +131,29 @@ pub fn run(words: Words) -> Result<()> {
     Ok(())
 }
 
-/// Whether no manager before this one began in this boot.
-fn first_of_this_boot(runtime: &Path) -> Result<bool> {
-    let path = runtime.join(BEGUN);
-    let boot = process::boot_id().context("Cannot find out which boot this is")?;
-    let cannot = || format!("Cannot use {}", path.display());
-    if store::read(&path).with_context(cannot)?.as_deref() == Some(boot.as_str()) {
-        return Ok(false);
+/// Whether what comes up with the host came up in this boot.
+struct Begun {
+    path: PathBuf,
+    boot: String,
+    said: Option<String>,
+}
+
+impl Begun {
+    fn look(runtime: &Path) -> Result<Self> {
+        let path = runtime.join(BEGUN);
+        let boot = process::boot_id().context("Cannot find out which boot this is")?;
+        let said = store::read(&path).with_context(|| format!("Cannot read {}", path.display()))?;
+        Ok(Begun { path, boot, said })
     }
-    store::replace(&path, boot.as_bytes(), store::Lasting::UntilBoot).with_context(cannot)?;
-    Ok(true)
+
+    fn is_said(&self) -> bool {
+        self.said.as_ref() == Some(&self.boot)
+    }
+
+    fn say(&self) -> Result<()> {
+        let done = store::replace(&self.path, self.boot.as_bytes(), store::Lasting::UntilBoot);
+        done.with_context(|| format!("Cannot write {}", self.path.display()))
+    }
 }
 
 async fn serve(
