@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod error;
 pub mod frontend;
 pub mod limits;
+pub mod manager;
 pub mod page;
 pub mod process;
 pub mod qemu;

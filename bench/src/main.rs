@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bench::manager;
 use bench::process;
 use bench::run::{Plan, run};
 use bench::shares;
@@ -56,6 +57,9 @@ struct Arguments {
     /// Measures how evenly the software GPU is shared between so many devices at most instead (see BEAMSPLIT_INSIDE)
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "15")]
     shares: Option<usize>,
+    /// Measures the manager of vGPUs instead: start and stop of one, a list of a thousand
+    #[arg(long)]
+    manager: bool,
     /// One place of these, in this process
     #[arg(long, hide = true)]
     three_d_place: Option<String>,
@@ -118,6 +122,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
     if let Some(most) = arguments.shares {
         let seconds = if arguments.quick { 2 } else { 10 };
         print!("{}", shares::table(&shares::Programs::find()?, seconds, most)?);
+        return Ok(());
+    }
+    if arguments.manager {
+        print!("{}", manager::table(if arguments.quick { 3 } else { 30 })?);
         return Ok(());
     }
     let plan = plan(arguments)?;
