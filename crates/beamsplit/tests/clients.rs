@@ -44,7 +44,8 @@ fn what_makes_no_sense_is_refused_and_the_next_is_served() {
     };
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let patch = post(&format!("/v1/vgpus/{uuid}"), "{\"colour\":1}").replace("POST", "PATCH");
-    let other = post(&format!("/v1/vgpus/{uuid}"), "{\"uuid\":\"11111111-2222-4333-8444-555555555555\"}").replace("POST", "PATCH");
+    let other = post(&format!("/v1/vgpus/{uuid}"), "{\"uuid\":\"11111111-2222-4333-8444-555555555555\"}")
+        .replace("POST", "PATCH");
     for (request, status) in [
         (&b"\x16\x03\x01\x02\x00\x01\x00\xff\xff"[..], "400"),
         (b"\n\n\n\0\0\0\0", "400"),
@@ -122,13 +123,19 @@ fn a_stranger_is_refused_even_where_the_file_lets_it_in() {
     let home = Home::new();
     let _manager = home.serve();
     // Another user needs one who may become it.
-    if !Command::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "true"]).status().is_ok_and(|done| done.success()) {
+    if !Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "true"])
+        .status()
+        .is_ok_and(|done| done.success())
+    {
         eprintln!("Skipped: only root can become another user");
         return;
     }
     let as_stranger = || {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", PROGRAM, "list", "--runtime-dir"]).arg(home.runtime());
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", PROGRAM, "list", "--runtime-dir"])
+            .arg(home.runtime());
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).unwrap()
@@ -165,7 +172,10 @@ fn as_root_each_device_is_a_user_of_its_own_and_the_vmms_group_may_connect() {
         let daemon: u32 =
             group.lines().find(|line| line.starts_with("daemon:")).unwrap().split(':').nth(2).unwrap().parse().unwrap();
         let socket = fs::metadata(home.device(uuid).join("gpu.sock")).unwrap();
-        assert_eq!((std::os::unix::fs::MetadataExt::gid(&socket), socket.permissions().mode() & 0o777), (daemon, 0o770));
+        assert_eq!(
+            (std::os::unix::fs::MetadataExt::gid(&socket), socket.permissions().mode() & 0o777),
+            (daemon, 0o770)
+        );
         let control = fs::metadata(home.device(uuid).join("control.sock")).unwrap();
         assert_eq!(control.permissions().mode() & 0o077, 0);
     }

@@ -74,7 +74,11 @@ fn a_device_that_dies_is_said_to_have_and_comes_back() {
 #[test]
 fn a_program_that_is_no_device_fails_with_its_own_words() {
     let home = Home::new();
-    fs::write(home.config().join("serve.toml"), "users = \"none\"\ndevice = [\"/bin/sh\", \"-c\", \"echo no library >&2; exit 3\"]\n").unwrap();
+    fs::write(
+        home.config().join("serve.toml"),
+        "users = \"none\"\ndevice = [\"/bin/sh\", \"-c\", \"echo no library >&2; exit 3\"]\n",
+    )
+    .unwrap();
     let _manager = home.serve();
     let uuid = home.ok(&["define", TYPE]);
     let told = home.fails(&["start", &uuid]);
@@ -170,8 +174,7 @@ fn a_manager_that_is_killed_at_any_moment_loses_nothing() {
     };
     let home = Home::new();
     let mut manager = home.serve();
-    let uuids: Vec<String> =
-        (0..3).map(|number| home.ok(&["define", TYPE, "--name", &format!("v{number}")])).collect();
+    let uuids: Vec<String> = (0..3).map(|number| home.ok(&["define", TYPE, "--name", &format!("v{number}")])).collect();
     for round in 0..40 {
         let uuid = &uuids[random(3) as usize];
         let name = format!("v{round}x");
@@ -201,7 +204,10 @@ fn a_manager_that_is_killed_at_any_moment_loses_nothing() {
         let all = home.json(&["list"]);
         let all = all["vgpus"].as_array().unwrap();
         for uuid in &uuids {
-            assert!(all.iter().any(|vgpu| vgpu["uuid"] == uuid.as_str() && vgpu["persistent"] == true), "round {round}: {words:?}");
+            assert!(
+                all.iter().any(|vgpu| vgpu["uuid"] == uuid.as_str() && vgpu["persistent"] == true),
+                "round {round}: {words:?}"
+            );
         }
         // Each device is known, and each that is known is there.
         let mut known: Vec<u64> = all.iter().filter_map(|vgpu| vgpu["pid"].as_u64()).collect();

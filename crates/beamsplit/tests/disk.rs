@@ -54,7 +54,11 @@ fn a_thousand_are_listed() {
     fs::create_dir_all(&vgpus).unwrap();
     for number in 0..1000u32 {
         let uuid = format!("{number:08x}-2222-4333-8444-555555555555");
-        fs::write(vgpus.join(format!("{uuid}.toml")), format!("uuid = \"{uuid}\"\ntype = \"{TYPE}\"\nname = \"n{number}\"\n")).unwrap();
+        fs::write(
+            vgpus.join(format!("{uuid}.toml")),
+            format!("uuid = \"{uuid}\"\ntype = \"{TYPE}\"\nname = \"n{number}\"\n"),
+        )
+        .unwrap();
     }
     let _manager = home.serve();
     let begin = std::time::Instant::now();
@@ -89,7 +93,8 @@ fn files_that_change_count_after_a_reload_and_wrong_ones_change_nothing() {
     let types = home.config().join("types.toml");
     fs::write(&types, "[[type]]\nname = \"small\"\nmemory = \"64M\"\n").unwrap();
     let later = "11111111-2222-4333-8444-555555555555";
-    fs::write(home.config().join(format!("vgpus/{later}.toml")), format!("uuid = \"{later}\"\ntype = \"small\"\n")).unwrap();
+    fs::write(home.config().join(format!("vgpus/{later}.toml")), format!("uuid = \"{later}\"\ntype = \"small\"\n"))
+        .unwrap();
     reload();
     wait_until("the type is there", || home.ok(&["types"]).contains("small"));
     wait_until("the vGPU is there", || home.run(&["show", later]).status.success());

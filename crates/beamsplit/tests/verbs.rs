@@ -131,7 +131,9 @@ fn wrong_commands_are_refused_in_one_line() {
     if twin != uuid {
         assert!(home.fails(&["show", &uuid[..35]]).contains("say more"));
     }
-    for words in [&["create"][..], &["modify", "desk"], &["screenshot", "desk"], &["types", "--min-memory", "lots"], &["attach"]] {
+    for words in
+        [&["create"][..], &["modify", "desk"], &["screenshot", "desk"], &["types", "--min-memory", "lots"], &["attach"]]
+    {
         assert_eq!(home.run(words).status.code(), Some(2), "{words:?}");
     }
 }
@@ -150,7 +152,10 @@ fn the_attachment_is_what_a_vmm_takes() {
     assert!(words.contains("-device vhost-user-gpu-pci,id=vgpu-"), "{words}");
     let (json, _, words) = attachment(&["--display", "web=127.0.0.1:0"]);
     assert_eq!(json["front_end"], "vhost-user-test-device-pci");
-    assert!(words.contains("virtio-id=16") && words.contains("virtio-id=18") && words.contains("input.sock"), "{words}");
+    assert!(
+        words.contains("virtio-id=16") && words.contains("virtio-id=18") && words.contains("input.sock"),
+        "{words}"
+    );
     let (json, _, words) = attachment(&["--transport", "vfio-user", "--display", "none"]);
     assert_eq!(json["front_end"], "vfio-user-pci");
     assert!(words.contains("'{") && words.contains("\"path\":"), "{words}");

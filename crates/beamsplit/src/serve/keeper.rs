@@ -19,9 +19,9 @@ use tokio::sync::{oneshot, watch};
 use super::config::Config;
 use super::device::{ARBITER, Devices, Waiting};
 use super::process::Identity;
+use super::slices::{self, Slices};
 use super::store::Store;
 use super::watch::{self as watching, Watch};
-use super::slices::{self, Slices};
 use super::{cgroup, process, record};
 
 /// How often those are counted that a dead device left behind.
