@@ -26,6 +26,8 @@ const AT_ONCE: u32 = 8;
 /// How often a light guest draws a frame.
 const LIGHT: Duration = Duration::from_millis(40);
 const LIMIT: Duration = Duration::from_secs(120);
+/// How long a guest that is to end may finish what it does.
+const PATIENCE: Duration = Duration::from_secs(5);
 const VIRGL: u64 = 1;
 const VIRGL2: u32 = 2;
 
@@ -132,11 +134,13 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         self.does(Habit::Gone);
+        // What it draws just now is drawn first: who waits for a device that is gone waits for a minute.
+        let begin = Instant::now();
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let _ = self.device.kill();
         let _ = self.device.wait();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -266,6 +270,11 @@ impl Slices {
         let Value::Object(all) = self.ask("snapshot")? else { return Err(Error::NotDone("No snapshot".into())) };
         let number = |uuid: &str| usize::from_str_radix(uuid.rsplit('-').next()?, 16).ok();
         Ok(all.into_iter().filter_map(|(uuid, slice)| Some((number(&uuid)?, slice))).collect())
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(mut self) {
+        let _ = self.process.kill();
     }
 
     /// Seconds that each used so far.

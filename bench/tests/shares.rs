@@ -1,0 +1,82 @@
+//! The real software GPU, two devices, and the thread that gives out time.
+
+#![allow(clippy::unwrap_used)] // A test that cannot go on ends.
+
+use std::time::{Duration, Instant};
+
+use bench::shares::{Guest, Habit, Programs, Slices};
+use tests::{bed, workspace};
+
+/// Programs where the bed's library is, if there is a bed.
+fn programs() -> Option<Programs> {
+    let inside = std::env::var("BEAMSPLIT_INSIDE").ok().or_else(|| {
+        let tree = bed::mesa().map_err(|error| eprintln!("Not tried: {error:#}")).ok()?;
+        Some(bed::run::words(&bed::run::with_udmabuf(tree, "").ok()?).trim_end().to_owned())
+    })?;
+    let device = workspace::built("beamsplit-backend", "beamsplit-device").unwrap();
+    let beamsplit = workspace::built("beamsplit", "beamsplit").unwrap();
+    let device = inside.lines().map(str::to_owned).chain([device.display().to_string()]).collect();
+    Some(Programs { device, beamsplit })
+}
+
+#[test]
+fn two_that_draw_without_rest_have_what_their_weights_say_and_both_draw() {
+    let Some(programs) = programs() else { return };
+    let weights = [1, 3];
+    let guests: Vec<_> = weights.iter().map(|_| Guest::start(&programs).unwrap()).collect();
+    let mut slices = Slices::start(&programs, &[]).unwrap();
+    for (number, guest) in guests.iter().enumerate() {
+        guest.does(Habit::Busy);
+        slices.add(number, guest, weights[number]).unwrap();
+    }
+    let limit = Instant::now() + Duration::from_secs(300);
+    // So much work, not so much time: the machine may be busy.
+    let mut until = |all: f64| loop {
+        let used = slices.used().unwrap();
+        if used.len() == 2 && used.iter().sum::<f64>() > all && used.iter().all(|used| *used > 0.1) {
+            return used;
+        }
+        assert!(Instant::now() < limit, "{used:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let before = until(0.0);
+    let frames: Vec<_> = guests.iter().map(Guest::frames).collect();
+    let after = until(before.iter().sum::<f64>() + 3.0);
+    let ratio = (after[1] - before[1]) / (after[0] - before[0]);
+    let told = slices.snapshot().unwrap();
+    assert!((2.0..4.5).contains(&ratio), "{ratio}, not 3: {told:?}");
+    for (number, slice) in &told {
+        assert!(slice["slices"].as_u64() >= Some(20) && slice["stops"].as_u64() >= Some(20), "{slice}");
+        assert!(guests[*number].frames() > frames[*number], "{number} draws nothing");
+    }
+    // Nobody is left stopped.
+    drop(slices);
+    let frames: Vec<_> = guests.iter().map(Guest::frames).collect();
+    while guests.iter().zip(&frames).any(|(guest, before)| guest.frames() <= before + 8) {
+        assert!(Instant::now() < limit, "One stands still");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn all_go_on_when_who_gave_out_time_is_killed() {
+    let Some(programs) = programs() else { return };
+    let guests: Vec<_> = (0..2).map(|_| Guest::start(&programs).unwrap()).collect();
+    let mut slices = Slices::start(&programs, &[]).unwrap();
+    for (number, guest) in guests.iter().enumerate() {
+        guest.does(Habit::Busy);
+        slices.add(number, guest, 1).unwrap();
+    }
+    let limit = Instant::now() + Duration::from_secs(300);
+    while !slices.snapshot().unwrap().values().any(|slice| slice["stops"].as_u64() > Some(5)) {
+        assert!(Instant::now() < limit, "Nobody is stopped");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    slices.kill();
+    let frames: Vec<_> = guests.iter().map(Guest::frames).collect();
+    // Further than what was under way just then.
+    while guests.iter().zip(&frames).any(|(guest, before)| guest.frames() <= before + 16) {
+        assert!(Instant::now() < limit, "One stands still");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
