@@ -341,7 +341,7 @@ impl Keeper {
     }
 
     /// One event, and all that follows from it at once.
-    fn command(&mut self, event: Event) -> Result<Outcome, Failure> {
+    pub fn command(&mut self, event: Event) -> Result<Outcome, Failure> {
         let step = self.machine.step(self.now(), event);
         let mut not_saved = self.carry_out(step.actions);
         while let Some(event) = self.news.pop_front() {

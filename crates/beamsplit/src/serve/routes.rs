@@ -241,10 +241,14 @@ async fn create(State(app): State<App>, body: Bytes) -> Result<Response, Refused
 async fn modify(State(app): State<App>, Path(word): Path<String>, body: Bytes) -> Answer {
     let uuid = find(&app, word).await?;
     let changes = words(&body)?;
-    let definition = app.desk.look(move |keeper| definition(keeper, uuid)).await??;
-    let definition = view::changed(&definition, changes).map_err(Refused::invalid)?;
-    app.desk.command(Event::Modify { definition }).await?;
-    Ok(Json(app.desk.look(move |keeper| told(keeper, uuid)).await??))
+    // In one go: of two who change something at once both are heard.
+    let changed = app.desk.change(move |keeper| {
+        let definition = definition(keeper, uuid)?;
+        let definition = view::changed(&definition, changes).map_err(Refused::invalid)?;
+        keeper.command(Event::Modify { definition })?;
+        Ok::<_, Refused>(told(keeper, uuid)?)
+    });
+    Ok(Json(changed.await??))
 }
 
 fn definition(keeper: &Keeper, uuid: Uuid) -> Result<Definition, Refusal> {
