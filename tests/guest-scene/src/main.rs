@@ -20,7 +20,12 @@ const DRAWS: u32 = 64;
 /// Bytes of a small upload, and of memory that is mapped.
 const SMALL: usize = 1 << 20;
 
-const USAGE: &str = "guest-scene gl|dumb|kms|gl-fence|gl-upload|vulkan|vulkan-fence|vulkan-memory FRAMES FILE";
+/// Turns of a loop in each pixel of a frame that takes tens of milliseconds of a processor, and of one that takes hours.
+const BURN: [i32; 2] = [1, 300];
+const HANG: [i32; 2] = [60_000, 60_000];
+
+const USAGE: &str =
+    "guest-scene gl|dumb|kms|gl-fence|gl-upload|gl-burn|gl-hang|vulkan|vulkan-fence|vulkan-memory FRAMES FILE";
 
 /// What a GPU made.
 struct Made {
@@ -45,6 +50,8 @@ fn main() -> Result<()> {
         "kms" => draw::kms::show(frames)?,
         "gl-fence" => draw::gl::fences(frames, 0)?,
         "gl-upload" => draw::gl::fences(frames, SMALL)?,
+        "gl-burn" => draw::gl::burn(frames, BURN)?,
+        "gl-hang" => draw::gl::burn(frames, HANG)?,
         "vulkan-fence" => draw::vulkan::fences(frames)?,
         "vulkan-memory" => draw::vulkan::memory(frames)?,
         "vulkan" => {

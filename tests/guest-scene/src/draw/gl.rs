@@ -23,11 +23,33 @@ const FRAGMENT: &str = "#version 300 es
     precision highp float; in vec3 color; uniform sampler2D squares; out vec4 pixel;
     void main() { pixel = vec4(color * texture(squares, color.xy).rgb, 1.0); }";
 
+/// One triangle that covers everything.
+const WHOLE: &str = "#version 300 es
+    void main() { gl_Position = vec4(float(gl_VertexID / 2) * 4.0 - 1.0, float(gl_VertexID % 2) * 4.0 - 1.0, 0.0, 1.0); }";
+
+const LOOPS: &str = "#version 300 es
+    precision highp float; uniform int outer, inner; out vec4 pixel;
+    void main() {
+        float sum = gl_FragCoord.x;
+        for (int i = 0; i < outer; i++) for (int j = 0; j < inner; j++) sum = fract(sum * 1.7 + 0.3);
+        pixel = vec4(sum);
+    }";
+
 /// Draws frames of turning cubes and reads the last one.
 pub fn draw(frames: u32) -> Result<Made> {
     let (egl, gl) = context()?;
     // SAFETY: the context is current on this thread until the end, and all objects are of this context.
     let made = unsafe { cubes(&gl, frames) };
+    drop(gl);
+    let _ = egl.release_thread();
+    made
+}
+
+/// Draws frames that take long: in each pixel a loop turns in a loop.
+pub fn burn(frames: u32, turns: [i32; 2]) -> Result<Made> {
+    let (egl, gl) = context()?;
+    // SAFETY: as of `draw`.
+    let made = unsafe { fires(&gl, frames, turns) };
     drop(gl);
     let _ = egl.release_thread();
     made
@@ -41,6 +63,39 @@ pub fn fences(count: u32, bytes: usize) -> Result<Made> {
     drop(gl);
     let _ = egl.release_thread();
     made
+}
+
+unsafe fn fires(gl: &glow::Context, frames: u32, [outer, inner]: [i32; 2]) -> Result<Made> {
+    // SAFETY: the context is current.
+    unsafe {
+        let renderer = gl.get_parameter_string(glow::RENDERER);
+        let target = gl.create_framebuffer().map_err(anyhow::Error::msg)?;
+        gl.bind_framebuffer(glow::FRAMEBUFFER, Some(target));
+        let buffer = gl.create_renderbuffer().map_err(anyhow::Error::msg)?;
+        gl.bind_renderbuffer(glow::RENDERBUFFER, Some(buffer));
+        gl.renderbuffer_storage(glow::RENDERBUFFER, glow::RGBA8, SIZE as i32, SIZE as i32);
+        gl.framebuffer_renderbuffer(glow::FRAMEBUFFER, glow::COLOR_ATTACHMENT0, glow::RENDERBUFFER, Some(buffer));
+        let program = program(gl, WHOLE, LOOPS)?;
+        gl.use_program(Some(program));
+        for (name, turns) in [("outer", outer), ("inner", inner)] {
+            gl.uniform_1_i32(gl.get_uniform_location(program, name).as_ref(), turns);
+        }
+        gl.viewport(0, 0, SIZE as i32, SIZE as i32);
+        gl.finish();
+        let begin = Instant::now();
+        let mut previous = None;
+        for _ in 0..frames {
+            gl.draw_arrays(glow::TRIANGLES, 0, 3);
+            let fence = gl.fence_sync(glow::SYNC_GPU_COMMANDS_COMPLETE, 0).map_err(anyhow::Error::msg)?;
+            gl.flush();
+            // One is always behind the one that is drawn.
+            if let Some(fence) = previous.replace(fence) {
+                wait(gl, fence)?;
+            }
+        }
+        previous.map_or(Ok(()), |fence| wait(gl, fence))?;
+        Ok(Made { renderer, pixels: Vec::new(), seconds: seconds(begin) })
+    }
 }
 
 unsafe fn uploads(gl: &glow::Context, count: u32, bytes: usize) -> Result<Made> {
