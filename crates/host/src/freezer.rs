@@ -1,8 +1,8 @@
 //! Stopping the processes that draw for a device, and letting them go on.
 //!
 //! By `cgroup.freeze` where a control group of our own holds them, else by SIGSTOP and SIGCONT. Both take a while: one that is in
-//! the kernel stops when it leaves it. So a stop is over only when each thread of each process was seen standing still, or waiting for
-//! a processor with the order to stop before it, and a new look found no process that a member had started meanwhile.
+//! the kernel stops when it leaves it. So a stop is over only when the clock of each process was seen standing still, and a new look
+//! found no process that a member had started meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ impl Freezer {
             self.order(renderers);
             let stand = self.wait(renderers, begin, limit);
             // What was started just before its parent stood still.
-            let more = renderers.find();
+            let more = renderers.find_theirs();
             if stand && !more {
                 return Stop { took: begin.elapsed(), complete: true };
             }

@@ -69,12 +69,6 @@ impl Stat {
     fn lives(&self) -> bool {
         !matches!(self.state, 'Z' | 'X')
     }
-
-    /// It runs nothing of its own any more until it is told to go on. (One that was told to stop and waits in the kernel, as for
-    /// a child of vfork that stands still itself, stops before it is back, and can start nobody.)
-    fn stands(&self) -> bool {
-        matches!(self.state, 'T' | 't' | 'D' | 'Z' | 'X')
-    }
 }
 
 /// The processes of a machine: its `/proc`.
@@ -168,11 +162,6 @@ impl Processes {
         let tasks = self.root.join(format!("{pid}/task"));
         let stat = move |thread| Stat::parse(&fs::read(tasks.join(format!("{thread}/stat"))).ok()?);
         numbers(&self.root.join(format!("{pid}/task"))).into_iter().filter_map(stat)
-    }
-
-    /// Whether all threads of a process stand still.
-    fn stands(&self, pid: i32) -> bool {
-        self.threads(pid).all(|thread| thread.stands())
     }
 
     /// Whether any thread of a process runs or waits for a processor.
@@ -290,10 +279,20 @@ impl Renderers {
         if !self.processes.lives(self.device) {
             return false;
         }
+        self.find_below(true)
+    }
+
+    /// The same, but for those that the device's launcher starts just now: when all that are known were told to stop.
+    pub(crate) fn find_theirs(&mut self) -> bool {
+        self.bury();
+        self.find_below(false)
+    }
+
+    fn find_below(&mut self, with_device: bool) -> bool {
         let Some(device) = self.processes.stat(self.device.pid) else { return false };
         // Those that are known may have children; those that are not are below the device.
         let mut from: BTreeSet<i32> = self.members.keys().copied().collect();
-        from.insert(device.pid);
+        from.extend(with_device.then_some(device.pid));
         let mut found = self.processes.below(&from);
         if self.searched.is_none_or(|at| at.elapsed() >= SEARCH) {
             self.searched = Some(Instant::now());
@@ -366,16 +365,17 @@ impl Renderers {
         self.members.values_mut().for_each(|member| (member.stands, member.clock) = (false, None));
     }
 
-    /// Whether all that were told to stop do nothing of their own any more: each thread stands still, or it waits for a processor,
-    /// which on a busy machine takes long, and stops as soon as it has one. The latter is seen by a clock that does not advance.
+    /// Whether all that were told to stop do nothing of their own any more, which is seen by clocks that did not advance since the
+    /// last look. A thread that runs advances its; one that does not stands still already, or will before it does anything: it
+    /// sleeps or waits for a processor, for long on a busy machine, with the order before it.
     pub(crate) fn stand(&mut self) -> bool {
-        let processes = &self.processes;
         let mut all = true;
         for member in self.members.values_mut() {
-            member.stands = member.stands || processes.stands(member.identity.pid);
-            let clock = if member.stands { None } else { cpu_time(member.identity.pid) };
-            all &= member.stands || (clock.is_some() && clock == member.clock);
+            let clock = cpu_time(member.identity.pid);
+            // One without a clock has ended.
+            member.stands = clock.is_none() || clock == member.clock;
             member.clock = clock;
+            all &= member.stands;
         }
         all
     }
