@@ -106,7 +106,6 @@ pub fn run(words: Words) -> Result<()> {
         devices: devices.clone(),
         cgroup: cgroup::for_devices(),
         runtime: tokio.handle().clone(),
-        schedule: manager::schedule::Options::default(),
     })?;
     let begun = Begun::look(&runtime)?;
     keeper.begin(!words.no_autostart && !begun.is_said())?;

@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use manager::schedule::{self, Quantum};
 use serde::Deserialize;
 
 use super::{socket, store};
@@ -27,6 +29,62 @@ struct Words {
     users: Option<String>,
     vmm_group: Option<String>,
     sandbox: Option<String>,
+    policy: Option<Policy>,
+    mode: Option<Mode>,
+    quantum_ms: Option<u32>,
+    preempt_timeout_ms: Option<u32>,
+    hang_timeout: Option<u32>,
+    capacity: Option<u32>,
+}
+
+/// The words for [`schedule::Policy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Policy {
+    BestEffort,
+    EqualShare,
+    FixedShare,
+}
+
+/// The words for [`schedule::Mode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Mode {
+    Batch,
+    Strict,
+}
+
+impl Words {
+    /// How time is given out.
+    fn schedule(&self) -> Result<schedule::Options> {
+        let mut options = schedule::Options::default();
+        if let Some(policy) = self.policy {
+            options.policy = match policy {
+                Policy::BestEffort => schedule::Policy::BestEffort,
+                Policy::EqualShare => schedule::Policy::EqualShare,
+                Policy::FixedShare => schedule::Policy::FixedShare,
+            };
+        }
+        if let Some(mode) = self.mode {
+            options.mode = match mode {
+                Mode::Batch => schedule::Mode::Batch,
+                Mode::Strict => schedule::Mode::Strict,
+            };
+        }
+        if let Some(count) = self.quantum_ms {
+            options.quantum = Quantum::milliseconds(count).context("quantum-ms")?;
+        }
+        if let Some(count) = self.preempt_timeout_ms {
+            ensure!((1..=1000).contains(&count), "preempt-timeout-ms is 1 to 1000");
+            options.preempt_timeout = Duration::from_millis(count.into());
+        }
+        if let Some(count) = self.hang_timeout {
+            ensure!((1..=600).contains(&count), "hang-timeout is 1 to 600 seconds");
+            options.hang_timeout = Duration::from_secs(count.into());
+        }
+        options.capacity = self.capacity.unwrap_or(options.capacity);
+        Ok(options)
+    }
 }
 
 /// What the manager was told about itself.
@@ -40,6 +98,8 @@ pub struct Config {
     pub group: Option<u32>,
     /// `--sandbox` of the devices.
     pub sandbox: Option<String>,
+    /// How time is given out; as the manager starts.
+    pub schedule: schedule::Options,
 }
 
 /// Users of which each device gets one of its own, as numbers from `first` to `last`.
@@ -85,6 +145,7 @@ impl Config {
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             anyhow::anyhow!("line {line}: {}", error.message().replace('\n', " "))
         })?;
+        let schedule = words.schedule()?;
         let device = match words.device {
             Some(words) if words.is_empty() => anyhow::bail!("device names no program"),
             Some(words) => words.into_iter().map(OsString::from).collect(),
@@ -105,7 +166,7 @@ impl Config {
         if let Some(word) = words.sandbox.as_deref().filter(|word| !["on", "log", "off"].contains(word)) {
             anyhow::bail!("sandbox: '{word}' is none of on, log, off");
         }
-        Ok(Config { device, users, group, sandbox: words.sandbox })
+        Ok(Config { device, users, group, sandbox: words.sandbox, schedule })
     }
 }
 
@@ -123,6 +184,10 @@ mod tests {
             ("colour = 'red'", "colour"),
             ("vmm-group = 'no such group'", "no such group"),
             ("sandbox = 'maybe'", "maybe"),
+            ("policy = 'fair'", "line 1"),
+            ("quantum-ms = 31", "1 to 30"),
+            ("hang-timeout = 0", "1 to 600"),
+            ("preempt-timeout-ms = 0", "1 to 1000"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(named), "{text}: {error}");

@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use manager::grant::{CONTROL_SOCKET, GPU_SOCKET, INPUT_SOCKET};
+use manager::profile::Renderer;
 use manager::{Gpu, Grant, Uuid};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chown};
 use rustix::process::geteuid;
@@ -32,6 +33,8 @@ pub const LOG: &str = "log";
 pub const ARBITER: &str = "arbiter.sock";
 /// What a device is told.
 const OPTIONS: &str = "device.toml";
+/// After so many times of the manager's own patience a device ends by itself what draws for it and does not get on.
+const PATIENCES: u32 = 6;
 /// What the log may have before its beginning is thrown away.
 const LOG_LIMIT: u64 = 1 << 20;
 /// What is kept of it then.
@@ -245,6 +248,12 @@ pub fn bound_log(folder: &Path) {
 /// The config file of a device.
 fn options(grant: &Grant, gpu: Option<&Gpu>, folder: &Path, config: &Config) -> String {
     let mut text = grant.device_toml(folder, gpu.and_then(|gpu| gpu.node.as_deref()));
+    let profile = &grant.profile;
+    if profile.renderer == Renderer::Virgl && profile.isolate {
+        // The manager's own verdict, which says why, comes first.
+        let patience = config.schedule.hang_timeout * PATIENCES;
+        text = format!("renderer-patience = {}\n{text}", patience.as_secs().clamp(1, 3600));
+    }
     if let Some(sandbox) = &config.sandbox {
         // Of a few words that need no quoting.
         text = format!("sandbox = \"{sandbox}\"\n{text}");

@@ -143,8 +143,6 @@ pub struct Parts {
     pub cgroup: Option<PathBuf>,
     /// Where devices are watched.
     pub runtime: tokio::runtime::Handle,
-    /// How time is given out.
-    pub schedule: schedule::Options,
 }
 
 /// Starts the thread that does. What it holds, the machine hears of.
@@ -157,14 +155,14 @@ fn give_out_time(schedule: schedule::Options, desk: Desk) -> Result<slices::Hand
 impl Keeper {
     /// Reads what was defined.
     pub fn new(parts: Parts) -> Result<(Self, Desk)> {
-        let Parts { catalogue, config, config_folder, devices, cgroup, runtime, schedule } = parts;
+        let Parts { catalogue, config, config_folder, devices, cgroup, runtime } = parts;
         let cannot = || format!("Cannot use {}", config_folder.display());
         let store = Store::open(&config_folder).with_context(cannot)?;
         let boot_id = process::boot_id().context("Cannot find out which boot this is")?;
         let (sender, orders) = channel();
         let (changed, changes) = watch::channel(0);
         let desk = Desk { orders: sender, changes };
-        let slices = give_out_time(schedule, desk.clone())?;
+        let slices = give_out_time(config.schedule, desk.clone())?;
         let keeper = Keeper {
             machine: Machine::new(catalogue),
             config,
