@@ -2,8 +2,9 @@
 //! draw in the bed.
 
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -17,6 +18,8 @@ use crate::{Picture, bed, workspace};
 
 /// The program.
 const PROGRAM: &str = "beamsplit";
+/// The file of tokens, in a manager's folder.
+const TOKENS: &str = "tokens.toml";
 
 /// A manager, and what it started: devices outlive it, and end with this value.
 pub struct Manager {
@@ -27,8 +30,17 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Starts one that offers the types of this file (as `types.toml` has them), with a page if it is wanted.
-    pub fn start(types: &str, web: bool) -> Result<Self> {
+    /// Starts one that offers the types of this file (as `types.toml` has them).
+    pub fn start(types: &str) -> Result<Self> {
+        Self::with(types, None)
+    }
+
+    /// The same with a page, for who knows one of these tokens (as `--tokens` has them).
+    pub fn with_page(types: &str, tokens: &str) -> Result<Self> {
+        Self::with(types, Some(tokens))
+    }
+
+    fn with(types: &str, tokens: Option<&str>) -> Result<Self> {
         let device = workspace::binary("beamsplit-device")?;
         let device = device.to_str().context("A path without a name")?;
         let words: Vec<String> =
@@ -37,11 +49,19 @@ impl Manager {
         let dir = workspace::scratch("m-")?;
         fs::create_dir(dir.path().join("c"))?;
         // The bed's tree is entered as root, which a user of its own could not do.
-        let serve = format!("device = {}\nusers = \"none\"\n", serde_json::to_string(&words)?);
+        let serve = format!("device = {}\nusers = \"none\"\nhang-timeout = 4\n", serde_json::to_string(&words)?);
         fs::write(dir.path().join("c/serve.toml"), serve)?;
         fs::write(dir.path().join("c/types.toml"), types)?;
         let reaper = reaper(&dir.path().join("r"))?;
-        let mut manager = Manager { process: None, reaper, dir, web };
+        if let Some(tokens) = tokens {
+            let mut file = fs::OpenOptions::new();
+            file.write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(dir.path().join(TOKENS))?
+                .write_all(tokens.as_bytes())?;
+        }
+        let mut manager = Manager { process: None, reaper, dir, web: tokens.is_some() };
         manager.begin()?;
         Ok(manager)
     }
@@ -56,7 +76,7 @@ impl Manager {
             .arg("--config-dir")
             .arg(self.dir.path().join("c"));
         if self.web {
-            command.args(["--web", "127.0.0.1:0"]);
+            command.args(["--web", "127.0.0.1:0", "--tokens"]).arg(self.dir.path().join(TOKENS));
         }
         command.env("BEAMSPLIT_NOVNC_DIR", bed::page()?.file("usr/share/novnc"));
         command.env("XDG_CACHE_HOME", workspace::target().join("tmp/cache"));

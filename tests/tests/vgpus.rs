@@ -42,7 +42,7 @@ const NAMES: [&str; 3] = ["desk", "light", "heavy"];
 
 #[test]
 fn three_guests_share_a_gpu_and_what_befalls_one_stays_with_it() -> Result<()> {
-    let mut manager = Manager::start(TYPES, false)?;
+    let mut manager = Manager::start(TYPES)?;
     for name in NAMES {
         manager.tell(&["define", name, "--name", name])?;
         manager.tell(&["start", name])?;

@@ -104,8 +104,10 @@ function draw(known, total) {
   const due = (vgpu.share?.weight ?? 0) / weights;
   part("used").style.width = percent(Math.min(known.share, 1));
   part("due").style.left = `min(${percent(Math.min(due, 1))}, calc(100% - 2px))`;
-  part("due").hidden = !vgpu.share || state !== "running";
-  write(part("time"), state === "running" && vgpu.share ? percent(known.share) : "–");
+  // What draws in 2D alone has no share of the GPU's time.
+  const timed = state === "running" && known.used !== null;
+  part("due").hidden = !timed;
+  write(part("time"), timed ? percent(known.share) : "–");
   const memory = total.memory.get(vgpu.gpu) || vgpu.memory || 1;
   part("kept").style.width = percent(Math.min(vgpu.memory / memory, 1));
   write(part("memory"), bytes(vgpu.memory));
@@ -177,7 +179,7 @@ async function look() {
   const now = performance.now();
   const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const total = { memory: new Map(gpus.map((gpu) => [gpu.id, gpu.memory])), weights: new Map() };
-  for (const vgpu of vgpus.filter((vgpu) => vgpu.state === "running")) {
+  for (const vgpu of vgpus.filter((vgpu) => vgpu.state === "running" && vgpu.share?.used_ns != null)) {
     total.weights.set(vgpu.gpu, (total.weights.get(vgpu.gpu) ?? 0) + (vgpu.share?.weight ?? 0));
   }
   const gone = new Set(cards.keys());
