@@ -45,6 +45,10 @@ pub const MEMBERS: usize = 1 << 16;
 /// members, each with all its pixels.
 pub const TWINS: usize = 256;
 
+/// Parts of an image that its twin does not have yet: while the 3D renderer stands still, a guest may copy for ever. Over it they are
+/// one part, which covers them all.
+pub const STALE_PARTS: usize = 16;
+
 /// Bytes of one command stream: it is held twice on its way to the renderer.
 pub const SUBMIT_BYTES: usize = 4 << 20;
 

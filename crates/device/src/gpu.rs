@@ -176,6 +176,10 @@ impl Gpu {
         self.look_at_gates();
         let gate = command.as_ref().ok().and_then(|command| self.gate(&header, command));
         let execution = match command {
+            Ok(command) if let Some(gate) = gate.filter(|_| self.uses_image(&command)) => {
+                self.order.wait_to_use(ticket, header, command, gate);
+                Execution::Later(ticket)
+            }
             Ok(command) if gate.is_some() || !self.order.is_idle() && self.order.must_wait(&header, &command) => {
                 self.order.wait(ticket, header, command, gate);
                 Execution::Later(ticket)
@@ -300,9 +304,7 @@ impl Gpu {
         self.resources.clear();
         self.renderer.reset();
         if let Some(three_d) = &mut self.three_d {
-            for image in three_d.forget_guest() {
-                self.order.release(image);
-            }
+            three_d.forget_guest();
         }
     }
 

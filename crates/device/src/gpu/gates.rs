@@ -4,7 +4,7 @@
 //! kind, its gate is shut, and whatever goes through that gate waits in [`Order`](super::order::Order), with its place on its
 //! timeline. What waits there has a cap: over it, the ring itself waits ([`Gpu::is_crowded`]), and with it whoever fills it.
 
-use protocol::{CapsetId, Command, ContextId, Header};
+use protocol::{CapsetId, Command, ContextId, Header, Transfer3d};
 
 use super::Gpu;
 use super::desc::Desc;
@@ -39,11 +39,13 @@ impl Gate {
 }
 
 impl Gpu {
-    /// Asks the 3D renderer where it has room.
+    /// Asks the 3D renderer where it has room. What images have and their twins lack is written before work that is to see it.
     pub(super) fn look_at_gates(&mut self) {
+        let may_pass = self.write_stale();
         let Some(three_d) = &self.three_d else { return };
         for gate in Gate::ALL {
-            self.order.set_gate(gate, three_d.renderer.is_full(gate.capset()));
+            let has_room = !three_d.renderer.is_full(gate.capset());
+            self.order.set_gate(gate, !has_room || gate == Gate::Gl && !may_pass);
         }
     }
 
@@ -69,12 +71,35 @@ impl Gpu {
             | Command::ResourceUnmapBlob { .. }
             | Command::ResourceAssignUuid { .. } => None,
             _ => match self.resources.desc(command.resource()?)? {
-                Desc::Image { .. } if three_d.twins.has(command.resource()?) => Some(Gate::Gl),
+                Desc::Image { .. } => self.way_of_image(command),
                 Desc::Rendered(_) => Some(Gate::Gl),
                 Desc::HostBlob(blob) => Some(of_context(blob.context).unwrap_or(Gate::Other)),
-                Desc::Image { .. } | Desc::GuestBlob { .. } | Desc::Lost => None,
+                Desc::GuestBlob { .. } | Desc::Lost => None,
             },
         }
+    }
+
+    /// Of what names an image only that which the guest's pages in the renderer's hands depend on: the rest is ours.
+    fn way_of_image(&self, command: &Command) -> Option<Gate> {
+        let three_d = self.three_d.as_ref()?;
+        match command {
+            Command::TransferFromHost3d(_) => Some(Gate::Gl),
+            Command::ResourceUnref { resource } | Command::ResourceDetachBacking { resource } => {
+                three_d.twins.has(*resource).then_some(Gate::Gl)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a command has the 3D renderer do something with an image that is ours.
+    pub(super) fn uses_image(&self, command: &Command) -> bool {
+        let (Command::CtxAttachResource { resource }
+        | Command::CtxDetachResource { resource }
+        | Command::TransferFromHost3d(Transfer3d { resource, .. })) = command
+        else {
+            return false;
+        };
+        matches!(self.resources.desc(*resource), Some(Desc::Image { .. }))
     }
 
     /// Whether so much waits that no more is to be taken from the ring.

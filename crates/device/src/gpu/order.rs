@@ -17,6 +17,8 @@ use crate::virtio::Ticket;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Resource(ResourceId),
+    /// What a 3D renderer is to do with an image of ours: only what begins and ends the image and its pages waits for it.
+    Use(ResourceId),
     Scanout(ScanoutId),
     Cursor,
     /// Work in a context is never in its own way, but if it waits for a resource, what follows in its context waits too.
@@ -39,6 +41,9 @@ fn keys(header: &Header, command: &Command) -> impl Iterator<Item = Key> {
         | Command::TransferFromHost3d(_)
         | Command::Submit3d { .. } => Some(Key::Context(header.ctx_id)),
         Command::ResourceCreateBlob(_) if header.ctx_id != 0 => Some(Key::Context(header.ctx_id)),
+        Command::ResourceUnref { resource }
+        | Command::ResourceAttachBacking { resource, .. }
+        | Command::ResourceDetachBacking { resource } => Some(Key::Use(*resource)),
         _ => None,
     };
     command.resource().map(Key::Resource).into_iter().chain(place)
@@ -59,11 +64,17 @@ struct Waiting {
     command: Command,
     /// What it has to pass besides.
     gate: Option<Gate>,
+    /// Whether it is only a [use](Key::Use) of the resource that it names.
+    uses: bool,
 }
 
 impl Waiting {
     fn keys(&self) -> impl Iterator<Item = Key> {
-        keys(&self.header, &self.command).chain(self.gate.map(Key::Gate))
+        let keys = keys(&self.header, &self.command).map(|key| match key {
+            Key::Resource(resource) if self.uses => Key::Use(resource),
+            key => key,
+        });
+        keys.chain(self.gate.map(Key::Gate))
     }
 
     /// Bytes that it takes besides a few.
@@ -134,7 +145,7 @@ impl Order {
         match key {
             Key::Resource(resource) => self.busy.contains_key(&resource),
             Key::Gate(gate) => self.shut.contains(&gate),
-            Key::Scanout(_) | Key::Cursor | Key::Context(_) => false,
+            Key::Use(_) | Key::Scanout(_) | Key::Cursor | Key::Context(_) => false,
         }
     }
 
@@ -152,13 +163,33 @@ impl Order {
         self.shut.contains(&gate) || self.queues.contains_key(&Key::Gate(gate))
     }
 
+    /// The first command that waits to pass a gate.
+    pub fn first_at(&self, gate: Gate) -> Option<Ticket> {
+        self.queues.get(&Key::Gate(gate)).and_then(VecDeque::front).copied()
+    }
+
+    /// The last one.
+    pub fn last_at(&self, gate: Gate) -> Option<Ticket> {
+        self.queues.get(&Key::Gate(gate)).and_then(VecDeque::back).copied()
+    }
+
     /// Bytes that the commands which wait take.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
     pub fn wait(&mut self, ticket: Ticket, header: Header, command: Command, gate: Option<Gate>) {
-        let waiting = Waiting { header, command, gate };
+        self.enqueue(ticket, Waiting { header, command, gate, uses: false });
+    }
+
+    /// As [`wait`](Self::wait), of what a 3D renderer is to do with an image of ours: commands of 2D pass it, unless it waits for one.
+    pub fn wait_to_use(&mut self, ticket: Ticket, header: Header, command: Command, gate: Gate) {
+        let resource = command.resource().map(Key::Resource);
+        let uses = !resource.is_some_and(|key| self.is_busy(key) || self.queues.contains_key(&key));
+        self.enqueue(ticket, Waiting { header, command, gate: Some(gate), uses });
+    }
+
+    fn enqueue(&mut self, ticket: Ticket, waiting: Waiting) {
         for key in waiting.keys() {
             self.queues.entry(key).or_default().push_back(ticket);
         }
@@ -187,13 +218,8 @@ impl Order {
         Some(done)
     }
 
-    /// Work of our own is under way on a resource: commands that name it wait until it is [released](Self::release).
-    pub fn hold(&mut self, resource: ResourceId) {
-        *self.busy.entry(resource).or_default() += 1;
-    }
-
-    /// That work is done.
-    pub fn release(&mut self, resource: ResourceId) {
+    /// A command that named a resource is done.
+    fn release(&mut self, resource: ResourceId) {
         let Some(count) = self.busy.get_mut(&resource) else { return };
         *count -= 1;
         if *count == 0 {

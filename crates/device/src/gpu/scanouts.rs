@@ -193,7 +193,9 @@ impl Gpu {
             return Err(ReplyError::InvalidParameter);
         }
         match desc {
-            Desc::Image { .. } if self.must_read_twin(resource) => self.flush_twin(memory, ticket, resource, rect),
+            Desc::Image { .. } if self.must_read_twin(resource) => {
+                self.flush_twin(memory, resource, rect).map(|()| Step::Reply(Reply::OkNoData))
+            }
             Desc::Image { .. } | Desc::GuestBlob { .. } | Desc::HostBlob(_) if self.shows_driver() => {
                 self.show_damage(memory, resource, &rect).map(|()| Step::Reply(Reply::OkNoData))
             }

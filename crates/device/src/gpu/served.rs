@@ -279,6 +279,7 @@ impl Gpu {
         for (ticket, reply) in late {
             self.complete(ticket, reply);
         }
+        self.catch_up_twins(memory);
         self.show_made_blobs(memory);
     }
 

@@ -56,14 +56,14 @@ impl Rendering {
         self.offered(config).any(|capset| capset.id == id)
     }
 
-    /// All that the guest made is gone. Returns the images that commands wait for no longer.
-    pub fn forget_guest(&mut self) -> Vec<ResourceId> {
+    /// All that the guest made is gone.
+    pub fn forget_guest(&mut self) {
         self.contexts.clear();
         self.reads = Reads::default();
         self.window.take_all_away();
         self.renderer.reset();
         self.views.clear();
-        self.twins.clear()
+        self.twins.clear();
     }
 }
 

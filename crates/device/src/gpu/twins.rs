@@ -5,17 +5,20 @@
 //! is written to the twin as well, in the order of the commands. What contexts may have drawn into the twin is read back into the
 //! image when that is flushed while a head shows it, and when the last context goes that could have drawn.
 //!
-//! While a twin is written or read, commands that name the image wait. A twin that fails is dropped; the image stays as it is.
+//! Commands of 2D never wait for the renderer. A twin that is being read or written, or whose renderer has no room, is *stale* where
+//! its image changes meanwhile: that is written later, after the work that came before the change and before the work that came
+//! after it, which waits at its gate. A twin that fails is dropped; the image stays as it is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use protocol::{ContextId, Format, MemEntry, Rect, ReplyError, Resource3d, ResourceId};
+use protocol::{CapsetId, ContextId, Format, MemEntry, Rect, ReplyError, Resource3d, ResourceId};
 
+use super::Gpu;
 use super::desc::{Cost, Desc, image_bytes};
+use super::gates::Gate;
 use super::three_d::{Rendering, estimate};
-use super::{Gpu, Step, Undo};
 use crate::caps;
-use crate::display::Pixels;
+use crate::display::{Frame, Pixels};
 use crate::memory::Memory;
 use crate::render::Progress;
 use crate::virtio::Ticket;
@@ -34,6 +37,70 @@ struct Twin {
     seen: u64,
     /// The last work of contexts that are gone.
     left: u64,
+    /// Reads and writes that are not answered. One at a time: both use the same memory, which may not be overtaken.
+    owed: usize,
+    /// Parts of the image that changed and were not written yet, and when. All are newer than all work that was passed on.
+    stale: Vec<(Ticket, Rect)>,
+    /// What is to be shown once more when what was drawn was read.
+    look: Option<Look>,
+}
+
+/// Flushes whose answer did not wait for what was drawn.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    /// The first of them.
+    since: Ticket,
+    /// The last of them.
+    until: Ticket,
+    rect: Rect,
+}
+
+impl Twin {
+    fn new(made: Ticket, seen: u64) -> Self {
+        Self { made, seen, left: 0, owed: 0, stale: Vec::new(), look: None }
+    }
+
+    /// A part of the image changed. `fence` is the last work that came before and was not passed on.
+    fn mark_stale(&mut self, now: Ticket, rect: Rect, fence: Option<Ticket>) {
+        let is_last = |changed: &Ticket| fence.is_none_or(|fence| *changed > fence);
+        if self.stale.iter().any(|(changed, other)| is_last(changed) && contains(other, &rect)) {
+            return;
+        }
+        self.stale.retain(|(changed, other)| !is_last(changed) || !contains(&rect, other));
+        self.stale.push((now, rect));
+        if self.stale.len() > caps::STALE_PARTS {
+            // The work that waits may have to see some of it before, and all that is the image's is above it afterwards.
+            let all = self.stale.iter().fold(rect, |all, (_, part)| all.union(part));
+            let first = self.stale[0].0;
+            self.stale = match is_last(&first) {
+                true => vec![(now, all)],
+                false => vec![(first, all), (now, all)],
+            };
+        }
+    }
+
+    /// Whether a part has to be written before the work `next`, or at all if there is none.
+    fn is_due(&self, next: Option<Ticket>) -> bool {
+        self.stale.iter().any(|(changed, _)| is_before(*changed, next))
+    }
+
+    /// What was flushed is to be shown once more.
+    fn want_look(&mut self, now: Ticket, rect: Rect) {
+        self.look = Some(match self.look {
+            Some(Look { since, until, rect: earlier }) => {
+                Look { since, until: until.max(now), rect: earlier.union(&rect) }
+            }
+            None => Look { since: now, until: now, rect },
+        });
+    }
+}
+
+fn is_before(ticket: Ticket, next: Option<Ticket>) -> bool {
+    next.is_none_or(|next| ticket < next)
+}
+
+fn contains(outer: &Rect, inner: &Rect) -> bool {
+    outer.union(inner) == *outer
 }
 
 /// What the renderer was asked for.
@@ -44,9 +111,11 @@ enum What {
     Read {
         /// The work that it shows.
         work: u64,
-        /// Who waits for it, and what is to be shown then.
-        flush: Option<(Ticket, Rect)>,
+        /// What is to be shown then.
+        flush: Option<Rect>,
     },
+    /// A read whose result nobody uses.
+    Abandoned,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +123,6 @@ struct Job {
     what: What,
     resource: ResourceId,
     made: Ticket,
-    /// Whether commands that name the image wait for it.
-    holds: bool,
 }
 
 /// The table of twins, which holds the cap.
@@ -63,6 +130,8 @@ struct Job {
 pub(super) struct Twins {
     table: HashMap<ResourceId, Twin>,
     jobs: HashMap<Ticket, Job>,
+    /// Those that are stale, or that something of is to be shown once more.
+    behind: BTreeSet<ResourceId>,
     /// Counts what contexts were given to do.
     work: u64,
 }
@@ -91,6 +160,7 @@ impl Twins {
 
     /// The image is gone, or its twin. Returns whether it had one.
     pub fn remove(&mut self, resource: ResourceId) -> bool {
+        self.behind.remove(&resource);
         self.table.remove(&resource).is_some()
     }
 
@@ -101,16 +171,40 @@ impl Twins {
         }
     }
 
-    /// Nobody waits for anything any more: what is read now is not used.
-    pub fn abandon(&mut self) {
-        self.jobs.retain(|_, job| !matches!(job.what, What::Read { .. }));
-        self.jobs.values_mut().for_each(|job| job.holds = false);
+    /// A request about one goes to the renderer.
+    fn owe(&mut self, ticket: Ticket, resource: ResourceId, what: What) {
+        let Some(twin) = self.table.get_mut(&resource) else { return };
+        twin.owed += 1;
+        self.jobs.insert(ticket, Job { what, resource, made: twin.made });
     }
 
-    /// All are gone. Returns the images that were held.
-    pub fn clear(&mut self) -> Vec<ResourceId> {
-        let Self { jobs, .. } = std::mem::take(self);
-        jobs.into_values().filter(|job| job.holds).map(|job| job.resource).collect()
+    /// A request was answered. Returns it if it is of a twin that is there.
+    fn answered(&mut self, ticket: Ticket) -> Option<(Job, bool)> {
+        let job = self.jobs.remove(&ticket)?;
+        let twin = self.table.get_mut(&job.resource).filter(|twin| twin.made == job.made);
+        let is_there = twin.is_some();
+        if let Some(twin) = twin.filter(|_| !matches!(job.what, What::Make)) {
+            twin.owed = twin.owed.saturating_sub(1);
+        }
+        Some((job, is_there))
+    }
+
+    /// The device stops: what is read now is not used. It is read anew afterwards.
+    pub fn abandon(&mut self) {
+        for job in self.jobs.values_mut() {
+            let What::Read { flush, .. } = job.what else { continue };
+            job.what = What::Abandoned;
+            let twin = self.table.get_mut(&job.resource).filter(|twin| twin.made == job.made);
+            if let (Some(twin), Some(rect)) = (twin, flush) {
+                twin.want_look(Ticket(0), rect);
+                self.behind.insert(job.resource);
+            }
+        }
+    }
+
+    /// All are gone.
+    pub fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -126,6 +220,32 @@ fn desc(format: Format, width: u32, height: u32) -> Resource3d {
         depth: 1,
         array_size: 1,
         ..Resource3d::default()
+    }
+}
+
+/// The first `len` bytes of pixels that a renderer, which may still write to them, has read.
+fn copy_of(pixels: &Pixels<'_>, len: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).ok()?;
+    match pixels {
+        Pixels::Private(from) => bytes.extend_from_slice(from.get(..len)?),
+        Pixels::Shared(shared) if shared.slice.len() >= len => {
+            bytes.resize(len, 0);
+            shared.slice.copy_to(&mut bytes);
+        }
+        Pixels::Shared(_) | Pixels::Guest(_) => return None,
+    }
+    Some(bytes)
+}
+
+/// Puts a part of an image over the same part of `bytes`, whose rows are packed.
+fn keep_part(image: &Frame<'_>, rect: &Rect, bytes: &mut [u8]) {
+    let len = |pixels: u32| pixels as usize * Format::BYTES_PER_PIXEL as usize;
+    for row in 0..rect.height {
+        let start = (rect.y + row) as usize * image.stride as usize + len(rect.x);
+        if let Some(part) = bytes.get_mut(start..start + len(rect.width)) {
+            image.read_row(rect, row, part);
+        }
     }
 }
 
@@ -197,12 +317,12 @@ impl Gpu {
             return Err(error);
         }
         let seen = three_d.twins.work;
-        three_d.twins.table.insert(resource, Twin { made, seen, left: 0 });
+        three_d.twins.table.insert(resource, Twin::new(made, seen));
         if progress == Progress::Later {
-            three_d.twins.jobs.insert(made, Job { what: What::Make, resource, made, holds: false });
+            three_d.twins.jobs.insert(made, Job { what: What::Make, resource, made });
         }
         self.attach_twin(resource);
-        self.write_twin(resource, Rect::of_size(width, height));
+        self.write_part(resource, Rect::of_size(width, height));
         if let Some(three_d) = self.three_d.as_mut().filter(|three_d| three_d.twins.has(resource)) {
             let Rendering { contexts, renderer, .. } = &mut **three_d;
             for (context, _) in contexts.drawing(resource) {
@@ -227,14 +347,42 @@ impl Gpu {
         }
     }
 
-    /// A part of an image changed: so does its twin.
+    /// A part of an image changed: so does its twin, now or later.
     pub(super) fn write_twin(&mut self, resource: ResourceId, rect: Rect) {
-        let Some(three_d) = self.three_d.as_mut().filter(|three_d| three_d.twins.has(resource)) else { return };
-        let Some(Twin { made, .. }) = three_d.twins.table.get(&resource) else { return };
-        let (made, ticket) = (*made, self.order.ticket());
-        if rect.is_empty() {
-            return;
+        let fence = self.order.last_at(Gate::Gl);
+        let Some(three_d) = &mut self.three_d else { return };
+        let Some(twin) = three_d.twins.table.get_mut(&resource).filter(|_| !rect.is_empty()) else { return };
+        twin.mark_stale(self.order.ticket(), rect, fence);
+        three_d.twins.behind.insert(resource);
+        self.look_at_gates();
+    }
+
+    /// Writes what twins lack, as far as the work that is next at the gate has to see it. Returns whether that work may pass.
+    pub(super) fn write_stale(&mut self) -> bool {
+        let Some(three_d) = self.three_d.as_ref().filter(|three_d| !three_d.twins.behind.is_empty()) else {
+            return true;
+        };
+        let next = self.order.first_at(Gate::Gl);
+        let mut may_pass = true;
+        for resource in three_d.twins.behind.clone() {
+            let Some(three_d) = &mut self.three_d else { break };
+            let Some(twin) = three_d.twins.table.get_mut(&resource).filter(|twin| twin.is_due(next)) else { continue };
+            if twin.owed > 0 || three_d.renderer.is_full(CapsetId::VIRGL2) {
+                may_pass = false;
+                continue;
+            }
+            for (_, rect) in twin.stale.extract_if(.., |(changed, _)| is_before(*changed, next)).collect::<Vec<_>>() {
+                self.write_part(resource, rect);
+            }
+            self.forget_if_level(resource);
         }
+        may_pass
+    }
+
+    /// Writes a part of an image to its twin.
+    fn write_part(&mut self, resource: ResourceId, rect: Rect) {
+        let ticket = self.order.ticket();
+        let Some(three_d) = self.three_d.as_mut().filter(|three_d| three_d.twins.has(resource)) else { return };
         let written = match self.renderer.pixels(resource, false) {
             Some(pixels) if three_d.renderer.has(resource) => three_d.renderer.write(ticket, resource, rect, &pixels),
             _ => Progress::Done(Err(ReplyError::Unspec)),
@@ -242,52 +390,68 @@ impl Gpu {
         match written {
             Progress::Done(Ok(())) => {}
             Progress::Done(Err(_)) => self.drop_twin(resource),
-            Progress::Later => {
-                three_d.twins.jobs.insert(ticket, Job { what: What::Write, resource, made, holds: true });
-                self.order.hold(resource);
-            }
+            Progress::Later => three_d.twins.owe(ticket, resource, What::Write),
         }
     }
 
-    /// Whether a flush of an image has to see first what was drawn into its twin.
+    /// Whether there is nothing left to do about a twin.
+    fn forget_if_level(&mut self, resource: ResourceId) {
+        let Some(Rendering { twins, .. }) = self.three_d.as_deref_mut() else { return };
+        if twins.table.get(&resource).is_none_or(|twin| twin.stale.is_empty() && twin.look.is_none()) {
+            twins.behind.remove(&resource);
+        }
+    }
+
+    /// Whether more may have been drawn into the twin of an image that is flushed, or is about to be.
     pub(super) fn must_read_twin(&mut self, resource: ResourceId) -> bool {
         let is_shown = self.scanouts.shown.values().any(|scanout| scanout.resource == resource);
-        is_shown && self.shows_driver() && self.three_d.as_ref().is_some_and(|three_d| three_d.is_ahead(resource))
+        let Some(three_d) = self.three_d.as_ref().filter(|three_d| three_d.twins.has(resource)) else { return false };
+        is_shown && self.shows_driver() && (three_d.is_ahead(resource) || self.order.first_at(Gate::Gl).is_some())
     }
 
-    /// What is flushed of an image is shown once all of its twin was read: nobody says what was drawn.
-    pub(super) fn flush_twin(
-        &mut self,
-        memory: &Memory,
-        ticket: Ticket,
-        resource: ResourceId,
-        rect: Rect,
-    ) -> Result<Step, ReplyError> {
-        if self.read_twin(resource, Some((ticket, rect))) {
-            return Ok(Step::Later(Undo::Nothing, Some(resource)));
+    /// What is flushed of an image is shown as it is, and once more when all of its twin was read: nobody says what was drawn.
+    pub(super) fn flush_twin(&mut self, memory: &Memory, resource: ResourceId, rect: Rect) -> Result<(), ReplyError> {
+        let now = self.order.ticket();
+        if let Some(Rendering { twins, .. }) = self.three_d.as_deref_mut()
+            && let Some(twin) = twins.table.get_mut(&resource)
+        {
+            twin.want_look(now, rect);
+            twins.behind.insert(resource);
         }
-        self.show_damage(memory, resource, &rect)?;
-        Ok(Step::Reply(protocol::Reply::OkNoData))
+        match self.look_at_twin(memory, resource) {
+            true => Ok(()),
+            false => self.show_damage(memory, resource, &rect),
+        }
+    }
+
+    /// Reads a twin if something of it is to be shown, and what came before that was passed on. Returns whether it was shown.
+    fn look_at_twin(&mut self, memory: &Memory, resource: ResourceId) -> bool {
+        let next = self.order.first_at(Gate::Gl);
+        let Some(three_d) = &mut self.three_d else { return false };
+        let is_ahead = three_d.is_ahead(resource);
+        let is_full = three_d.renderer.is_full(CapsetId::VIRGL2);
+        let Some(twin) = three_d.twins.table.get_mut(&resource).filter(|twin| twin.owed == 0) else { return false };
+        let Some(look) = twin.look.filter(|look| !is_full && is_before(look.since, next)) else { return false };
+        let rest = Look { since: look.until, ..look };
+        twin.look = Some(rest).filter(|rest| !is_before(rest.until, next));
+        self.forget_if_level(resource);
+        let is_read = is_ahead && self.read_twin(resource, Some(look.rect));
+        // Who could not see it by now is shown it when the pixels are asked for.
+        !is_read && self.shows_driver() && self.show_damage(memory, resource, &look.rect).is_ok()
     }
 
     /// Begins to read a twin into its image. Returns whether that takes its time.
-    fn read_twin(&mut self, resource: ResourceId, flush: Option<(Ticket, Rect)>) -> bool {
+    fn read_twin(&mut self, resource: ResourceId, flush: Option<Rect>) -> bool {
         let (Some(desc), Some(three_d)) = (self.twin(resource), &mut self.three_d) else {
             self.drop_twin(resource);
             return false;
         };
-        let Some(Twin { made, .. }) = three_d.twins.table.get(&resource) else { return false };
-        let (made, ticket, work) = (*made, self.order.ticket(), three_d.twins.work);
+        let (ticket, work) = (self.order.ticket(), three_d.twins.work);
         match three_d.renderer.read(ticket, resource, Rect::of_size(desc.width, desc.height)) {
             Progress::Done(Ok(())) => self.take_twin(resource, work),
             Progress::Done(Err(_)) => self.drop_twin(resource),
             Progress::Later => {
-                let what = What::Read { work, flush };
-                let holds = flush.is_none();
-                three_d.twins.jobs.insert(ticket, Job { what, resource, made, holds });
-                if holds {
-                    self.order.hold(resource);
-                }
+                three_d.twins.owe(ticket, resource, What::Read { work, flush });
                 return true;
             }
         }
@@ -296,49 +460,73 @@ impl Gpu {
 
     /// The renderer told of a ticket. Returns whether it was one of these.
     pub(super) fn finish_twin(&mut self, memory: &Memory, ticket: Ticket, result: Result<(), ReplyError>) -> bool {
-        let Some(three_d) = &mut self.three_d else { return false };
-        let Some(Job { what, resource, made, holds }) = three_d.twins.jobs.remove(&ticket) else { return false };
-        let is_same = three_d.twins.table.get(&resource).is_some_and(|twin| twin.made == made);
+        let Some((Job { what, resource, .. }, is_there)) =
+            self.three_d.as_mut().and_then(|three_d| three_d.twins.answered(ticket))
+        else {
+            return false;
+        };
         match (what, result) {
-            _ if !is_same => {}
+            _ if !is_there => return true,
+            // The image was shown as it is.
             (_, Err(_)) => self.drop_twin(resource),
-            (What::Read { work, .. }, Ok(())) => self.take_twin(resource, work),
-            (What::Make | What::Write, Ok(())) => {}
+            (What::Read { work, flush }, Ok(())) => {
+                self.take_twin(resource, work);
+                if let Some(rect) = flush.filter(|_| self.shows_driver()) {
+                    // Who flushed was answered.
+                    let _ = self.show_damage(memory, resource, &rect);
+                }
+            }
+            (What::Make | What::Write | What::Abandoned, Ok(())) => {}
         }
-        if holds {
-            self.order.release(resource);
-        }
-        if let What::Read { flush: Some((ticket, rect)), .. } = what {
-            // Without a twin the image is shown as it was.
-            let shown = if self.shows_driver() { self.show_damage(memory, resource, &rect) } else { Ok(()) };
-            self.complete(ticket, shown.into());
-        }
+        self.catch_up_twin(memory, resource);
         self.settle_twin(resource);
         true
     }
 
-    /// What was read of a twin is the image's.
+    /// Does what is left to do about a twin, as far as that is possible, in the order in which it came.
+    fn catch_up_twin(&mut self, memory: &Memory, resource: ResourceId) {
+        let Some(three_d) = &self.three_d else { return };
+        let Some(Twin { stale, look, .. }) = three_d.twins.table.get(&resource) else { return };
+        let look_first = look.is_some_and(|look| stale.first().is_none_or(|(changed, _)| look.since < *changed));
+        if look_first {
+            self.look_at_twin(memory, resource);
+        }
+        self.look_at_gates();
+        self.look_at_twin(memory, resource);
+    }
+
+    /// As [`catch_up_twin`](Self::catch_up_twin), of all that are behind.
+    pub(super) fn catch_up_twins(&mut self, memory: &Memory) {
+        let behind = self.three_d.as_ref().filter(|_| self.runs).map(|three_d| three_d.twins.behind.clone());
+        for resource in behind.into_iter().flatten() {
+            self.catch_up_twin(memory, resource);
+        }
+    }
+
+    /// What was read of a twin is the image's, but for what is newer in the image.
     fn take_twin(&mut self, resource: ResourceId, work: u64) {
         let Some(three_d) = &mut self.three_d else { return };
-        let Some(Desc::Image { width, height, .. }) = self.resources.desc(resource) else { return };
-        let len = usize::try_from(image_bytes(*width, *height)).unwrap_or(usize::MAX);
-        if let Some(twin) = three_d.twins.table.get_mut(&resource) {
-            twin.seen = work;
-        }
-        let restored = match three_d.renderer.pixels(resource) {
-            Some(Pixels::Private(bytes)) => bytes.get(..len).map(|bytes| self.renderer.restore(resource, bytes)),
-            // Whose process may still write to it.
-            Some(Pixels::Shared(shared)) if shared.slice.len() >= len => {
-                let mut bytes = Vec::new();
-                bytes.try_reserve_exact(len).ok().map(|()| {
-                    bytes.resize(len, 0);
-                    shared.slice.copy_to(&mut bytes);
-                    self.renderer.restore(resource, &bytes)
-                })
+        let Some(Desc::Image { format, width, height }) = self.resources.desc(resource).copied() else { return };
+        let Some(twin) = three_d.twins.table.get_mut(&resource) else { return };
+        twin.seen = work;
+        let len = usize::try_from(image_bytes(width, height)).unwrap_or(usize::MAX);
+        let bytes = match three_d.renderer.pixels(resource) {
+            Some(Pixels::Private(bytes)) if twin.stale.is_empty() => {
+                bytes.get(..len).map(|bytes| self.renderer.restore(resource, bytes))
             }
-            _ => None,
+            Some(pixels) => copy_of(&pixels, len).map(|mut bytes| {
+                if let Some(pixels) = self.renderer.pixels(resource, false).filter(|_| !twin.stale.is_empty()) {
+                    let stride = width * Format::BYTES_PER_PIXEL;
+                    let image = Frame { format, width, height, stride, offset: 0, pixels };
+                    for (_, rect) in &twin.stale {
+                        keep_part(&image, rect, &mut bytes);
+                    }
+                }
+                self.renderer.restore(resource, &bytes)
+            }),
+            None => None,
         };
-        if restored == Some(Ok(())) {
+        if bytes == Some(Ok(())) {
             self.stats.readback_bytes.add(len as u64);
         }
     }
@@ -358,6 +546,11 @@ impl Gpu {
         let Some(three_d) = self.three_d.as_mut().filter(|three_d| three_d.twins.has(resource)) else { return };
         let reads = |job: &Job| job.resource == resource && matches!(job.what, What::Read { .. });
         if three_d.uses_twin(resource) || three_d.twins.jobs.values().any(reads) {
+            return;
+        }
+        let is_owed = three_d.twins.table.get(&resource).is_some_and(|twin| twin.owed > 0);
+        if is_owed && three_d.is_ahead(resource) {
+            // It comes here again when that is answered.
             return;
         }
         if !three_d.is_ahead(resource) || !self.read_twin(resource, None) {

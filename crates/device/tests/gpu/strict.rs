@@ -53,6 +53,10 @@ pub struct Known {
     pub most: usize,
     /// The first word of each submit, and its context.
     pub submitted: Vec<(u32, u32)>,
+    /// How many writes came before each submit.
+    pub written: Vec<u64>,
+    /// Reads, and the parts that writes have, that are not answered: they go through the same memory.
+    on_their_way: Vec<(u32, Option<Rect>)>,
     tickets: BTreeSet<u64>,
     waiting: VecDeque<Ticket>,
 }
@@ -68,6 +72,8 @@ pub struct Resource {
     pub what: What,
     pub attached: bool,
     pub pixels: Vec<u8>,
+    /// Which of them were drawn by the last work: [`ThreeD::read`] sees that first.
+    drawn: Vec<bool>,
 }
 
 #[derive(Debug)]
@@ -101,6 +107,8 @@ impl Strict {
             room: usize::MAX,
             most: 0,
             submitted: Vec::new(),
+            written: Vec::new(),
+            on_their_way: Vec::new(),
             gone: BTreeSet::new(),
             tickets: BTreeSet::new(),
             waiting: VecDeque::new(),
@@ -188,7 +196,7 @@ impl Known {
 
     fn add(&mut self, resource: ResourceId, what: What, pixels: usize) {
         self.must(resource.0 != 0, || "A resource without a name".into());
-        let made = Resource { what, attached: false, pixels: vec![0; pixels] };
+        let made = Resource { what, attached: false, pixels: vec![0; pixels], drawn: vec![true; pixels / 4] };
         let twice = self.resources.insert(resource.0, made).is_some();
         self.must(!twice, || format!("{resource:?} is made twice"));
     }
@@ -265,6 +273,15 @@ impl ThreeD for Strict {
         known.must(len.is_multiple_of(4) && len <= most, || format!("Commands of {len} bytes"));
         let first = commands.first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
         known.submitted.push((context.0, first));
+        // It draws all over what it may use.
+        let Known { contexts, resources, .. } = &mut *known;
+        for member in contexts.get(&context.0).into_iter().flat_map(|context| &context.members) {
+            if let Some(resource) = resources.get_mut(member) {
+                resource.drawn.fill(true);
+            }
+        }
+        let written = known.called("write");
+        known.written.push(written);
         // As a library that does not know a command.
         let result = if commands.starts_with(&[0xff; 4]) { Err(ReplyError::InvalidParameter) } else { Ok(()) };
         self.answer(&mut known, ticket, result)
@@ -308,6 +325,7 @@ impl ThreeD for Strict {
         known.call("destroy");
         known.must_exist(resource, "destroy");
         known.resources.remove(&resource.0);
+        known.on_their_way.retain(|(other, _)| *other != resource.0);
         known.contexts.values_mut().for_each(|context| {
             context.members.remove(&resource.0);
         });
@@ -374,14 +392,23 @@ impl ThreeD for Strict {
         let mut known = self.known();
         known.call("read");
         known.must_exist(resource, "read");
-        if let Some(Resource { what: What::Image(desc), pixels, .. }) = known.resources.get_mut(&resource.0) {
-            // As a scene that is drawn anew each time.
-            pixels.fill(0x5a);
+        if let Some(Resource { what: What::Image(desc), pixels, drawn, .. }) = known.resources.get_mut(&resource.0) {
+            for (pixel, drawn) in pixels.as_chunks_mut::<4>().0.iter_mut().zip(drawn) {
+                if std::mem::take(drawn) {
+                    *pixel = [0x5a; 4];
+                }
+            }
             let (width, height) = (desc.width, desc.height);
             let fits = !rect.is_empty() && rect.is_within(width, height);
             known.must(fits, || format!("{rect:?} is read of {width}x{height}"));
         }
-        self.answer(&mut known, ticket, Ok(()))
+        let is_free = !known.on_their_way.iter().any(|(other, part)| *other == resource.0 && part.is_some());
+        known.must(is_free, || format!("{resource:?} is read while it is written"));
+        let progress = self.answer(&mut known, ticket, Ok(()));
+        if progress == Progress::Later {
+            known.on_their_way.push((resource.0, None));
+        }
+        progress
     }
 
     fn write(&mut self, ticket: Ticket, resource: ResourceId, rect: Rect, pixels: &Pixels<'_>) -> Progress {
@@ -390,20 +417,40 @@ impl ThreeD for Strict {
         known.must_exist(resource, "write");
         let Pixels::Private(from) = *pixels else { panic!("{pixels:?} are not those of an image") };
         let mut whole = true;
-        if let Some(Resource { what: What::Image(desc), pixels: to, .. }) = known.resources.get_mut(&resource.0) {
+        let mut overtaken = false;
+        let Known { resources, on_their_way, .. } = &mut *known;
+        let on_their_way = on_their_way.iter().filter(|(other, _)| *other == resource.0);
+        let parts: Option<Vec<Rect>> = on_their_way.map(|(_, part)| *part).collect();
+        if let Some(Resource { what: What::Image(desc), pixels: to, drawn, .. }) = resources.get_mut(&resource.0) {
+            let pixel = |x: u32, y: u32| (y as usize * desc.width as usize + x as usize) * 4;
+            let same = |x, y| to.get(pixel(x, y)..pixel(x, y) + 4) == from.get(pixel(x, y)..pixel(x, y) + 4);
+            // What is not yet taken out of the memory in between may be put there again, but nothing else.
+            overtaken = parts.as_ref().is_none_or(|parts| {
+                let common = parts.iter().filter_map(|part| part.intersection(&rect));
+                let mut pixels = common.flat_map(|Rect { x, y, width, height }| {
+                    (y..y + height).flat_map(move |y| (x..x + width).map(move |x| (x, y)))
+                });
+                !to.is_empty() && pixels.any(|(x, y)| !same(x, y))
+            });
             whole = !rect.is_empty()
                 && rect.is_within(desc.width, desc.height)
                 && (to.is_empty() || to.len() == from.len());
             for row in rect.y..rect.y + rect.height {
                 let start = (row as usize * desc.width as usize + rect.x as usize) * 4;
                 let part = start..start + rect.width as usize * 4;
-                if let (Some(to), Some(from)) = (to.get_mut(part.clone()), from.get(part)) {
+                if let (Some(to), Some(from)) = (to.get_mut(part.clone()), from.get(part.clone())) {
                     to.copy_from_slice(from);
+                    drawn[part.start / 4..part.end / 4].fill(false);
                 }
             }
         }
         known.must(whole, || format!("{rect:?} is written of {resource:?}"));
-        self.answer(&mut known, ticket, Ok(()))
+        known.must(!overtaken, || format!("{rect:?} of {resource:?} is written over what is on its way"));
+        let progress = self.answer(&mut known, ticket, Ok(()));
+        if progress == Progress::Later {
+            known.on_their_way.push((resource.0, Some(rect)));
+        }
+        progress
     }
 
     fn forget_pixels(&mut self, resource: ResourceId) {
@@ -437,6 +484,7 @@ impl ThreeD for Strict {
         known.call("reset");
         known.contexts.clear();
         known.resources.clear();
+        known.on_their_way.clear();
         known.lost = false;
     }
 
@@ -451,6 +499,7 @@ impl ThreeD for Strict {
             return;
         }
         let result = if known.lost { Err(ReplyError::Unspec) } else { Ok(()) };
+        known.on_their_way.clear();
         // Out of order, for there is nothing between two rings.
         done.extend(known.waiting.drain(..).rev().map(|ticket| Rendered { ticket, result }));
     }
