@@ -12,7 +12,7 @@ use protocol::CapsetId;
 use renderer::Soft;
 use renderer::isolated::{Isolated, Options};
 use renderer::library::Kind;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tests::bed;
 use transport::loopback::{Loopback, Sent};
 
@@ -298,6 +298,12 @@ impl Host {
         ensure!(now == deaths, "A process ended by itself, or made no progress for too long");
         let signalled = self.children.signal(Kind::Gl, signal);
         ensure!(signalled == 1, "{signalled} processes where one drew");
+        // The signal is one thread's at first, which may have to wait for a processor; the others go on until it has it.
+        if signal == Signal::STOP {
+            self.until("A process that stands still", |host| {
+                host.children.alive(Kind::Gl).into_iter().all(stands_still)
+            })?;
+        }
         // A stopped one counts as dead only while there is something that it does not do.
         asks.push(asks::submit(ctx, &[0]).fenced(999));
         let last = self.send(&asks[asks.len() - 1..])?;
@@ -321,6 +327,14 @@ impl Host {
         self.must(&[asks::unmap(RING), asks::unref(RING), asks::close(ctx)])?;
         Ok(())
     }
+}
+
+/// Whether each thread of a process is stopped, or the process is gone.
+fn stands_still(process: Pid) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    // Behind the name, which may hold anything, comes the state.
+    let stands = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok()).all(stands)
 }
 
 /// A context with an image and a buffer, each with pages.
