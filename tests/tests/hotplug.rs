@@ -9,7 +9,7 @@ const TYPE: &str = "desktop-2d-128m";
 
 #[test]
 fn a_vgpu_is_plugged_into_a_vm_that_runs_and_pulled_out_again() -> Result<()> {
-    let manager = Manager::start("", false)?;
+    let manager = Manager::start("")?;
     manager.tell(&["create", TYPE, "--name", "flat", "--display", "none", "--start"])?;
     let card = ["--transport", "vfio-user", "--model", "virtio", "--display", "none", "--start"];
     manager.tell(&[&["create", TYPE, "--name", "card"], &card[..]].concat())?;

@@ -128,7 +128,7 @@ fn weights_are_applied(manager: &Manager, light: &mut Guest, heavy: &mut Guest) 
     for guest in [&mut *light, &mut *heavy] {
         burning.push(guest.spawn(&scene::command("", "gl-burn", 1_000_000))?);
     }
-    let used = |name| Ok::<_, anyhow::Error>(manager.vgpu(name)?["share"]["used_ns"].as_u64().context("No time used")?);
+    let used = |name| manager.vgpu(name)?["share"]["used_ns"].as_u64().context("No time used");
     let both = || Ok::<_, anyhow::Error>((used("light")?, used("heavy")?));
     // From when both have begun until the lighter one has had enough that a few slices do not matter.
     let start = wait_until(PATIENCE, "both to draw", || {

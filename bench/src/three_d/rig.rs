@@ -53,12 +53,7 @@ fn failed(what: &str) -> Error {
 type WithProcesses = (Box<dyn ThreeD>, Option<Arc<Processes>>);
 
 /// Makes a library that offers these sets; `program` starts its processes, if it gets some.
-pub(super) fn library(
-    place: Place,
-    kind: Kind,
-    capsets: Vec<Capset>,
-    program: Start,
-) -> Result<WithProcesses> {
+pub(super) fn library(place: Place, kind: Kind, capsets: Vec<Capset>, program: Start) -> Result<WithProcesses> {
     if place == Place::InProcess {
         let library = InProcess::new(capsets, Box::new(move |sink| start(kind, sink))).doing("make a library")?;
         return Ok((Box::new(library), None));
