@@ -3,7 +3,7 @@
 //! bells and a socket, but they end at a thread of ours, which has the true ones and passes on what it likes.
 //!
 //! A guest's program chooses the lie by its own name: `lie-twice` answers twice from its first command on, until its context is
-//! closed. See [`lies::Lie`]. Everybody else is served honestly.
+//! closed. See `lies::Lie`. Everybody else is served honestly.
 #![allow(unsafe_code)] // A function of the C library by its own rules, and a mapping that is replaced by another.
 
 mod lies;

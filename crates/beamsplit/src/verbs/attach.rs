@@ -28,7 +28,7 @@ pub struct Attach {
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 struct How {
-    /// Words of QEMU's command line [default].
+    /// Words of QEMU's command line (the default).
     #[arg(long)]
     qemu: bool,
     /// XML for a libvirt domain.

@@ -95,7 +95,7 @@ pub(crate) fn guard(mapping: &Arc<MmapRegion>, block: usize) -> bool {
     false
 }
 
-/// As [`guard`], of memory that consists of small pages: what a device maps besides guest memory.
+/// As `guard`, of memory that consists of small pages: what a device maps besides guest memory.
 pub fn guard_pages(mapping: &Arc<MmapRegion>) -> bool {
     guard(mapping, rustix::param::page_size())
 }
