@@ -1,5 +1,7 @@
 //! Images of RESOURCE_CREATE_2D that contexts of OpenGL draw with: the renderer has a twin of them, the truth is ours.
 
+use std::collections::HashMap;
+
 use device::caps;
 use proptest::prelude::*;
 
@@ -462,6 +464,35 @@ fn any_ask() -> impl Strategy<Value = Ask> {
     ]
 }
 
+/// The pixels of images that are known: those that were copied and not drawn over since, whatever the library does.
+#[derive(Default)]
+struct Copied(HashMap<(u32, u32), [u8; 4]>);
+
+impl Copied {
+    /// A request was sent; `done` if it was carried out at once.
+    fn sent(&mut self, ask: &Ask, done: bool) {
+        let bytes = ask.bytes();
+        let word = |at: usize| u32::from_le_bytes(*bytes[at * 4..].first_chunk().unwrap());
+        match word(0) {
+            // SUBMIT_3D
+            0x207 => self.0.clear(),
+            // TRANSFER_TO_HOST_2D
+            0x105 if done => {
+                let [x, y, width, height, offset, _, image] = [6, 7, 8, 9, 10, 11, 12].map(word);
+                for (row, column) in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
+                    let from = offset / 4 + row * 16 + column;
+                    self.0.insert((image, (y + row) * 16 + x + column), copied(from));
+                }
+            }
+            // What names an image, and may be carried out later.
+            0x102 | 0x105 => self.0.retain(|(image, _), _| *image != word(if word(0) == 0x105 { 12 } else { 6 })),
+            // TRANSFER_TO_HOST_3D
+            0x205 => self.0.clear(),
+            _ => {}
+        }
+    }
+}
+
 /// What happens besides.
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -492,10 +523,19 @@ proptest! {
     #[test]
     fn in_any_order_and_whenever_the_library_dies_no_promise_is_broken_and_nothing_is_left(
         asks in prop::collection::vec((any_ask(), prop::option::weighted(0.3, any_event())), 1..80),
+        begun in any::<bool>(),
     ) {
         let mut guest = Guest::new(Pace::Prompt);
+        for name in (1..4).filter(|_| begun) {
+            guest.all("ok", &[create_2d(name, 16, 16), attach(name, 0x1000, 0x400), open(name, VIRGL2)]);
+            guest.all("ok", &[join(name, name), submit(name, &[0]), scanout(name & 1, name, 16, 16)]);
+        }
+        let mut copies = Copied::default();
         for (ask, event) in &asks {
-            guest.send(ask);
+            let index = guest.send(ask);
+            // A twin that is made by work which waited has what was copied meanwhile below what that work draws.
+            let has_twins = guest.open() == 0 || (1..4).all(|image| guest.library.known().resources.contains_key(&image));
+            copies.sent(ask, has_twins && guest.reply(index) == Some("ok"));
             match event {
                 // As with a process: it is dead until there is another one.
                 Some(Event::Die) => guest.library.die(),
@@ -529,6 +569,9 @@ proptest! {
             let head = guest.screen.seen().heads[&0].pixels.clone();
             let differs = head.iter().zip(twin.as_chunks::<4>().0).position(|(head, twin)| *head != Some(*twin));
             prop_assert_eq!(differs, None, "of image {}", image);
+            for ((_, pixel), value) in copies.0.iter().filter(|((of, _), _)| *of == image) {
+                prop_assert_eq!(head[*pixel as usize], Some(*value), "pixel {} of image {}", pixel, image);
+            }
         }
         prop_assert!(guest.library.known().faults.is_empty(), "{:?}", guest.library.known().faults);
         guest.finish();
