@@ -9,7 +9,7 @@ use device::vga::{Vga, VgaPort};
 use device::{Desktop, Display, InputKind, InputOptions, InputStats, Renderer, Stats};
 use display::{Capture, GpuSocketSender, Many, NoDisplay, VhostUserGpu, Viewer, ViewerInput};
 use jail::files::Grant;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use transport::serve::{Endpoint, ServeError};
 use transport::vfio_user::pci::Shape;
 use transport::vfio_user::rom::Rom;
@@ -183,11 +183,32 @@ pub fn sections(
         let mut sections = Map::from_iter([("device".to_owned(), json!(stats.snapshot()))]);
         let inputs = inputs.iter().map(|(kind, stats)| (word_for(*kind).to_owned(), json!(stats.snapshot())));
         sections.extend(inputs);
+        sections.extend(traffic(&stats));
         let viewer = link.as_mut().and_then(Link::describe);
         sections.extend(viewer.map(|viewer| ("viewer".to_owned(), viewer)));
         sections.extend(three_d.as_ref().map(|three_d| ("renderer".to_owned(), three_d().into())));
         sections
     })
+}
+
+/// What the GPU's commands were and how long they took, and what memory it takes.
+fn traffic(stats: &Stats) -> [(String, Value); 5] {
+    let counts = |counts: &mut dyn Iterator<Item = (&'static str, u64)>| {
+        Value::Object(counts.map(|(name, count)| (name.to_owned(), count.into())).collect())
+    };
+    let memory = json!({
+        "images": stats.image_bytes.get(),
+        "rendered": stats.rendered_bytes.get(),
+        "host_blobs": stats.host_blob_bytes.get(),
+        "mapped_blobs": stats.blob_bytes.get(),
+    });
+    [
+        ("commands".to_owned(), counts(&mut stats.traffic.commands())),
+        ("errors".to_owned(), counts(&mut stats.traffic.errors())),
+        ("queue_latency".to_owned(), json!(stats.traffic.queue.times())),
+        ("fence_latency".to_owned(), json!(stats.traffic.fence.times())),
+        ("memory".to_owned(), memory),
+    ]
 }
 
 /// Where the transport puts the side sockets of a VMM that shows the picture itself. Without such a display nothing is said on

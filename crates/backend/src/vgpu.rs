@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use device::gpu::Gpu;
 use device::virtio::{Answer, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};
-use device::{Memory, guest_log};
+use device::{Memory, Meter, guest_log};
 use protocol::ScanoutId;
 
 use crate::control::mailbox::{self, Inbox, Question};
@@ -16,13 +16,14 @@ use crate::control::mailbox::{self, Inbox, Question};
 /// A GPU and who may ask about it.
 pub struct Vgpu {
     gpu: Gpu,
+    meter: Meter,
     inbox: Option<Inbox>,
 }
 
 impl Vgpu {
     /// Without an inbox nobody asks.
     pub fn new(gpu: Gpu, inbox: Option<Inbox>) -> Self {
-        Vgpu { gpu, inbox }
+        Vgpu { meter: Meter::new(gpu.stats().clone()), gpu, inbox }
     }
 
     fn answer(&mut self, memory: &Memory, question: Question, out: &mut Outbox) -> mailbox::Answer {
@@ -76,11 +77,15 @@ impl VirtioDevice for Vgpu {
     }
 
     fn reset(&mut self) {
+        self.meter.forget();
         self.gpu.reset();
     }
 
     fn request(&mut self, memory: &Memory, queue: u16, request: Request<'_>, reply: &mut Vec<u8>) -> Answer {
-        self.gpu.request(memory, queue, request, reply)
+        let asked = self.meter.ask(request.bytes);
+        let answer = self.gpu.request(memory, queue, request, reply);
+        self.meter.answer(asked, answer, reply);
+        answer
     }
 
     fn is_full(&self, queue: u16) -> bool {
@@ -88,7 +93,9 @@ impl VirtioDevice for Vgpu {
     }
 
     fn poll(&mut self, memory: &Memory, now: Instant, out: &mut Outbox) {
+        self.meter.batch(now, Instant::now);
         self.gpu.poll(memory, now, out);
+        self.meter.complete(&out.completions, Instant::now);
         let Some((token, question)) = self.inbox.as_ref().and_then(Inbox::question) else { return };
         let answer = catch_unwind(AssertUnwindSafe(|| self.answer(memory, question, out))).unwrap_or_else(|_| {
             guest_log!(error, "Caught a panic while answering {question:?}");
@@ -113,6 +120,7 @@ impl VirtioDevice for Vgpu {
 
     fn abandon(&mut self, out: &mut Outbox) {
         self.gpu.abandon(out);
+        self.meter.complete(&out.completions, Instant::now);
     }
 
     fn config_accessed(&mut self) {
@@ -192,5 +200,36 @@ mod tests {
         assert_eq!(asker.answer(), None);
         vgpu.poll(&Memory::empty(), Instant::now(), &mut Outbox::default());
         assert_eq!(asker.answer().map(|(token, _)| token), Some(2));
+    }
+
+    #[test]
+    fn a_conversation_is_counted_by_command_with_its_errors_and_its_times() {
+        let (mut vgpu, _asker) = vgpu();
+        let stats = vgpu.gpu.stats().clone();
+        let (memory, began, mut out) = (Memory::empty(), Instant::now(), Outbox::default());
+        // GET_DISPLAY_INFO with a fence, RESOURCE_CREATE_2D of nothing, RESOURCE_UNREF of what is not there, MOVE_CURSOR without
+        // room for a reply on the queue of all others, and half a header.
+        for (words, queue, writable) in [
+            ([0x100, 1, 7, 0, 0, 0, 0, 0, 0, 0].as_slice(), 0, 4096),
+            (&[0x101, 0, 0, 0, 0, 0, 0, 1, 64, 64], 0, 24),
+            (&[0x102, 0, 0, 0, 0, 0, 9, 0], 0, 24),
+            (&[0x301, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0, 0),
+            (&[0x100, 0, 0], 0, 24),
+        ] {
+            let bytes: Vec<u8> = words.iter().copied().flat_map(u32::to_le_bytes).collect();
+            let request = Request { bytes: &bytes, carried: bytes.len() as u64, writable };
+            assert_eq!(vgpu.request(&memory, queue, request, &mut Vec::new()), device::Answer::Done);
+        }
+        vgpu.poll(&memory, began, &mut out);
+        vgpu.poll(&memory, began, &mut out);
+        let some = |counts: &mut dyn Iterator<Item = (&'static str, u64)>| {
+            counts.filter(|(_, count)| *count > 0).map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let failed = ["resource_create_2d", "resource_unref", "move_cursor", "unknown"];
+        assert_eq!(some(&mut stats.traffic.commands()), [&["get_display_info"], &failed[..]].concat());
+        assert_eq!(some(&mut stats.traffic.errors()), failed);
+        assert_eq!(stats.traffic.errors().map(|(_, count)| count).sum::<u64>(), stats.errors.get());
+        let count = |times: device::stats::Times| times.counts.iter().sum::<u64>();
+        assert_eq!((count(stats.traffic.queue.times()), count(stats.traffic.fence.times())), (5, 1));
     }
 }

@@ -12,6 +12,7 @@ pub mod gpu;
 pub mod input;
 pub mod log;
 pub mod memory;
+pub mod meter;
 pub mod render;
 pub mod shared;
 pub mod stats;
@@ -24,6 +25,7 @@ pub use display::{Cursor, Display, DisplayEvent, Frame, Head, Modes, Pixels, Sha
 pub use gpu::{Capture, Execution, Gpu, GpuOptions, Guard};
 pub use input::{Desktop, Input, InputKind, InputOptions, InputSource, Leds, SourceEvent, TouchPhase};
 pub use memory::{Memory, MemoryError, Region};
+pub use meter::Meter;
 pub use render::{Progress, Rendered, Renderer, ResourceDesc, Transfer};
 pub use shared::SharedImage;
 pub use stats::{Incidents, InputStats, Stats};

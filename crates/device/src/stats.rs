@@ -1,15 +1,21 @@
 //! What a device counts. Counters only grow; they are read from other threads.
 
+mod traffic;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+pub use traffic::{BOUNDS_US, Histogram, Times, Traffic};
+
 macro_rules! counters {
-    ($what:literal, $stats:ident, $snapshot:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
+    ($what:literal, $stats:ident, $snapshot:ident { $($(#[$doc:meta])* $name:ident,)* }
+     $(and { $(#[$more_doc:meta])* $more:ident: $type:ty })?) => {
         #[doc = concat!("Counters of one ", $what, " since it started.")]
         #[derive(Debug, Default)]
         pub struct $stats {
             $($(#[$doc])* pub $name: Counter,)*
+            $($(#[$more_doc])* pub $more: $type,)?
         }
 
         #[doc = concat!("The counters of one ", $what, " at one moment.")]
@@ -86,6 +92,10 @@ counters! { "GPU", Stats, Snapshot {
     blob_maps,
     /// Bytes of blobs that are mapped into the guest now.
     blob_bytes,
+    /// Bytes that a 3D renderer's resources occupy now, as estimated and charged against the cap.
+    rendered_bytes,
+    /// Bytes of a 3D renderer's blobs that exist now, as charged against the cap.
+    host_blob_bytes,
     /// Processes of a 3D renderer that were started.
     renderer_starts,
     /// Processes of a 3D renderer that died, or were ended because they hung or lied.
@@ -94,6 +104,9 @@ counters! { "GPU", Stats, Snapshot {
     renderer_lies,
     /// Times that work was refused because a 3D renderer could not be started, or not again so soon.
     renderer_refused,
+} and {
+    /// Commands by name, and how long they took. Not in the snapshot.
+    traffic: Traffic
 } }
 
 counters! { "input device", InputStats, InputSnapshot {

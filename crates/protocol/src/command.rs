@@ -34,6 +34,11 @@ impl Header {
         })
     }
 
+    /// The header that `bytes` begin with, if they are long enough.
+    pub fn peek(bytes: &[u8]) -> Option<Self> {
+        Self::read(&mut Reader(bytes))
+    }
+
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let kind = reader.u32()?;
         let flags = reader.u32()?;

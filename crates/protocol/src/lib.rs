@@ -7,6 +7,7 @@
 
 pub mod command;
 pub mod edid;
+pub mod names;
 pub mod reply;
 pub mod three_d;
 pub mod value;

@@ -202,6 +202,8 @@ impl Resources {
     fn publish(&self) {
         self.stats.resources.set(self.table.len() as u64);
         self.stats.image_bytes.set(self.used.memory);
+        self.stats.rendered_bytes.set(self.used.rendered);
+        self.stats.host_blob_bytes.set(self.used.blobs);
     }
 }
 
