@@ -24,7 +24,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The sections of a device's statistics that hold counters.
 const SECTIONS: [&str; 3] = ["device", "input", "touch"];
 /// What a device counts that falls again; all else only grows.
-const GAUGES: [&str; 7] = ["image_bytes", "resources", "contexts", "blob_bytes", "quota_bytes", "waiting", "sessions"];
+const GAUGES: [&str; 9] = [
+    "image_bytes",
+    "rendered_bytes",
+    "host_blob_bytes",
+    "resources",
+    "contexts",
+    "blob_bytes",
+    "quota_bytes",
+    "waiting",
+    "sessions",
+];
+/// Names of one kind and buckets of a histogram that are taken of a device, which may be hostile: more than there are.
+const MAX_SAMPLES: usize = 64;
 
 /// Every vGPU, with the statistics of those that run.
 pub async fn sample(app: &App) -> Result<Vec<Value>, Failure> {
@@ -55,6 +67,7 @@ struct Families(BTreeMap<String, (Kind, String)>);
 enum Kind {
     Counter,
     Gauge,
+    Histogram,
     Info,
 }
 
@@ -63,6 +76,7 @@ impl Kind {
         match self {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
             Kind::Info => "info",
         }
     }
@@ -70,7 +84,8 @@ impl Kind {
     fn suffix(self) -> &'static str {
         match self {
             Kind::Counter => "_total",
-            Kind::Gauge => "",
+            // Each sample of a histogram has its own.
+            Kind::Gauge | Kind::Histogram => "",
             Kind::Info => "_info",
         }
     }
@@ -78,9 +93,34 @@ impl Kind {
 
 impl Families {
     fn add(&mut self, name: &str, kind: Kind, labels: &str, value: impl std::fmt::Display) {
+        self.sample(name, kind, kind.suffix(), labels, value);
+    }
+
+    fn sample(&mut self, name: &str, kind: Kind, suffix: &str, labels: &str, value: impl std::fmt::Display) {
         let (_, samples) = self.0.entry(name.to_owned()).or_insert((kind, String::new()));
         // Writing to a string does not fail.
-        let _ = writeln!(samples, "{name}{}{{{labels}}} {value}", kind.suffix());
+        let _ = writeln!(samples, "{name}{suffix}{{{labels}}} {value}");
+    }
+
+    /// A histogram of seconds; `None` where the device's word is none.
+    fn histogram(&mut self, name: &str, labels: &str, told: &Value) -> Option<()> {
+        let numbers = |name| told[name].as_array()?.iter().map(Value::as_u64).collect::<Option<Vec<_>>>();
+        let (bounds, counts, sum): (_, _, u64) = (numbers("bounds_us")?, numbers("counts")?, told["sum_us"].as_u64()?);
+        if counts.len() != bounds.len() + 1
+            || counts.len() > MAX_SAMPLES
+            || !bounds.is_sorted_by(|one, next| one < next)
+        {
+            return None;
+        }
+        let mut all = 0u64;
+        for (at, count) in counts.iter().enumerate() {
+            all = all.saturating_add(*count);
+            let bound = bounds.get(at).map_or("+Inf".to_owned(), |bound| format!("{:?}", *bound as f64 / 1e6));
+            self.sample(name, Kind::Histogram, "_bucket", &format!("{labels},le=\"{bound}\""), all);
+        }
+        self.sample(name, Kind::Histogram, "_sum", labels, sum as f64 / 1e6);
+        self.sample(name, Kind::Histogram, "_count", labels, all);
+        Some(())
     }
 
     fn print(&self) -> String {
@@ -111,6 +151,8 @@ pub fn text(vgpus: &[Value]) -> String {
             seconds(&mut families, "beamsplit_gpu_time_waited_seconds", &labels, share.get("waited_ns"));
         }
         device(&mut families, &labels, &vgpu["stats"]);
+        let named: Vec<_> = ["uuid", "name", "type"].map(|name| label(name, &vgpu[name])).into();
+        traffic(&mut families, &named.join(","), &vgpu["stats"]);
     }
     families.print()
 }
@@ -129,6 +171,24 @@ fn device(families: &mut Families, labels: &str, stats: &Value) {
         let life = &stats["renderer"][kind];
         number(families, "beamsplit_renderer_starts", Kind::Counter, &labels, &life["starts"]);
         number(families, "beamsplit_renderer_ends", Kind::Counter, &labels, &life["ends"]);
+    }
+}
+
+/// What a device's commands were, how long they took, and what memory it takes.
+fn traffic(families: &mut Families, labels: &str, stats: &Value) {
+    let sections = [
+        ("commands", "beamsplit_gpu_commands", Kind::Counter, "command"),
+        ("errors", "beamsplit_gpu_errors", Kind::Counter, "command"),
+        ("memory", "beamsplit_gpu_memory_bytes", Kind::Gauge, "kind"),
+    ];
+    for (section, family, kind, word) in sections {
+        let members = stats[section].as_object().into_iter().flatten().filter(|(name, _)| is_name(name));
+        for (name, value) in members.take(MAX_SAMPLES).filter(|(_, value)| value.is_u64()) {
+            number(families, family, kind, &format!("{labels},{word}=\"{name}\""), value);
+        }
+    }
+    for name in ["queue_latency", "fence_latency"] {
+        families.histogram(&format!("beamsplit_gpu_{name}_seconds"), labels, &stats[name]);
     }
 }
 
@@ -206,5 +266,59 @@ mod tests {
         let all = heads.len();
         heads.dedup();
         assert_eq!(heads.len(), all);
+    }
+
+    fn vgpu(stats: Value) -> Value {
+        json!({ "uuid": "a", "name": "x\"", "type": "t", "stats": stats })
+    }
+
+    #[test]
+    fn commands_and_latencies_are_told_as_counters_and_histograms() {
+        let times = json!({ "bounds_us": [1, 4, 1_048_576], "counts": [1, 0, 2, 4], "sum_us": 1_500_000 });
+        let text = text(&[vgpu(json!({
+            "commands": { "resource_flush": 7, "submit_3d": 0, "bad name": 1, "get_edid": -1 },
+            "errors": { "resource_flush": 2 },
+            "memory": { "images": 4096 },
+            "fence_latency": times,
+        }))]);
+        let labels = r#"uuid="a",name="x\"",type="t""#;
+        let expected = [
+            "# TYPE beamsplit_gpu_commands counter",
+            "beamsplit_gpu_commands_total{L,command=\"resource_flush\"} 7",
+            "beamsplit_gpu_commands_total{L,command=\"submit_3d\"} 0",
+            "# TYPE beamsplit_gpu_errors counter",
+            "beamsplit_gpu_errors_total{L,command=\"resource_flush\"} 2",
+            "# TYPE beamsplit_gpu_fence_latency_seconds histogram",
+            "beamsplit_gpu_fence_latency_seconds_bucket{L,le=\"1e-6\"} 1",
+            "beamsplit_gpu_fence_latency_seconds_bucket{L,le=\"4e-6\"} 1",
+            "beamsplit_gpu_fence_latency_seconds_bucket{L,le=\"1.048576\"} 3",
+            "beamsplit_gpu_fence_latency_seconds_bucket{L,le=\"+Inf\"} 7",
+            "beamsplit_gpu_fence_latency_seconds_sum{L} 1.5",
+            "beamsplit_gpu_fence_latency_seconds_count{L} 7",
+            "# TYPE beamsplit_gpu_memory_bytes gauge",
+            "beamsplit_gpu_memory_bytes{L,kind=\"images\"} 4096",
+            "# TYPE beamsplit_vgpu info",
+        ];
+        let expected = expected.map(|line| line.replace('L', labels) + "\n").concat();
+        assert!(text.starts_with(&expected) && text.ends_with("\n# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn a_histogram_that_is_none_is_left_out() {
+        for told in [
+            json!({ "bounds_us": [1, 4], "counts": [1, 2], "sum_us": 1 }),
+            json!({ "bounds_us": [4, 1], "counts": [1, 2, 3], "sum_us": 1 }),
+            json!({ "bounds_us": [1], "counts": [1, -2], "sum_us": 1 }),
+            json!({ "bounds_us": [1], "counts": [1, 2] }),
+            json!({ "bounds_us": (0..64).collect::<Vec<_>>(), "counts": vec![0; 65], "sum_us": 1 }),
+            json!([]),
+        ] {
+            let text = text(&[vgpu(json!({ "queue_latency": told }))]);
+            assert!(!text.contains("latency"), "{text}");
+        }
+        // Counts that cannot be are told as the most there is, and end nothing.
+        let told = json!({ "bounds_us": [1], "counts": [u64::MAX, u64::MAX], "sum_us": 1 });
+        let text = text(&[vgpu(json!({ "queue_latency": told }))]);
+        assert!(text.contains("_count{uuid=\"a\",name=\"x\\\"\",type=\"t\"} 18446744073709551615\n"), "{text}");
     }
 }
