@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::channel::Message;
 use super::dialect::{Dialect, shared_memory_regions, shmem_config};
 use super::eventfd::Wire;
-use super::exports::{Name, Shared, name};
+use super::exports::Shared;
 use super::memory::{MAX_REGIONS, MapError, SharedMemory};
 use super::message::{MessageError, RegionDescription, Request, RingAddresses, reply};
 use crate::feature;
@@ -177,20 +177,18 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
             // The second one is not used any more, and may mean nothing.
             Request::SetOwner | Request::ResetOwner => {}
             Request::SetMemTable(regions) => {
-                let names: Vec<Name> = fds.iter().filter_map(name).collect();
                 let table = self.memory.replace(regions, fds)?;
                 self.set_memory(table)?;
                 if self.memory.has_ours() {
-                    self.tell_returned(names)?;
+                    self.tell_returned()?;
                 }
             }
             Request::AddMemReg(region) => {
                 let fd = fds.pop().ok_or(MessageError::Fds { request: super::message::code::ADD_MEM_REG, fds: 0 })?;
-                let name = name(&fd);
                 match self.memory.add(region, fd)? {
                     Some(table) => self.set_memory(table)?,
                     None => {
-                        self.tell_returned(name)?;
+                        self.tell_returned()?;
                         return Ok(Obeyed::Unwanted(region));
                     }
                 }
@@ -326,8 +324,8 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
     }
 
     /// The gpu thread waits for it before it tells the device that something is mapped.
-    fn tell_returned(&mut self, names: impl IntoIterator<Item = Name>) -> Result<(), Gone> {
-        names.into_iter().for_each(|name| self.identity.shared.set_returned(name));
+    fn tell_returned(&mut self) -> Result<(), Gone> {
+        self.identity.shared.set_returned();
         self.worker.change(Change::Look)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::fstat;
@@ -24,18 +24,10 @@ pub struct Shared {
     dialect: Mutex<Option<Dialect>>,
     /// Whether the rings run, as far as the control thread has read.
     running: Mutex<bool>,
-    /// Each file that may be mapped.
-    exports: Mutex<HashMap<Name, Export>>,
-    /// Whether any came back as guest memory, from any front-end.
-    returns: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Export {
-    /// How often it may be mapped.
-    count: usize,
-    /// How often it came back as guest memory.
-    returned: u64,
+    /// How often each file may be mapped.
+    exports: Mutex<HashMap<Name, usize>>,
+    /// How often such a file came back as guest memory.
+    returned: AtomicU64,
 }
 
 impl Shared {
@@ -72,36 +64,28 @@ impl Shared {
 
     /// The front-end may map this file from now on, once more.
     pub fn export(&self, name: Name) {
-        locked(&self.exports).entry(name).or_default().count += 1;
+        *locked(&self.exports).entry(name).or_default() += 1;
     }
 
     /// It has it mapped once less.
     pub fn unexport(&self, name: Name) {
         let mut exports = locked(&self.exports);
-        if let Some(export) = exports.get_mut(&name) {
-            export.count -= 1;
-            if export.count == 0 {
+        if let Some(count) = exports.get_mut(&name) {
+            *count -= 1;
+            if *count == 0 {
                 exports.remove(&name);
             }
         }
     }
 
-    /// How often a file that may be mapped came back as guest memory. Each change of that memory brings all others back too.
-    pub fn returned(&self, name: Name) -> u64 {
-        locked(&self.exports).get(&name).map_or(0, |export| export.returned)
-    }
-
-    /// Whether any ever did.
-    pub fn returns(&self) -> bool {
-        self.returns.load(Ordering::Acquire)
+    /// How often a file of ours came back as guest memory, from any front-end.
+    pub fn returned(&self) -> u64 {
+        self.returned.load(Ordering::Acquire)
     }
 
     /// One has.
-    pub fn set_returned(&self, name: Name) {
-        if let Some(export) = locked(&self.exports).get_mut(&name) {
-            export.returned += 1;
-            self.returns.store(true, Ordering::Release);
-        }
+    pub fn set_returned(&self) {
+        self.returned.fetch_add(1, Ordering::Release);
     }
 
     /// Whether that is a file of ours that the front-end may have mapped.

@@ -46,8 +46,8 @@ pub struct BackendChannel {
     rest: Vec<u8>,
     /// What follows when the front-end has taken the first byte of a request.
     held: Option<Held>,
-    /// What the last request maps, and how often that had come back as memory when the rest of the request was sent.
-    returned_before: Option<(Name, u64)>,
+    /// How often something of ours had come back as memory when the rest of the last request was sent.
+    returned_before: u64,
     /// Something was mapped, but has not come back: until when to wait for that.
     unseen: Option<Unseen>,
     /// Nothing came back that was waited for.
@@ -98,7 +98,7 @@ impl BackendChannel {
             dialect: Dialect::default(),
             rest: Vec::new(),
             held: None,
-            returned_before: None,
+            returned_before: 0,
             unseen: None,
             never_returns: false,
             news: false,
@@ -199,11 +199,12 @@ impl BackendChannel {
     /// Whether what was mapped is in force, or will not be known to be.
     fn is_seen(&mut self, now: Instant) -> bool {
         let Some(unseen) = &mut self.unseen else { return false };
-        if self.returned_before.is_none_or(|(name, before)| self.shared.returned(name) != before) {
+        let returned = self.shared.returned();
+        if returned != self.returned_before {
             self.never_returns = false;
             return true;
         }
-        let patience = if self.shared.returns() { ANSWER_LIMIT } else { RETURN_LIMIT };
+        let patience = if returned > 0 { ANSWER_LIMIT } else { RETURN_LIMIT };
         self.never_returns |= *unseen.limit.get_or_insert(now + patience) <= now;
         self.never_returns
     }
@@ -255,10 +256,7 @@ impl BackendChannel {
         let Some(Held { bytes, instead, .. }) = self.held.take() else { return };
         let shared = self.shared.clone();
         // Who has taken a byte is done with what came before.
-        self.returned_before = match self.requests.oldest() {
-            Some(WindowRequest::Map(map)) => name(&map.mapping.file).map(|name| (name, shared.returned(name))),
-            _ => None,
-        };
+        self.returned_before = shared.returned();
         match shared.while_running(|| self.send(&bytes, None)) {
             Some(sent) => self.keep_rest(bytes, sent),
             None => {

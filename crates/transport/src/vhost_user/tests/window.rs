@@ -6,7 +6,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 use device::Front as Abilities;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -246,29 +245,6 @@ fn what_is_shown_comes_back_as_memory_and_is_none() {
     // It is not shown any more: now it would be the guest's.
     assert_eq!(front.acknowledged(code::ADD_MEM_REG, &shown(0), &[file.as_fd()]), 0);
     assert_eq!(served.seen.lock().tables.last(), Some(&2));
-}
-
-/// Each change of the front-end's memory brings back all of it: of what is not in force yet that says nothing.
-#[test]
-fn what_was_mapped_before_coming_back_says_nothing_of_what_is_mapped_now() {
-    let served = Served::showing();
-    let (front, channel) = ready(&served);
-    let add = |at: u64, fd: &OwnedFd| front.acknowledged(code::ADD_MEM_REG, &shown(at), &[fd.as_fd()]);
-    served.seen.map(1, 0, LEN);
-    let first = channel.next().fd.unwrap();
-    add(0, &first);
-    channel.answer(MAP, 0);
-    assert_eq!(served.seen.wait_mapped(1), [(1, true)]);
-    served.seen.map(2, LEN, LEN);
-    let second = channel.next().fd.unwrap();
-    // What it did before made it tell all that it has.
-    add(0, &first);
-    channel.answer(MAP, 0);
-    add(0, &first);
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(served.seen.lock().mapped, [], "the guest would write where nothing is yet");
-    add(LEN, &second);
-    assert_eq!(served.seen.wait_mapped(1), [(2, true)]);
 }
 
 /// Each no is a line in the front-end's log.
