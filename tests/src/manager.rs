@@ -1,13 +1,15 @@
 //! The manager of vGPUs as a host runs it: `beamsplit serve` with folders of its own, asked by its own commands, with devices that
-//! draw in the bed.
+//! draw in the bed, or on the host itself.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::{Cursor, Write};
-use std::net::SocketAddr;
+use std::io::{Cursor, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -26,34 +28,36 @@ pub struct Manager {
     process: Option<Process>,
     reaper: Child,
     dir: tempfile::TempDir,
-    web: bool,
+    web: Option<SocketAddr>,
 }
 
 impl Manager {
     /// Starts one that offers the types of this file (as `types.toml` has them).
     pub fn start(types: &str) -> Result<Self> {
-        Self::with(types, None)
+        Self::with(types, None, &drawing_in_the_bed()?)
     }
 
     /// The same with a page, for who knows one of these tokens (as `--tokens` has them).
     pub fn with_page(types: &str, tokens: &str) -> Result<Self> {
-        Self::with(types, Some(tokens))
+        Self::with(types, Some(((Ipv4Addr::LOCALHOST, 0).into(), tokens)), &drawing_in_the_bed()?)
     }
 
-    fn with(types: &str, tokens: Option<&str>) -> Result<Self> {
-        let device = workspace::binary("beamsplit-device")?;
-        let device = device.to_str().context("A path without a name")?;
-        let words: Vec<String> =
-            bed::run::words(&bed::run::with_udmabuf(bed::mesa()?, device)?).lines().map(str::to_owned).collect();
+    /// One with a page at an address of this host, and devices that run as the host has them: without the libraries for 3D,
+    /// which the bed has.
+    pub fn plain(types: &str, page: SocketAddr, tokens: &str) -> Result<Self> {
+        Self::with(types, Some((page, tokens)), "")
+    }
+
+    fn with(types: &str, page: Option<(SocketAddr, &str)>, device: &str) -> Result<Self> {
         // A short path: sockets have room for 107 bytes.
         let dir = workspace::scratch("m-")?;
         fs::create_dir(dir.path().join("c"))?;
-        // The bed's tree is entered as root, which a user of its own could not do.
-        let serve = format!("device = {}\nusers = \"none\"\nhang-timeout = 4\n", serde_json::to_string(&words)?);
+        // Users of their own could neither enter the bed's tree nor reach a folder of the project.
+        let serve = format!("{device}users = \"none\"\nhang-timeout = 4\n");
         fs::write(dir.path().join("c/serve.toml"), serve)?;
         fs::write(dir.path().join("c/types.toml"), types)?;
         let reaper = reaper(&dir.path().join("r"))?;
-        if let Some(tokens) = tokens {
+        if let Some((_, tokens)) = page {
             let mut file = fs::OpenOptions::new();
             file.write(true)
                 .create_new(true)
@@ -61,7 +65,7 @@ impl Manager {
                 .open(dir.path().join(TOKENS))?
                 .write_all(tokens.as_bytes())?;
         }
-        let mut manager = Manager { process: None, reaper, dir, web: tokens.is_some() };
+        let mut manager = Manager { process: None, reaper, dir, web: page.map(|(address, _)| address) };
         manager.begin()?;
         Ok(manager)
     }
@@ -75,8 +79,8 @@ impl Manager {
             .arg(self.runtime())
             .arg("--config-dir")
             .arg(self.dir.path().join("c"));
-        if self.web {
-            command.args(["--web", "127.0.0.1:0", "--tokens"]).arg(self.dir.path().join(TOKENS));
+        if let Some(address) = self.web {
+            command.args(["--web", &address.to_string(), "--tokens"]).arg(self.dir.path().join(TOKENS));
         }
         command.env("BEAMSPLIT_NOVNC_DIR", bed::page()?.file("usr/share/novnc"));
         command.env("XDG_CACHE_HOME", workspace::target().join("tmp/cache"));
@@ -151,6 +155,12 @@ impl Manager {
         attachment["socket"].as_str().map(PathBuf::from).with_context(|| format!("No socket in {attachment}"))
     }
 
+    /// Where a VMM connects its keyboard and pointer.
+    pub fn input_socket(&self, name: &str) -> Result<PathBuf> {
+        let attachment = self.ask(&["attach", name])?;
+        attachment["input_socket"].as_str().map(PathBuf::from).with_context(|| format!("No input in {attachment}"))
+    }
+
     /// What a vGPU shows.
     pub fn screen(&self, name: &str) -> Result<Picture> {
         let output = self.run(&["screenshot", name, "-"])?;
@@ -173,6 +183,23 @@ impl Manager {
             log.split_whitespace().find_map(|word| word.strip_prefix("http://")?.split('/').next()?.parse().ok());
         address.with_context(|| format!("The page has no address in\n{log}"))
     }
+
+    /// Asks its page as a browser does that knows a token.
+    pub fn get(&self, path: &str, token: &str) -> Result<Vec<u8>> {
+        let address = self.page()?;
+        let mut stream = TcpStream::connect(address).context("Cannot connect to the page")?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n");
+        write!(stream, "{head}Connection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).with_context(|| format!("No answer to GET {path}"))?;
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("An answer without a head")?;
+        let body = answer.split_off(end + 4);
+        let head = String::from_utf8_lossy(&answer);
+        let said = String::from_utf8_lossy(&body);
+        ensure!(head.starts_with("HTTP/1.1 200 "), "GET {path}: {} {said}", head.lines().next().unwrap_or_default());
+        Ok(body)
+    }
 }
 
 impl Drop for Manager {
@@ -182,6 +209,27 @@ impl Drop for Manager {
         drop(self.reaper.stdin.take());
         let _ = self.reaper.wait();
     }
+}
+
+/// A token that nobody can guess.
+pub fn new_token() -> Result<String> {
+    let mut bytes = [0; 16];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let mut token = String::new();
+    for byte in bytes {
+        write!(token, "{byte:02x}")?;
+    }
+    Ok(token)
+}
+
+/// The line of `serve.toml` that has devices run in the bed, as root, with the libraries for 3D and the stand-in for
+/// `/dev/udmabuf`.
+fn drawing_in_the_bed() -> Result<String> {
+    let device = workspace::binary("beamsplit-device")?;
+    let device = device.to_str().context("A path without a name")?;
+    let words: Vec<String> =
+        bed::run::words(&bed::run::with_udmabuf(bed::mesa()?, device)?).lines().map(str::to_owned).collect();
+    Ok(format!("device = {}\n", serde_json::to_string(&words)?))
 }
 
 /// Kills all devices whose records are in a folder, each the leader of a group, when who started them is gone, however that ended:

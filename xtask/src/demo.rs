@@ -1,30 +1,29 @@
-//! The first try: a real guest whose screen is seen, and whose console is typed into, on a web page and by VNC.
+//! The first try: three real guests on three vGPUs of a manager. One's screen is seen, and its console is typed into, on a web page
+//! and by VNC; all are on the manager's page.
 
-use std::fs;
+mod boot;
+mod look;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use tests::guest::has_device;
-use tests::process::wait_until;
+use tests::manager::new_token;
 use tests::progress::say;
 use tests::vnc::Typist;
-use tests::{Accel, Config, Device, Gpu, Guest, Input, bed, workspace};
+use tests::{Guest, Manager, bed};
 
 use crate::step::cargo;
 
-/// The input device that older QEMUs have; the generic one, with its longer rings, is better.
-const INPUT: &str = "vhost-user-input-pci";
+/// What a guest does on its first terminal, with a program of what moves there.
+const CONSOLE: &str = include_str!("demo/console.sh");
 
-/// What the guest does on its first terminal.
-const CONSOLE: &str = include_str!("demo.sh");
+/// The vGPUs, each of a type of its own.
+const VGPUS: [&str; 3] = ["desktop", "kiosk", "sign"];
 
-/// How long a guest may stay silent under KVM before TCG is tried.
-const SILENCE: u64 = 15;
-
-/// How many times the picture has to move before a demo that runs once ends.
-const MOVES: usize = 15;
+/// What the small guests draw on their text screens. What the first one does comes with it.
+const BOARDS: [(&str, &str); 2] = [("kiosk", include_str!("demo/kiosk.sh")), ("sign", include_str!("demo/sign.sh"))];
 
 /// How to run the demo.
 #[derive(Args)]
@@ -35,12 +34,18 @@ pub struct Options {
     /// Who runs the guest's instructions.
     #[arg(long, value_enum, default_value_t = Acceleration::Auto)]
     accel: Acceleration,
-    /// Where the web page is served.
+    /// Where the web page of the first guest is served.
     #[arg(long, value_name = "ADDR")]
     web: Option<SocketAddr>,
+    /// Where the manager's page is served, of all three.
+    #[arg(long, value_name = "ADDR")]
+    page: Option<SocketAddr>,
     /// Where VNC viewers connect.
     #[arg(long, value_name = "ADDR")]
     vnc: Option<SocketAddr>,
+    /// With --once: save a picture of the manager's page, as the bed's browser shows it.
+    #[arg(long, value_name = "FILE", requires = "once")]
+    picture: Option<PathBuf>,
     /// Use the bed's QEMU even if this host has one.
     #[arg(long)]
     bed: bool,
@@ -61,27 +66,70 @@ pub fn run(options: &Options) -> Result<()> {
     cargo(&["build", "-p", "beamsplit-backend", "-p", "beamsplit"])?;
     let web = address(options.web, 8080)?;
     let vnc = address(options.vnc, 5900)?;
-    let host = host_qemu().filter(|_| !options.bed);
+    let page = address(options.page, 8000)?;
+    let host = boot::host_qemu().filter(|_| !options.bed);
     match &host {
         Some(program) => say(format_args!("demo: using this host's {}", program.display())),
         None => drop(bed::vm()?),
     }
     bed::kernel()?;
     bed::initramfs(&["gpu", "input"])?;
-    let words = ["--display", "vmm", "--display", &format!("web={web}"), "--display", &format!("vnc={vnc}")];
-    let device = Device::spawn_with_input(&words)?;
-    let mut guest = boot(&device, host, options.accel)?;
-    guest.put("/tmp/demo.sh", 0o755, CONSOLE.as_bytes())?;
-    guest.spawn("setsid -c sh /tmp/demo.sh </dev/tty1 >/dev/tty1 2>&1")?;
+    let token = new_token()?;
+    let manager = Manager::plain(&types(web, vnc), page, &format!("control = [\"{token}\"]\n"))?;
+    for (name, digit) in VGPUS.iter().zip(1..) {
+        // The page has them in this order.
+        let uuid = format!("{digit}e6f0c5a-3b7d-4c19-9a52-d84b1f6e2a70");
+        manager.tell(&["define", name, "--name", name, "--uuid", &uuid, "--start"])?;
+        manager.wait_for(name, "running", 60)?;
+    }
+    // Dropped before the manager: no device ends while its guest runs.
+    let (mut guest, machine) = boot::first(&manager, "desktop", host, options.accel)?;
+    let mut others = machine.others(&manager, &BOARDS.map(|(name, _)| name))?;
+    animate(&mut guest, "picture")?;
+    let screens = look::Screens::new(&manager, &token);
     if options.once {
-        look(&device)?;
-        converse(&mut guest, Typist::connect(vnc.port())?)?;
+        screens.look("desktop")?;
+    }
+    boot::wait_for(&mut others)?;
+    others.iter_mut().zip(BOARDS).try_for_each(|(guest, (name, _))| animate(guest, name))?;
+    if options.once {
+        screens.look_at_page(&VGPUS)?;
+        if let Some(file) = &options.picture {
+            screens.photograph(file)?;
+        }
+        // Whoever types has the processor for that.
+        drop(others);
+        look::converse(&mut guest, Typist::connect(vnc.port())?)?;
         return guest.power_off();
     }
-    say("demo: the guest draws, and listens to its keyboard; its screen is at");
-    println!("\n    web page    http://{web}/\n    VNC viewer  {vnc}    (as in: gvncviewer {})\n", vnc_name(vnc));
-    println!("There, Enter brings the guest's console: type. Here, Ctrl-C stops everything.");
+    say("demo: three guests draw, each on a vGPU of its own, and listen to their keyboards");
+    println!("\n    all of them  http://{}/#token={token}", manager.page()?);
+    println!("    web page     http://{web}/    (the first)");
+    println!("    VNC viewer   {vnc}    (the first, as in: gvncviewer {})\n", vnc_name(vnc));
+    println!("There, Enter brings a guest's console: type. Here, Ctrl-C stops everything.");
     guest.qemu().wait(u64::from(u32::MAX)).map(drop)
+}
+
+/// What the manager offers: nothing that draws 3D, which wants libraries.
+fn types(web: SocketAddr, vnc: SocketAddr) -> String {
+    let any = "web=127.0.0.1:0".to_owned();
+    let desktop = ["vmm".to_owned(), format!("web={web}"), format!("vnc={vnc}")];
+    let of = |name: &str, memory: &str, heads: &str, display: &[String]| {
+        format!(
+            "[[type]]\nname = \"{name}\"\nmemory = \"{memory}\"\nheads = \"{heads}\"\ndisplay = {display:?}\nmax-instances = 1\n\n"
+        )
+    };
+    let small = |name| of(name, "64M", "640x480", std::slice::from_ref(&any));
+    [of("desktop", "128M", "1280x800", &desktop), small("kiosk"), small("sign")].concat()
+}
+
+/// Has a guest draw on its first terminal.
+fn animate(guest: &mut Guest, program: &str) -> Result<()> {
+    for (name, text) in BOARDS.iter().filter(|(name, _)| *name == program) {
+        guest.put(&format!("/bin/{name}"), 0o755, text.as_bytes())?;
+    }
+    guest.put("/tmp/demo.sh", 0o755, CONSOLE.as_bytes())?;
+    guest.spawn(&format!("setsid -c sh /tmp/demo.sh {program} </dev/tty1 >/dev/tty1 2>&1")).map(drop)
 }
 
 /// The wanted address, or a free one on loopback.
@@ -102,102 +150,4 @@ fn vnc_name(address: SocketAddr) -> String {
         Some(display) if display < 100 => format!("{}:{display}", address.ip()),
         _ => format!("{}::{}", address.ip(), address.port()),
     }
-}
-
-/// This host's own QEMU, if it has the device.
-fn host_qemu() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let found =
-        std::env::split_paths(&path).map(|dir| dir.join("qemu-system-x86_64")).find(|program| program.exists())?;
-    ["vhost-user-gpu-pci", INPUT].iter().all(|device| has_device(&found, device)).then_some(found)
-}
-
-/// Boots with this host's QEMU if it has one and that one can, else with the bed's.
-fn boot(device: &Device, host: Option<PathBuf>, acceleration: Acceleration) -> Result<Guest> {
-    let config = Config::mini().gpu(Gpu::vhost_user_gpu(device));
-    let with_host =
-        host.map(|program| config.clone().qemu(program).input(Input::VhostUserInput(device.input_socket())));
-    let config = config.input(Input::Generic(device.input_socket()));
-    let first = with_host.as_ref().unwrap_or(&config);
-    let usable = || fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    match acceleration {
-        Acceleration::Tcg => {}
-        Acceleration::Kvm => return Guest::boot(first.clone().accel(Accel::Kvm)),
-        Acceleration::Auto => match usable() {
-            Err(error) => say(format_args!("demo: no KVM here ({error}), using TCG")),
-            Ok(_) => match boot_with_kvm(first.clone().accel(Accel::Kvm)) {
-                Ok(guest) => return Ok(guest),
-                Err(error) => say(format_args!("demo: KVM does not work here ({error}), using TCG")),
-            },
-        },
-    }
-    if let Some(config) = with_host {
-        say("demo: booting a guest");
-        // Before 8.0 QEMU wants KVM for any vhost-user device.
-        match Guest::start(&config).and_then(|mut guest| guest.wait_for_boot().map(|()| guest)) {
-            Ok(guest) => return Ok(guest),
-            Err(_) => say("demo: this host's QEMU cannot do it without KVM, using one of our own"),
-        }
-    }
-    bed::vm()?;
-    say("demo: booting a guest");
-    Guest::boot(config)
-}
-
-fn boot_with_kvm(config: Config) -> Result<Guest> {
-    say("demo: booting a guest under KVM");
-    let Ok(mut guest) = Guest::start(&config) else { bail!("QEMU refuses it") };
-    let spoke = wait_until(SILENCE, "the guest to print something", || {
-        ensure!(guest.qemu().is_running(), "QEMU ended");
-        Ok((!guest.console().is_empty()).then_some(()))
-    });
-    spoke.ok().with_context(|| format!("the guest printed nothing in {SILENCE} s"))?;
-    guest.wait_for_boot().ok().context("the guest did not come up")?;
-    Ok(guest)
-}
-
-/// Takes pictures from the device itself and says what is on them.
-fn look(device: &Device) -> Result<()> {
-    // A console has a few colours, however much is written there.
-    let first = wait_until(30, "the guest to draw", || {
-        let picture = device.screen()?;
-        Ok((picture.colours() > 1000).then_some(picture))
-    });
-    let first = first.context("There is no picture on the screen")?;
-    let mut second = first.clone();
-    for _ in 0..MOVES {
-        second = wait_until(30, "the picture to move", || {
-            let picture = device.screen()?;
-            Ok((picture != second).then_some(picture))
-        })
-        .context("The picture does not move")?;
-    }
-    let difference = first.difference(&second).context("The picture does not move")?;
-    let path = workspace::target().join("demo/screen.png");
-    fs::create_dir_all(workspace::target().join("demo"))?;
-    second.save(&path)?;
-    let (width, height) = second.size();
-    println!("screen: {width}x{height}, {} colours, moving ({difference})", second.colours());
-    println!("picture: {}", path.display());
-    Ok(())
-}
-
-/// Types a command as a person would, and says what the guest's console answers.
-fn converse(guest: &mut Guest, mut typist: Typist) -> Result<()> {
-    let (command, answer) = ("uname -r", guest.kernel().to_owned());
-    typist.type_text("\n")?;
-    wait_for_text(guest, "a shell on the guest's console", |line| line == "guest:~#")?;
-    typist.type_text(&format!("{command}\n"))?;
-    wait_for_text(guest, "the guest's answer", |line| line == answer)?;
-    println!("typed: {command}\nthe guest's console answered: {answer}");
-    Ok(())
-}
-
-fn wait_for_text(guest: &mut Guest, what: &str, is_there: impl Fn(&str) -> bool) -> Result<()> {
-    let mut text = String::new();
-    let waited = wait_until(60, what, || {
-        text = guest.terminal(1)?;
-        Ok(text.lines().any(&is_there).then_some(()))
-    });
-    waited.with_context(|| format!("The console shows:\n{text}"))
 }

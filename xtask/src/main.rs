@@ -14,7 +14,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 120)]
 enum Task {
-    /// Boot a guest and show its screen on a web page and by VNC.
+    /// Boot three guests on vGPUs and show their screens: one's by VNC too, all on the manager's page.
     Demo(demo::Options),
     /// Run everything that a change must pass: check, all tests, real guests.
     Test,
