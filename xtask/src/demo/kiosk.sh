@@ -14,7 +14,7 @@ number() {
         [ -n "$line" ] || continue
         text=
         for digit in $(echo "$2" | sed 's/./& /g'); do
-            cells=$(echo "$line" | cut -d ' ' -f $((digit + 1)) | sed "s/0/~/g;s/[17]/#/g;s/#/\\\\033[10$1m    /g;s/~/\\\\033[40m    /g")
+            cells=$(echo "$line" | cut -d ' ' -f $((digit + 1)) | sed "s/0/~/g;s/[17]/#/g;s/#/\\\\033[4$1m    /g;s/~/\\\\033[40m    /g")
             text="$text$cells\\033[40m    "
         done
         printf "\033[$row;11H$text\033[$((row + 1));11H$text"
@@ -24,7 +24,7 @@ number() {
 
 draw() {
     turn=104 step=0
-    printf '\033[?25l\033[40m\033[2J\033[2;1H\033[104;97m%80s\033[3;1H%-80s\033[4;1H%80s' '' '          NOW SERVING' ''
+    printf '\033[?25l\033[40m\033[2J\033[2;1H\033[44;97m%80s\033[3;1H%-80s\033[4;1H%80s' '' '          NOW SERVING' ''
     printf '\033[40;37m\033[28;11H%s' "$1"
     while :; do
         if [ $((step % 24)) = 0 ]; then
@@ -33,7 +33,7 @@ draw() {
         fi
         for desk in 1 2 3; do
             part=$(((step * (desk + 1) + desk * 17) % 48))
-            printf "\033[$((18 + desk * 2));11H\033[40;97mdesk $desk  \033[10$((desk + 1))m%${part}s\033[100m%$((48 - part))s\033[40m" '' ''
+            printf "\033[$((18 + desk * 2));11H\033[40;97mdesk $desk  \033[4$((desk + 1))m%${part}s\033[100m%$((48 - part))s\033[40m" '' ''
         done
         step=$((step + 1))
         sleep 0.3
