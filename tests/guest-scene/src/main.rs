@@ -24,8 +24,8 @@ const SMALL: usize = 1 << 20;
 const BURN: [i32; 2] = [1, 300];
 const HANG: [i32; 2] = [60_000, 60_000];
 
-const USAGE: &str =
-    "guest-scene gl|dumb|kms|gl-fence|gl-upload|gl-burn|gl-hang|vulkan|vulkan-fence|vulkan-memory FRAMES FILE";
+const USAGE: &str = "guest-scene gl|dumb|kms|gl-fence|gl-upload|gl-burn|gl-hang|vulkan|vulkan-fence|vulkan-memory|vulkan-burn FRAMES FILE\n\
+                     guest-scene vulkan-hog GIB FILE";
 
 /// What a GPU made.
 struct Made {
@@ -54,6 +54,8 @@ fn main() -> Result<()> {
         "gl-hang" => draw::gl::burn(frames, HANG)?,
         "vulkan-fence" => draw::vulkan::fences(frames)?,
         "vulkan-memory" => draw::vulkan::memory(frames)?,
+        "vulkan-burn" => draw::vulkan::burn(frames)?,
+        "vulkan-hog" => draw::vulkan::hog(frames)?,
         "vulkan" => {
             let (made, words) = draw::vulkan::draw(frames)?;
             let wrong = (0..WORDS).zip(&words).filter(|(place, word)| mixed(*place) != **word).count();

@@ -1,9 +1,14 @@
 //! Vulkan without a window.
 
+mod load;
+
+use std::ffi::CStr;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use ash::{Device, Instance, vk};
+
+pub use load::{burn, hog};
 
 use crate::{DRAWS, Made, SIZE, SMALL, WORDS, seconds};
 
@@ -13,6 +18,7 @@ static COMPUTE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/compute.spv"))
 const FORMAT: vk::Format = vk::Format::R8G8B8A8_UNORM;
 const EXTENT: vk::Extent2D = vk::Extent2D { width: SIZE, height: SIZE };
 const PICTURE_BYTES: u64 = (SIZE * SIZE * 4) as u64;
+const WORDS_BYTES: u64 = WORDS as u64 * 4;
 const COLOR: vk::ImageSubresourceRange = vk::ImageSubresourceRange {
     aspect_mask: vk::ImageAspectFlags::COLOR,
     base_mip_level: 0,
@@ -75,6 +81,14 @@ fn with<T>(work: impl FnOnce(&Gpu) -> Result<T>) -> Result<T> {
         instance.destroy_instance(None);
     }
     Ok(done)
+}
+
+/// What a compute shader is run with.
+struct Job {
+    pipeline: vk::Pipeline,
+    layout: vk::PipelineLayout,
+    set: vk::DescriptorSet,
+    memory: vk::DeviceMemory,
 }
 
 /// The first GPU.
@@ -226,11 +240,21 @@ impl Gpu {
     }
 
     unsafe fn compute(&self) -> Result<Vec<u32>> {
+        // SAFETY: see `draw`.
+        unsafe {
+            let job = self.job(c"mix")?;
+            self.run(|commands| self.dispatch(commands, &job))?;
+            let bytes = self.contents(job.memory, WORDS_BYTES)?;
+            Ok(bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect())
+        }
+    }
+
+    /// A compute shader's entry, with words for it to write.
+    unsafe fn job(&self, entry: &CStr) -> Result<Job> {
         let device = &self.device;
         // SAFETY: see `draw`.
         unsafe {
-            let bytes = u64::from(WORDS) * 4;
-            let (buffer, memory) = self.buffer(bytes, vk::BufferUsageFlags::STORAGE_BUFFER)?;
+            let (buffer, memory) = self.buffer(WORDS_BYTES, vk::BufferUsageFlags::STORAGE_BUFFER)?;
             let binding = [vk::DescriptorSetLayoutBinding::default()
                 .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
                 .descriptor_count(1)
@@ -241,9 +265,8 @@ impl Gpu {
             let info = vk::DescriptorPoolCreateInfo::default().max_sets(1).pool_sizes(&sizes);
             let pool = device.create_descriptor_pool(&info, None)?;
             let info = vk::DescriptorSetAllocateInfo::default().descriptor_pool(pool).set_layouts(&layouts);
-            let sets = device.allocate_descriptor_sets(&info)?;
-            let set = *sets.first().context("No descriptor set")?;
-            let words = [vk::DescriptorBufferInfo::default().buffer(buffer).range(bytes)];
+            let set = *device.allocate_descriptor_sets(&info)?.first().context("No descriptor set")?;
+            let words = [vk::DescriptorBufferInfo::default().buffer(buffer).range(WORDS_BYTES)];
             let write = vk::WriteDescriptorSet::default()
                 .dst_set(set)
                 .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
@@ -254,18 +277,22 @@ impl Gpu {
             let stage = vk::PipelineShaderStageCreateInfo::default()
                 .stage(vk::ShaderStageFlags::COMPUTE)
                 .module(self.module(COMPUTE)?)
-                .name(c"mix");
+                .name(entry);
             let info = vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout);
             let made = device.create_compute_pipelines(vk::PipelineCache::null(), &[info], None);
             let pipeline = made.map_err(|(_, error)| error)?.first().copied().context("No pipeline")?;
-            self.run(|commands| {
-                let point = vk::PipelineBindPoint::COMPUTE;
-                device.cmd_bind_pipeline(commands, point, pipeline);
-                device.cmd_bind_descriptor_sets(commands, point, layout, 0, &sets, &[]);
-                device.cmd_dispatch(commands, WORDS / 64, 1, 1);
-            })?;
-            let bytes = self.contents(memory, bytes)?;
-            Ok(bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect())
+            Ok(Job { pipeline, layout, set, memory })
+        }
+    }
+
+    /// Records a job.
+    unsafe fn dispatch(&self, commands: vk::CommandBuffer, job: &Job) {
+        let point = vk::PipelineBindPoint::COMPUTE;
+        // SAFETY: see `draw`.
+        unsafe {
+            self.device.cmd_bind_pipeline(commands, point, job.pipeline);
+            self.device.cmd_bind_descriptor_sets(commands, point, job.layout, 0, &[job.set], &[]);
+            self.device.cmd_dispatch(commands, WORDS / 64, 1, 1);
         }
     }
 
