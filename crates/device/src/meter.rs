@@ -72,7 +72,9 @@ impl Meter {
         if self.done > 0 {
             let time = clock().saturating_duration_since(began);
             self.stats.traffic.queue.add(time, std::mem::take(&mut self.done));
-            self.stats.traffic.fence.add(time, std::mem::take(&mut self.fenced));
+            if self.fenced > 0 {
+                self.stats.traffic.fence.add(time, std::mem::take(&mut self.fenced));
+            }
         }
     }
 
