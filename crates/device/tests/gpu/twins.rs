@@ -531,11 +531,20 @@ proptest! {
             guest.all("ok", &[join(name, name), submit(name, &[0]), scanout(name & 1, name, 16, 16)]);
         }
         let mut copies = Copied::default();
+        // Requests after which a twin may go.
+        let mut leaving = Vec::new();
         for (ask, event) in &asks {
             let index = guest.send(ask);
-            // A twin that is made by work which waited has what was copied meanwhile below what that work draws.
-            let has_twins = guest.open() == 0 || (1..4).all(|image| guest.library.known().resources.contains_key(&image));
-            copies.sent(ask, has_twins && guest.reply(index) == Some("ok"));
+            // CTX_DESTROY, CTX_DETACH_RESOURCE
+            if matches!(ask.bytes()[..4], [1 | 3, 2, 0, 0]) {
+                leaving.push(index);
+            }
+            leaving.retain(|index| guest.reply(*index).is_none());
+            // A twin that is made by work which waited, perhaps in the place of one that goes before, has what was copied meanwhile
+            // below what that work draws.
+            let has_twins = || (1..4).all(|image| guest.library.known().resources.contains_key(&image));
+            let keeps_order = guest.open() == 0 || leaving.is_empty() && has_twins();
+            copies.sent(ask, keeps_order && guest.reply(index) == Some("ok"));
             match event {
                 // As with a process: it is dead until there is another one.
                 Some(Event::Die) => guest.library.die(),
