@@ -9,9 +9,9 @@
 //! reason, its promises are kept with errors.
 //!
 //! - `three_d` turns calls of the device into requests, `answers` does what follows from what comes back;
-//! - `attend` starts, hears and ends processes; `lives`, `watch` and `freezer` say when; `host` is the device's end of one;
+//! - `attend` starts, hears and ends processes; `lives`, `watch` and `clock` say when; `host` is the device's end of one;
 //! - `wire` is what goes between the two, `shared` and `socket` by which ways, `arena` where its bytes lie;
-//! - [`arbiter`] grants time, `freezer` knows when there was none;
+//! - [`arbiter`] grants time;
 //! - `memory` is the guest's, `images` are read back for a display, `offered` is memory that a process has for a guest;
 //! - [`child`] is the other end.
 
@@ -20,7 +20,7 @@ pub mod arbiter;
 mod arena;
 mod attend;
 pub mod child;
-mod freezer;
+mod clock;
 mod host;
 mod images;
 mod lives;
@@ -47,7 +47,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 pub use self::answers::MAPPINGS;
 use self::arbiter::{Arbiter, Grant};
-pub use self::freezer::Freezer;
+use self::clock::Clock;
 use self::host::{Answer, Process};
 pub(crate) use self::images::copy_part;
 use self::images::{Black, Image};
@@ -59,8 +59,7 @@ use crate::library::Kind;
 
 /// What [`poll_fd`](device::ThreeD::poll_fd) watches besides processes.
 const CHILDREN: u64 = u64::MAX;
-const FREEZER: u64 = CHILDREN - 1;
-const ARBITER: u64 = CHILDREN - 2;
+const ARBITER: u64 = CHILDREN - 1;
 
 /// A process that has ended, or was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +111,7 @@ pub struct Isolated {
     options: Options,
     children: Box<dyn Children>,
     epoll: OwnedFd,
-    freezer: Freezer,
+    clock: Clock,
     arbiter: Option<Box<dyn Arbiter>>,
     granted: Grant,
     /// What processes did that are gone.
@@ -177,14 +176,12 @@ impl Isolated {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         // Once for each time that one ends: should nobody be left to tell of them, that is told once.
         epoll::add(&epoll, children.fd(), EventData::new_u64(CHILDREN), EventFlags::IN | EventFlags::ET)?;
-        let freezer = Freezer::new(Instant::now())?;
-        epoll::add(&epoll, freezer.fd(), EventData::new_u64(FREEZER), EventFlags::IN)?;
         Ok(Self {
             starts: KINDS.map(|_| Starts::new(options.restarts)),
             options,
             children,
             epoll,
-            freezer,
+            clock: Clock::new(Instant::now()),
             arbiter: None,
             granted: Grant::Open,
             done: 0,
@@ -203,11 +200,6 @@ impl Isolated {
             again: false,
             wakes: Wakes::default(),
         })
-    }
-
-    /// By which it is told when its processes are kept from running.
-    pub fn freezer(&self) -> Freezer {
-        self.freezer.clone()
     }
 
     /// How often the two sides woke each other until now.

@@ -62,7 +62,7 @@ impl Isolated {
     /// Learns what is granted now, and does what follows from it.
     pub(super) fn obey(&mut self, now: Instant) {
         let Some(arbiter) = &mut self.arbiter else { return };
-        self.freezer.follow(arbiter.stopped(), now);
+        self.clock.set_stopped(arbiter.stopped(), now);
         let granted = arbiter.granted();
         if granted == self.granted {
             return;

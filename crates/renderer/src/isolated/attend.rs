@@ -11,7 +11,7 @@ use super::arbiter::Grant;
 use super::host::{Process, printable};
 use super::lives::Departure;
 use super::wire::Request;
-use super::{ARBITER, CHILDREN, Context, Ended, FREEZER, Isolated, KINDS, Resource, at};
+use super::{ARBITER, CHILDREN, Context, Ended, Isolated, KINDS, Resource, at};
 use crate::library::Kind;
 
 /// How long a process may have nothing before it is ended.
@@ -88,8 +88,6 @@ impl Isolated {
             let data = event.data.u64();
             if data == CHILDREN {
                 self.bury(now);
-            } else if data == FREEZER {
-                self.freezer.heard();
             } else if data == ARBITER {
                 self.arbiter.iter_mut().for_each(|arbiter| arbiter.poll());
             } else if let Some(process) = self.processes.get_mut((data / 2) as usize).and_then(Option::as_mut) {
@@ -136,7 +134,7 @@ impl Isolated {
             let _ = epoll::modify(&self.epoll, process.fds()[0], data, EventFlags::IN | room);
         }
         self.options.stats.renderer_lies.add(process.new_lies());
-        let verdict = process.verdict(self.freezer.clock().theirs(now));
+        let verdict = process.verdict(self.clock.theirs(now));
         for answer in answers.drain(..) {
             self.finish(answer);
         }

@@ -211,8 +211,7 @@ impl ThreeD for Isolated {
         }
         let processes = self.processes.iter().flatten();
         let idle = processes.clone().filter_map(|process| process.idle?.checked_add(IDLE));
-        let clock = self.freezer.clock();
-        let watched = processes.filter_map(|process| clock.ours(process.deadline()?));
+        let watched = processes.filter_map(|process| self.clock.ours(process.deadline()?));
         watched.chain(idle).chain(self.departures.deadline()).min()
     }
 }

@@ -87,25 +87,3 @@ fn one_that_makes_progress_however_slowly_is_not_ended() {
     script.let_go();
     desk.settle();
 }
-
-#[test]
-fn time_in_which_it_was_frozen_is_not_its_own() {
-    let (mut desk, script) = desk();
-    let freezer = desk.isolated.freezer();
-    let submitted = desk.submit(1, b"draw");
-    desk.until("the submit", |_| script.state().submitted.len() == 1);
-    desk.turn();
-    desk.pass(PATIENCE / 2);
-    freezer.freeze(Instant::now() + desk.later);
-    desk.pass(100 * PATIENCE);
-    assert_eq!(desk.stats.renderer_deaths.get(), 0);
-    assert_eq!(desk.isolated.deadline(), None, "nobody need look");
-    freezer.thaw(Instant::now() + desk.later);
-    desk.turn();
-    assert_eq!(desk.open, [submitted]);
-    // It hangs indeed.
-    desk.pass(PATIENCE);
-    assert_eq!(desk.stats.renderer_deaths.get(), 1);
-    assert_eq!(desk.answers[&submitted], Err(ReplyError::Unspec));
-    script.let_go();
-}

@@ -140,6 +140,26 @@ fn time_for_which_its_processes_were_stopped_is_not_theirs() {
 }
 
 #[test]
+fn one_that_was_stopped_for_long_has_the_rest_of_its_patience_and_no_more() {
+    let (mut desk, script, ruler) = desk();
+    desk.open(1, CapsetId::VIRGL2);
+    desk.settle();
+    script.state().closed = true;
+    let submitted = desk.submit(1, b"draw");
+    desk.until("the submit", |_| script.state().submitted.len() == 1);
+    desk.pass(PATIENCE / 2);
+    ruler.words().1 += 100 * PATIENCE;
+    desk.pass(100 * PATIENCE);
+    assert_eq!(desk.stats.renderer_deaths.get(), 0);
+    assert_eq!(desk.open, [submitted]);
+    // It hangs indeed.
+    desk.pass(PATIENCE);
+    assert_eq!(desk.stats.renderer_deaths.get(), 1);
+    assert_eq!(desk.answers[&submitted], Err(ReplyError::Unspec));
+    script.let_go();
+}
+
+#[test]
 fn it_is_told_what_waits_what_gets_on_and_what_was_begun_last() {
     let (mut desk, script, ruler) = desk();
     desk.turn();
