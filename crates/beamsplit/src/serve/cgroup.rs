@@ -52,10 +52,15 @@ pub fn make(groups: &Path, uuid: Uuid) -> Option<PathBuf> {
     }
 }
 
-/// Removes it, once nobody is in it.
+/// Removes it with those that were made in it, once nobody is in them.
 pub fn remove(groups: &Path, uuid: Uuid) {
+    let group = of(groups, uuid);
     // One that is not empty stays until the next time.
-    let _ = fs::remove_dir(of(groups, uuid));
+    for entry in fs::read_dir(&group).into_iter().flatten().flatten() {
+        // What is no group is no folder, and goes with its group.
+        let _ = fs::remove_dir(entry.path());
+    }
+    let _ = fs::remove_dir(group);
 }
 
 #[cfg(test)]
@@ -77,6 +82,8 @@ mod tests {
         let uuid = Uuid::from_u128(1);
         let group = make(&service, uuid).unwrap();
         assert_eq!(make(&service, uuid), Some(group.clone()));
+        // Those who draw get one in it.
+        host::cgroup::Cgroup::at(&group).child("renderers").unwrap();
         remove(&service, uuid);
         assert!(!group.exists());
     }
