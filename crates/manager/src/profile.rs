@@ -18,6 +18,12 @@ pub use promise::{Advice, Matter};
 const LEAST_DRAWN: u64 = 256 << 20;
 /// What libraries and drivers take for themselves in a process for 3D.
 const LIBRARIES: u64 = 512 << 20;
+/// So many processes for 3D may take all that each of them may: one for OpenGL, one for Vulkan. A guest with more shares it among them.
+const FULL_RENDERERS: u64 = 2;
+/// What Vulkan's may have beyond that.
+const RESERVED: u64 = 1 << 30;
+/// What the device itself takes beside images, and who shows them to people.
+const PROGRAMS: u64 = 256 << 20;
 
 /// A shape of vGPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +102,13 @@ impl Type {
     /// What each process for its 3D may take for itself: as much as the vGPU has, and what libraries and drivers need.
     pub fn renderer_memory(&self) -> u64 {
         self.renderer_memory.unwrap_or(self.memory.max(LEAST_DRAWN).saturating_add(LIBRARIES))
+    }
+
+    /// What all processes of a device together may have, for a control group to hold.
+    pub fn most_memory(&self) -> u64 {
+        let drawn = self.renderer_memory().saturating_add(RESERVED).saturating_mul(FULL_RENDERERS);
+        let drawn = if self.draws_3d() { drawn } else { 0 };
+        self.memory.saturating_add(PROGRAMS).saturating_add(drawn)
     }
 
     /// Whether its guest is offered 3D.

@@ -1,25 +1,71 @@
 //! The control group that devices are put into.
 //!
 //! As a service of systemd's with `Delegate=yes` the manager may divide its own control group. Devices get a part of their own each,
-//! beside the manager's, where they stay when it ends (`KillMode=process`).
+//! beside the manager's, where they stay when it ends (`KillMode=process`). Where the host gave us its controllers, each is bounded.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use host::cgroup::{Cgroup, Error};
 use manager::Uuid;
+use manager::profile::Type;
 
 /// Where the manager itself is put (`DelegateSubgroup=`): systemd wants no process in a group that is divided.
 const MANAGER: &str = "manager";
 /// Where control groups are, on hosts with one hierarchy and on those with several.
 const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
+/// What bounds devices.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "dmem"];
+/// The largest there is: who gives out time must get to it.
+const MANAGER_WEIGHT: u32 = 10_000;
+
 /// The group below which devices get theirs, where the manager was given one. Nobody says so but systemd.
 pub fn for_devices() -> Option<PathBuf> {
     env::var_os("INVOCATION_ID")?;
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let root = ROOTS.into_iter().map(Path::new).find(|root| root.join("cgroup.procs").exists())?;
-    divided(root, &own)
+    let groups = divided(root, &own)?;
+    share_controllers(&groups);
+    Some(groups)
+}
+
+/// Lets the groups of devices have those controllers that we were given.
+fn share_controllers(groups: &Path) {
+    let given = fs::read_to_string(groups.join("cgroup.controllers")).unwrap_or_default();
+    for name in CONTROLLERS.into_iter().filter(|name| given.split_ascii_whitespace().any(|word| word == *name)) {
+        // One by one: the kernel takes all of a write or nothing.
+        if let Err(error) = fs::write(groups.join("cgroup.subtree_control"), format!("+{name}")) {
+            tracing::warn!("Devices are not bounded by the controller {name}: {error}");
+        }
+    }
+    say(Cgroup::at(groups.join(MANAGER)).set_cpu_weight(MANAGER_WEIGHT));
+}
+
+/// Bounds all processes of a device together, by what controllers its group has.
+pub fn bound(group: &Path, profile: &Type) {
+    let group = Cgroup::at(group);
+    say(group.set_memory_max(Some(profile.most_memory())));
+    say(group.set_cpu_weight(profile.weight));
+    say(bound_gpu(&group, profile));
+}
+
+/// Bounds what it has of its GPU's own memory; beyond, the kernel moves things to the host's.
+fn bound_gpu(group: &Cgroup, profile: &Type) -> Result<(), Error> {
+    let Some(address) = profile.gpu.0.strip_prefix("pci-") else { return Ok(()) };
+    let of_this_gpu = format!("drm/{address}/");
+    let regions = group.device_memory()?.into_iter().map(|(region, _)| region);
+    let mut regions = regions.filter(|region| region.starts_with(&of_this_gpu));
+    regions.try_for_each(|region| group.set_device_memory_max(&region, Some(profile.memory)))
+}
+
+/// That a controller is missing is no news.
+fn say(done: Result<(), Error>) {
+    match done {
+        Ok(()) | Err(Error::Missing { .. }) => {}
+        Err(error) => tracing::warn!("{:#}", anyhow::Error::from(error)),
+    }
 }
 
 /// The group that `own`, as `/proc/self/cgroup` says it, was delegated, if it was.
@@ -83,8 +129,66 @@ mod tests {
         let group = make(&service, uuid).unwrap();
         assert_eq!(make(&service, uuid), Some(group.clone()));
         // Those who draw get one in it.
-        host::cgroup::Cgroup::at(&group).child("renderers").unwrap();
+        Cgroup::at(&group).child("renderers").unwrap();
         remove(&service, uuid);
         assert!(!group.exists());
+    }
+    /// A type of a GPU, from a file of types.
+    fn kind(gpu: &str, words: &str) -> Type {
+        let gpu = manager::Gpu {
+            id: manager::GpuId(gpu.to_owned()),
+            name: gpu.to_owned(),
+            memory: 8 << 30,
+            node: None,
+            capsets: manager::value::Capset::ALL.to_vec(),
+            software: gpu == "software",
+            timed: manager::gpu::Timed::Processor,
+        };
+        let text = format!("[[type]]\nname = 'a'\nmemory = '1G'\ngpu = '{}'\n{words}", gpu.id.0);
+        let types = manager::profile::Catalogue::parse(&text, &[gpu]).unwrap().types;
+        types.iter().next().unwrap().clone()
+    }
+
+    #[test]
+    fn a_device_is_bounded_by_what_controllers_its_group_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = folder.path();
+        let said = |name: &str| fs::read_to_string(group.join(name)).unwrap();
+        let drawn = kind("pci-0000:03:00.0", "capsets = ['venus']\nrenderer-memory = '2G'\nweight = 300");
+        // None of them, and none is made.
+        bound(group, &drawn);
+        assert_eq!(fs::read_dir(group).unwrap().count(), 0);
+
+        fs::write(group.join("memory.max"), "").unwrap();
+        bound(group, &drawn);
+        assert_eq!(said("memory.max"), ((1u64 << 30) + 2 * (3 << 30) + (256 << 20)).to_string());
+        assert_eq!(fs::read_dir(group).unwrap().count(), 1);
+
+        let regions = "drm/0000:03:00.0/vram0 0\ndrm/0000:04:00.0/vram0 0\n";
+        for (name, text) in [("memory.max", ""), ("cpu.weight", ""), ("dmem.max", ""), ("dmem.current", regions)] {
+            fs::write(group.join(name), text).unwrap();
+        }
+        bound(group, &drawn);
+        assert_eq!([said("cpu.weight"), said("dmem.max")], ["300", "drm/0000:03:00.0/vram0 1073741824"]);
+
+        for name in ["memory.max", "dmem.max"] {
+            fs::write(group.join(name), "").unwrap();
+        }
+        bound(group, &kind("software", ""));
+        assert_eq!([said("memory.max"), said("dmem.max")], [((1u64 << 30) + (256 << 20)).to_string(), String::new()]);
+    }
+
+    #[test]
+    fn devices_get_those_controllers_that_were_given_to_the_manager() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let shared = || fs::read_to_string(folder.path().join("cgroup.subtree_control")).unwrap();
+        write("cgroup.controllers", "cpuset io pids\n");
+        write("cgroup.subtree_control", "");
+        share_controllers(folder.path());
+        assert_eq!(shared(), "");
+        write("cgroup.controllers", "cpuset memory pids\n");
+        share_controllers(folder.path());
+        assert_eq!(shared(), "+memory");
     }
 }

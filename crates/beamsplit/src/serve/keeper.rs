@@ -428,6 +428,9 @@ impl Keeper {
         let uuid = grant.definition.uuid;
         let gpu = self.machine.gpus().iter().find(|gpu| gpu.id == grant.profile.gpu);
         let cgroup = self.cgroup.as_deref().and_then(|groups| cgroup::make(groups, uuid));
+        if let Some(group) = &cgroup {
+            cgroup::bound(group, &grant.profile);
+        }
         let spawned = self.devices.spawn(grant, gpu, &self.config, cgroup.as_deref());
         let event = match spawned.and_then(|waiting| self.hold(uuid, waiting)) {
             Ok(identity) => {
