@@ -6,6 +6,7 @@ mod support;
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
@@ -116,6 +117,44 @@ fn those_who_say_nothing_or_never_read_keep_nobody_waiting() {
     assert!(told.contains("503"), "{told}");
     drop((silent, half, deaf, crowd));
     support::wait_until("there is room again", || home.run(&["list"]).status.success());
+}
+
+#[test]
+fn the_page_answers_for_this_host_only_and_without_a_token_it_only_looks() {
+    let home = Home::new();
+    let mut command = home.command();
+    command.args(["--web", "0"]);
+    let _manager = home.serve_by(command);
+    let log = home.log();
+    let port = log.split_once("http://127.0.0.1:").unwrap().1.split('/').next().unwrap();
+    let say = |what: &str, host: &str, more: &str| {
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        let request = format!("{what} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n{more}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let own = format!("Origin: http://localhost:{port}\r\n");
+    for (what, host, more, status, told) in [
+        ("GET /", "127.0.0.1", "", "200", "overview.js"),
+        ("GET /v1/session", "localhost", &*own, "200", "\"look\""),
+        ("GET /v1/vgpus", "evil.example", "", "403", "localhost"),
+        ("GET /", "localhost", "Origin: http://evil.example\r\n", "403", "Another site"),
+        ("POST /v1/vgpus/desk/start", "localhost", &*own, "403", "--tokens"),
+    ] {
+        let answer = say(what, host, more);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(told), "{what} {host}: {answer}");
+        for header in [
+            "content-security-policy: default-src 'self'; img-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'none'",
+            "x-content-type-options: nosniff",
+            "x-frame-options: DENY",
+            "referrer-policy: no-referrer",
+            "cache-control: no-cache",
+        ] {
+            assert!(answer.contains(header), "{what} {host}: no {header}: {answer}");
+        }
+    }
 }
 
 #[test]

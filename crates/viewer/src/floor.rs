@@ -25,10 +25,10 @@ pub(crate) use inputs::{Inputs, Lost, Which};
 /// What a person may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Right {
+pub enum Right {
     /// See the screen.
     Look,
-    /// Type, point and change the mode as well.
+    /// Type, point and change the mode as well; with a manager, start and stop.
     Control,
 }
 

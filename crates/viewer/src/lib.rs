@@ -46,13 +46,15 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 pub use args::{Args, Monitor, NoWindow, WindowSpec};
+pub use floor::Right;
 pub use listen::{ListenAddress, ListenError, ListenFd, Listening};
-pub use tokens::{TokensError, TokensFile};
+pub use tokens::{Tokens, TokensError, TokensFile};
+pub use web::guard;
 pub use window::Window;
 
 use floor::{Floor, Inputs, Which};
 use hub::Hub;
-use tokens::{Door, Tokens};
+use tokens::Door;
 
 /// Wishes for another size are passed on this often. Stops a storm of resizes.
 const RESIZE_EACH: Duration = Duration::from_millis(100);

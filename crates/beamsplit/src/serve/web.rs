@@ -5,28 +5,25 @@
 //! no more at once.
 
 use std::convert::Infallible;
-use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde::Deserialize;
 use serde_json::json;
-use subtle::{Choice, ConstantTimeEq};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use viewer::{Right, Tokens, guard};
 
 use super::routes::{self, App, VERSION};
 
@@ -40,17 +37,9 @@ const FILES: [(&str, &str, &str); 3] = [
     ("/overview.css", STYLE, include_str!("../../page/overview.css")),
     ("/overview.js", SCRIPT, include_str!("../../page/overview.js")),
 ];
-/// What every answer carries: nothing from elsewhere, in no other page, and asked for again each time.
-const HEADERS: [(HeaderName, &str); 5] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'self'; img-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'",
-    ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::X_FRAME_OPTIONS, "DENY"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (header::CACHE_CONTROL, "no-cache"),
-];
+/// Nothing from elsewhere, and in no other page.
+const POLICY: &str =
+    "default-src 'self'; img-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'";
 /// Connections at once.
 const CLIENTS: usize = 64;
 /// Bytes of a request's head; a browser's has about one thousand.
@@ -59,33 +48,15 @@ const MAX_HEAD: usize = 16 << 10;
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a connection may last; browsers make another.
 const LIFE: Duration = Duration::from_secs(120);
-/// The largest file of tokens.
-const MAX_TOKENS: u64 = 64 << 10;
-/// Letters of a token. Fewer can be guessed.
-const LETTERS: std::ops::RangeInclusive<usize> = 16..=256;
-
-/// What somebody may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Right {
-    Look,
-    Control,
-}
 
 /// Who may.
 #[derive(Debug, Clone)]
 pub struct Door(Option<PathBuf>);
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Tokens {
-    control: Vec<String>,
-    look: Vec<String>,
-}
-
 impl Door {
     /// Guarded by the tokens in this file, which must be good now.
     pub fn new(tokens: Option<PathBuf>) -> Result<Self> {
-        tokens.as_deref().map(read_tokens).transpose()?;
+        tokens.as_deref().map(Tokens::read).transpose()?;
         Ok(Door(tokens))
     }
 
@@ -93,39 +64,14 @@ impl Door {
     fn right(&self, headers: &HeaderMap) -> Option<Right> {
         let Some(path) = &self.0 else { return Some(Right::Look) };
         let said = headers.get(header::AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")?;
-        let tokens = read_tokens(path).inspect_err(|error| tracing::error!("Nobody is let in: {error:#}")).ok()?;
-        // Each is looked at, whichever it is.
-        let known = |tokens: &[String]| {
-            let known = tokens.iter().fold(Choice::from(0), |known, token| known | token.as_bytes().ct_eq(said));
-            bool::from(known)
-        };
-        match (known(&tokens.control), known(&tokens.look)) {
-            (true, _) => Some(Right::Control),
-            (false, true) => Some(Right::Look),
-            (false, false) => None,
+        match Tokens::read(path) {
+            Ok(tokens) => tokens.right_of(said),
+            Err(error) => {
+                tracing::error!("Nobody is let in: {:#}", anyhow::Error::from(error));
+                None
+            }
         }
     }
-}
-
-fn read_tokens(path: &Path) -> Result<Tokens> {
-    let cannot = || format!("Cannot use the tokens in {}", path.display());
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).with_context(cannot)?;
-    let there = file.metadata().with_context(cannot)?;
-    ensure!(there.is_file(), "{}: it is not an ordinary file", cannot());
-    ensure!(there.mode() & 0o077 == 0, "{}: others can read or write it; chmod 600 helps", cannot());
-    let mut text = String::new();
-    file.take(MAX_TOKENS).read_to_string(&mut text).with_context(cannot)?;
-    // The message of a parser would repeat what is in the file.
-    let tokens: Option<Tokens> = toml::from_str(&text).ok();
-    let good = |token: &String| {
-        LETTERS.contains(&token.len())
-            && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
-    };
-    let tokens = tokens.filter(|tokens| tokens.control.iter().chain(&tokens.look).all(good));
-    tokens.with_context(|| {
-        format!("{}: use control = [\"...\"] and look = [\"...\"], of 16 to 256 letters, digits, - _ . ~", cannot())
-    })
 }
 
 /// Binds the port; only on this host.
@@ -185,12 +131,11 @@ fn router(app: App, door: Door) -> Router {
         .route("/v1/vgpus/{vgpu}/stop", post(routes::stop))
         .layer(middleware::from_fn_with_state(door, admit));
     let pages = FILES.into_iter().fold(Router::new(), file);
-    pages.merge(api).with_state(app).layer(middleware::from_fn(check))
+    pages.merge(api).with_state(app).layer(middleware::from_fn_with_state(POLICY, guard::check))
 }
 
 async fn session(Extension(right): Extension<Right>) -> Json<serde_json::Value> {
-    let word = if right == Right::Control { "control" } else { "look" };
-    Json(json!({ "version": VERSION, "right": word }))
+    Json(json!({ "version": VERSION, "right": right }))
 }
 
 /// What is asked for must be allowed.
@@ -210,45 +155,10 @@ async fn admit(State(door): State<Door>, mut request: Request, next: Next) -> Re
     }
 }
 
-/// Every request passes here first: it names an address or localhost, and comes from the page itself.
-async fn check(request: Request, next: Next) -> Result<Response, Infallible> {
-    let mut response = match is_own(request.headers()) {
-        true => next.run(request).await,
-        false => {
-            (StatusCode::FORBIDDEN, "The page is served for localhost and for addresses only, and to no other site\n")
-                .into_response()
-        }
-    };
-    for (name, value) in HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    Ok(response)
-}
-
-fn is_own(headers: &HeaderMap) -> bool {
-    let single = |name: HeaderName| {
-        let mut values = headers.get_all(name).iter();
-        values.next().filter(|_| values.next().is_none())?.to_str().ok().map(str::to_ascii_lowercase)
-    };
-    let Some(host) = single(header::HOST).filter(|host| is_local(host)) else { return false };
-    if !headers.contains_key(header::ORIGIN) {
-        return true;
-    }
-    single(header::ORIGIN).is_some_and(|origin| origin.strip_prefix("http://") == Some(&host))
-}
-
-/// True for localhost and addresses: DNS has no say in them.
-fn is_local(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or(rest, |(address, _)| address),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name == "localhost" || name.parse::<IpAddr>().is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::HeaderName;
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
@@ -283,20 +193,6 @@ mod tests {
     #[test]
     fn without_tokens_one_only_looks() {
         assert_eq!(Door::new(None).unwrap().right(&HeaderMap::new()), Some(Right::Look));
-    }
-
-    #[test]
-    fn other_sites_and_names_that_were_rebound_are_refused() {
-        let own = |host: &str, origin: &[&str]| {
-            let mut all = vec![(header::HOST, host)];
-            all.extend(origin.iter().map(|origin| (header::ORIGIN, *origin)));
-            is_own(&headers(&all))
-        };
-        assert!(
-            own("localhost:8000", &[]) && own("127.0.0.1:8000", &["http://127.0.0.1:8000"]) && own("[::1]:80", &[])
-        );
-        assert!(!own("evil.example:8000", &[]) && !own("localhost:8000", &["http://localhost:8001"]));
-        assert!(!own("localhost:8000", &["null"]) && !is_own(&HeaderMap::new()));
     }
 
     #[test]

@@ -71,13 +71,9 @@ struct Content {
 impl TokensFile {
     /// Opens and reads it.
     pub fn open(path: &Path) -> Result<Self, TokensError> {
-        let failed = |source: io::Error| TokensError::Read { path: path.to_owned(), source };
-        let watch = watch(path).map_err(|errno| failed(errno.into()))?;
-        // A pipe is refused below; to open it must not wait for somebody who writes.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-        let file = File::from(file);
-        let mut file = Self { path: path.to_owned(), file, watch, tokens: None };
+        let failed = |errno: rustix::io::Errno| TokensError::Read { path: path.to_owned(), source: errno.into() };
+        let watch = watch(path).map_err(failed)?;
+        let mut file = Self { path: path.to_owned(), file: open(path)?, watch, tokens: None };
         file.tokens = Some(file.read()?);
         Ok(file)
     }
@@ -114,42 +110,62 @@ impl TokensFile {
         if (named.dev(), named.ino()) != (data.dev(), data.ino()) {
             return Err(TokensError::Replaced(self.path.clone()));
         }
-        self.check(&data)?;
-        let mut text = vec![0; data.len() as usize];
-        self.file.read_exact_at(&mut text, 0).map_err(failed)?;
-        let text =
-            String::from_utf8(text).map_err(|error| self.wrong(error.utf8_error().valid_up_to(), error.as_bytes()))?;
-        // What the parser says repeats what it read, so only the place is told.
-        let content: Content = toml::from_str(&text)
-            .map_err(|error| self.wrong(error.span().map_or(0, |span| span.start), text.as_bytes()))?;
-        let lists = [(content.control, Right::Control), (content.look, Right::Look)];
-        let all = lists.into_iter().flat_map(|(list, right)| list.into_iter().map(move |token| (token, right)));
-        let mut tokens: Vec<(Secret, Right)> = Vec::new();
-        for (token, right) in all {
-            let start = token.span().start;
-            let token = token.into_inner();
-            if !token.is_sane() || tokens.iter().any(|(known, _)| *known == token) {
-                return Err(self.wrong(start, text.as_bytes()));
-            }
-            tokens.push((token, right));
-        }
-        Ok(Tokens(tokens))
+        read(&self.path, &self.file)
     }
+}
 
-    fn check(&self, data: &Metadata) -> Result<(), TokensError> {
-        if !data.is_file() || data.len() > MAX_FILE {
-            return Err(TokensError::Kind(self.path.clone()));
-        }
-        if data.mode() & 0o077 != 0 {
-            return Err(TokensError::Exposed(self.path.clone()));
-        }
-        Ok(())
+impl Tokens {
+    /// Reads a file of them once: for who can open it again whenever somebody asks.
+    pub fn read(path: &Path) -> Result<Self, TokensError> {
+        read(path, &open(path)?)
     }
+}
 
-    fn wrong(&self, at: usize, text: &[u8]) -> TokensError {
+fn open(path: &Path) -> Result<File, TokensError> {
+    // A pipe is refused below; to open it must not wait for somebody who writes.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => Ok(file.into()),
+        Err(errno) => Err(TokensError::Read { path: path.to_owned(), source: errno.into() }),
+    }
+}
+
+fn read(path: &Path, file: &File) -> Result<Tokens, TokensError> {
+    let failed = |source| TokensError::Read { path: path.to_owned(), source };
+    let wrong = |at: usize, text: &[u8]| {
         let line = 1 + text.iter().take(at).filter(|byte| **byte == b'\n').count();
-        TokensError::Content { path: self.path.clone(), line }
+        TokensError::Content { path: path.to_owned(), line }
+    };
+    let data = file.metadata().map_err(failed)?;
+    check(path, &data)?;
+    let mut text = vec![0; data.len() as usize];
+    file.read_exact_at(&mut text, 0).map_err(failed)?;
+    let text = String::from_utf8(text).map_err(|error| wrong(error.utf8_error().valid_up_to(), error.as_bytes()))?;
+    // What the parser says repeats what it read, so only the place is told.
+    let content: Content =
+        toml::from_str(&text).map_err(|error| wrong(error.span().map_or(0, |span| span.start), text.as_bytes()))?;
+    let lists = [(content.control, Right::Control), (content.look, Right::Look)];
+    let all = lists.into_iter().flat_map(|(list, right)| list.into_iter().map(move |token| (token, right)));
+    let mut tokens: Vec<(Secret, Right)> = Vec::new();
+    for (token, right) in all {
+        let start = token.span().start;
+        let token = token.into_inner();
+        if !token.is_sane() || tokens.iter().any(|(known, _)| *known == token) {
+            return Err(wrong(start, text.as_bytes()));
+        }
+        tokens.push((token, right));
     }
+    Ok(Tokens(tokens))
+}
+
+fn check(path: &Path, data: &Metadata) -> Result<(), TokensError> {
+    if !data.is_file() || data.len() > MAX_FILE {
+        return Err(TokensError::Kind(path.to_owned()));
+    }
+    if data.mode() & 0o077 != 0 {
+        return Err(TokensError::Exposed(path.to_owned()));
+    }
+    Ok(())
 }
 
 impl AsFd for TokensFile {

@@ -1,12 +1,39 @@
-//! Which requests are admitted.
+//! Which requests a page on a port of this host answers, and what all its answers carry.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::debug;
+
+/// What every answer carries besides its content security policy: in no other page, and asked for again each time.
+const HEADERS: [(HeaderName, &str); 4] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-cache"),
+];
+
+/// Every request passes here first; `policy` is the page's content security policy.
+pub async fn check(State(policy): State<&'static str>, request: Request, next: Next) -> Response {
+    let mut response = match admit(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => {
+            debug!("Refused a request: {refused}");
+            (StatusCode::FORBIDDEN, format!("{refused}\n")).into_response()
+        }
+    };
+    for (name, value) in HEADERS.into_iter().chain([(header::CONTENT_SECURITY_POLICY, policy)]) {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
 
 /// Why a request is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+enum Refused {
     /// Which site it is for is not said, or said twice.
     #[error("The request names no host")]
     NoHost,
@@ -14,14 +41,14 @@ pub(super) enum Refused {
     #[error("The page is served for localhost and for addresses only: open http://localhost with the port")]
     Rebound,
     /// Another page wants to look.
-    #[error("Another site may not look at this screen")]
+    #[error("Another site may not use this page")]
     Foreign,
 }
 
 /// Checks the site that a request names and the page that it comes from.
 ///
 /// A browser sends `Origin` with every WebSocket; what sends none is no browser.
-pub(super) fn admit(headers: &HeaderMap) -> Result<(), Refused> {
+fn admit(headers: &HeaderMap) -> Result<(), Refused> {
     let host = single(headers, header::HOST).ok_or(Refused::NoHost)?.to_ascii_lowercase();
     if !is_local(&host) {
         return Err(Refused::Rebound);

@@ -8,19 +8,18 @@
 //! `/screen` without one is a VNC client that happens to speak WebSocket, and is asked for a token like any other.
 
 mod control;
-mod guard;
+pub mod guard;
 mod novnc;
 mod ticket;
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -61,17 +60,8 @@ const MAX_MESSAGE: usize = 64 << 10;
 /// Bytes of a request's head; a browser's has about one thousand.
 const MAX_HEAD: usize = 16 << 10;
 
-/// What every answer carries: nothing from elsewhere, in no other page, and asked for again each time.
-const HEADERS: [(HeaderName, &str); 5] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' ws: wss:; frame-ancestors 'none'; base-uri 'none'",
-    ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::X_FRAME_OPTIONS, "DENY"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (header::CACHE_CONTROL, "no-cache"),
-];
+/// Nothing from elsewhere, and in no other page.
+const POLICY: &str = "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' ws: wss:; frame-ancestors 'none'; base-uri 'none'";
 
 #[derive(Clone)]
 struct Site {
@@ -163,22 +153,7 @@ fn router(site: Site) -> Router {
         .route("/control", any(control))
         .route("/screen", any(screen))
         .with_state(site)
-        .layer(middleware::from_fn(check))
-}
-
-/// Every request passes here first.
-async fn check(request: axum::extract::Request, next: Next) -> Result<Response, Infallible> {
-    let mut response = match guard::admit(request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(refused) => {
-            debug!("Refused a request: {refused}");
-            (StatusCode::FORBIDDEN, format!("{refused}\n")).into_response()
-        }
-    };
-    for (name, value) in HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    Ok(response)
+        .layer(middleware::from_fn_with_state(POLICY, guard::check))
 }
 
 async fn status(State(site): State<Site>) -> impl IntoResponse {
