@@ -202,12 +202,9 @@ impl Service {
         what: &str,
         call: impl FnOnce(&mut dyn ThreeD, Ticket) -> Progress,
     ) -> Result<()> {
-        let ticket = self.ticket();
-        match call(self.three_d.as_mut(), ticket) {
-            Progress::Done(result) => return result.map_err(|_| odd(what)),
-            Progress::Later => drop(client.fences.insert(ticket, Vec::new())),
-        }
-        self.settle(client, &HashSet::from([ticket]))
+        self.later(client, what, call)?;
+        let ticket = Ticket(self.tickets);
+        if client.fences.contains_key(&ticket) { self.settle(client, &HashSet::from([ticket])) } else { Ok(()) }
     }
 
     /// Waits until all these are done.
