@@ -120,7 +120,7 @@ fn exchange(
         written?;
         read?;
     }
-    self::body(&answer)
+    self::body(answer)
 }
 
 fn why_not_connected(error: &Error, socket: &Path) -> anyhow::Error {
@@ -135,21 +135,28 @@ fn why_not_connected(error: &Error, socket: &Path) -> anyhow::Error {
     }
 }
 
-/// The body of an answer; a refusal becomes an error in the words of who refuses.
-fn body(answer: &[u8]) -> Result<Vec<u8>> {
+/// The status and the body of an answer.
+pub fn parse(mut answer: Vec<u8>) -> Result<(u16, Vec<u8>)> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
-    let Ok(Status::Complete(head)) = response.parse(answer) else { bail!("The answer is no HTTP") };
-    let body = &answer[head..];
+    let Ok(Status::Complete(head)) = response.parse(&answer) else { bail!("The answer is no HTTP") };
     let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
     let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
-    if length != Some(body.len()) {
+    if length != Some(answer.len() - head) {
         bail!("The answer was cut off");
     }
-    match response.code.unwrap_or(0) {
-        200..=299 => Ok(body.to_vec()),
-        status => {
-            let told: Option<Value> = serde_json::from_slice(body).ok();
+    let status = response.code.unwrap_or(0);
+    // Pictures are large: the body stays where it is.
+    answer.drain(..head);
+    Ok((status, answer))
+}
+
+/// The body of an answer; a refusal becomes an error in the words of who refuses.
+fn body(answer: Vec<u8>) -> Result<Vec<u8>> {
+    match parse(answer)? {
+        (200..=299, body) => Ok(body),
+        (status, body) => {
+            let told: Option<Value> = serde_json::from_slice(&body).ok();
             let why = told.as_ref().and_then(|value| value["error"].as_str());
             let why = why.map_or_else(|| format!("The answer was {status}"), str::to_owned);
             Err(Refused { status, why }.into())
@@ -165,15 +172,15 @@ mod tests {
     #[test]
     fn a_good_answer_is_its_body() {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 3\r\n\r\npng";
-        assert_eq!(body(answer).unwrap(), b"png");
+        assert_eq!(body(answer.to_vec()).unwrap(), b"png");
     }
 
     #[test]
     fn a_refusal_is_told_in_the_devices_words() {
         let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 16\r\n\r\n{\"error\":\"Dark\"}";
-        assert_eq!(body(answer).unwrap_err().to_string(), "Dark");
+        assert_eq!(body(answer.to_vec()).unwrap_err().to_string(), "Dark");
         let answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
-        assert!(body(answer).unwrap_err().to_string().contains("503"));
+        assert!(body(answer.to_vec()).unwrap_err().to_string().contains("503"));
     }
 
     #[test]
@@ -185,7 +192,7 @@ mod tests {
             b"",
             b"png",
         ] {
-            assert!(body(answer).is_err(), "{}", answer.escape_ascii());
+            assert!(body(answer.to_vec()).is_err(), "{}", answer.escape_ascii());
         }
     }
 

@@ -3,17 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use httparse::{EMPTY_HEADER, Status};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::client;
+
 /// How long a device may take: it gives up on itself after five seconds.
 const PATIENCE: Duration = Duration::from_secs(6);
 /// The longest answer that is passed on: a picture of 8192x8192.
-const MAX_ANSWER: u64 = 256 << 20;
-/// The most headers of an answer.
-const MAX_HEADERS: usize = 32;
+const MAX_PICTURE: u64 = 256 << 20;
+/// The longest answer that is read: far more than a device has to tell. Any user of the host may be at the other end.
+const MAX_JSON: u64 = 1 << 20;
 
 /// What a device said.
 #[derive(Debug)]
@@ -38,24 +39,23 @@ pub enum Silent {
     Garbage,
 }
 
-/// Asks the one that listens on `socket` with GET.
-pub async fn get(socket: &Path, target: &str) -> Result<Answer, Silent> {
-    within(async {
-        let stream = UnixStream::connect(socket).await?;
-        exchange(stream, target).await
-    })
-    .await
-}
-
-/// Asks the one at the other end for JSON.
-pub async fn json(stream: UnixStream, target: &str) -> Result<Value, Silent> {
-    let answer = within(exchange(stream, target)).await?;
-    serde_json::from_slice(&answer.body).map_err(|_| Silent::Garbage)
+/// Asks the one that listens on `socket` for a picture.
+pub async fn picture(socket: &Path, target: &str) -> Result<Answer, Silent> {
+    within(async { exchange(UnixStream::connect(socket).await?, target, MAX_PICTURE).await }).await
 }
 
 /// The statistics of the one that listens on `socket`.
 pub async fn stats(socket: &Path) -> Result<Value, Silent> {
-    let answer = get(socket, "/v1/stats").await?;
+    within(async { told(UnixStream::connect(socket).await?).await }).await
+}
+
+/// The statistics of the one at the other end.
+pub async fn stats_over(stream: UnixStream) -> Result<Value, Silent> {
+    within(told(stream)).await
+}
+
+async fn told(stream: UnixStream) -> Result<Value, Silent> {
+    let answer = exchange(stream, "/v1/stats", MAX_JSON).await?;
     serde_json::from_slice(&answer.body).map_err(|_| Silent::Garbage)
 }
 
@@ -63,37 +63,32 @@ async fn within<T>(asking: impl Future<Output = Result<T, Silent>>) -> Result<T,
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or(Err(Silent::Late))
 }
 
-async fn exchange(mut stream: UnixStream, target: &str) -> Result<Answer, Silent> {
+async fn exchange(mut stream: UnixStream, target: &str, most: u64) -> Result<Answer, Silent> {
     let request = format!("GET {target} HTTP/1.1\r\nHost: device\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-    parse(&answer)
-}
-
-fn parse(answer: &[u8]) -> Result<Answer, Silent> {
-    let mut headers = [EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let Ok(Status::Complete(head)) = response.parse(answer) else { return Err(Silent::Garbage) };
-    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-    let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
-    let body = answer[head..].to_vec();
-    if length != Some(body.len()) {
-        return Err(Silent::Garbage);
-    }
-    Ok(Answer { status: response.code.unwrap_or(0), body })
+    stream.take(most).read_to_end(&mut answer).await?;
+    let (status, body) = client::parse(answer).map_err(|_| Silent::Garbage)?;
+    Ok(Answer { status, body })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn half_an_answer_is_none() {
-        let whole = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}";
-        assert_eq!(parse(whole).unwrap().status, 404);
-        for end in 0..whole.len() {
-            assert!(parse(&whole[..end]).is_err(), "{end}");
-        }
+    #[tokio::test]
+    async fn whoever_answers_without_an_end_is_read_no_further_than_there_is_to_tell() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let flood = tokio::spawn(async move {
+            far.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut said = 0;
+            while let Ok(length) = far.write(&[b' '; 64 << 10]).await {
+                said += length as u64;
+            }
+            said
+        });
+        assert!(matches!(stats_over(near).await, Err(Silent::Garbage)));
+        // What was not read lies in the socket.
+        assert!(flood.await.unwrap() < 2 * MAX_JSON);
     }
 }

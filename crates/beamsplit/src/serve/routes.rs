@@ -367,7 +367,7 @@ pub async fn screenshot(
 ) -> Result<Response, Refused> {
     let socket = control(&app, word).await?;
     let width = asked.width.map_or(String::new(), |width| format!("&width={width}"));
-    let answer = ask::get(&socket, &format!("/v1/screenshot?head={}{width}", asked.head)).await?;
+    let answer = ask::picture(&socket, &format!("/v1/screenshot?head={}{width}", asked.head)).await?;
     if answer.status != 200 {
         return Err(passed_on(&answer));
     }

@@ -167,6 +167,6 @@ async fn answers(folder: &Path, uuid: Uuid, identity: Identity) -> Option<Value>
     if !is(&stream, identity) {
         return None;
     }
-    let stats = ask::json(stream, "/v1/stats").await.ok()?;
+    let stats = ask::stats_over(stream).await.ok()?;
     (stats["name"] == uuid.to_string()).then_some(stats)
 }
