@@ -149,6 +149,18 @@ impl Manager {
         waited.with_context(|| format!("{last}\n{}", self.log()))
     }
 
+    /// Starts a vGPU, and waits until it runs.
+    pub fn start_vgpu(&self, name: &str) -> Result<()> {
+        self.tell(&["start", name])?;
+        self.wait_for(name, "running", 60).map(drop)
+    }
+
+    /// The device of a vGPU that runs.
+    pub fn device(&self, name: &str) -> Result<u32> {
+        let pid = self.vgpu(name)?["pid"].as_u64().context("It has no process")?;
+        u32::try_from(pid).context("A process has a small number")
+    }
+
     /// Where a VMM connects.
     pub fn socket(&self, name: &str) -> Result<PathBuf> {
         let attachment = self.ask(&["attach", name])?;
@@ -170,9 +182,8 @@ impl Manager {
 
     /// The processes that draw for a vGPU's guest.
     pub fn renderers(&self, name: &str) -> Result<Vec<Pid>> {
-        let device = self.vgpu(name)?["pid"].as_u64().context("It has no process")?;
         let draws = |words: &[String]| words.get(1).is_some_and(|word| word == "as-renderer");
-        let found = descendants(u32::try_from(device)?)?.into_iter().filter(|(_, words)| draws(words));
+        let found = descendants(self.device(name)?)?.into_iter().filter(|(_, words)| draws(words));
         found.map(|(process, _)| pid(process)).collect()
     }
 

@@ -14,6 +14,9 @@ const SIZE: usize = 256;
 /// Where the program is in a guest.
 const PROGRAM: &str = "/tmp/guest-scene";
 
+/// The environment in which a guest's Vulkan is drawn by its card, and not by the guest's own software.
+pub const VENUS: &str = "VK_DRIVER_FILES=/usr/share/vulkan/icd.d/virtio_icd.json";
+
 /// What it drew.
 #[derive(Debug)]
 pub struct Scene {

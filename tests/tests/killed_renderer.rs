@@ -5,7 +5,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tests::guest::PATIENCE;
 use tests::process::{descendants, wait_until};
 use tests::progress::say;
-use tests::{Config, Device, Gpu, Guest, Picture, Scene, scene};
+use tests::scene::{self, VENUS};
+use tests::{Config, Device, Gpu, Guest, Picture, Scene};
 
 const KILLS: u32 = 5;
 const SIZE: (u32, u32) = (640, 480);
@@ -78,8 +79,7 @@ impl Cube {
         // It ends when something can be read from its standard input.
         let shell = guest.spawn("sleep 1000 | kmscube >/tmp/cube 2>&1")?;
         let turns = || {
-            // A shaded cube has many colours, a console has not.
-            let Some(picture) = device.screen_if_lit()?.filter(|picture| picture.colours() > 200) else {
+            let Some(picture) = device.screen_if_lit()?.filter(is_cube) else {
                 return Ok(None);
             };
             Ok(device.screen_if_lit()?.filter(|next| *next != picture).map(drop))
@@ -103,9 +103,6 @@ impl Cube {
 fn is_cube(picture: &Picture) -> bool {
     picture.colours() > 200
 }
-
-/// Of the guest's drivers of Vulkan this one, and not the one that draws in software.
-const VENUS: &str = "VK_DRIVER_FILES=/usr/share/vulkan/icd.d/virtio_icd.json";
 
 #[test]
 fn a_vulkan_program_loses_its_own_process_alone_and_all_end_with_the_render_server() -> Result<()> {

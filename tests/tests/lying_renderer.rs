@@ -10,9 +10,6 @@ use tests::{Config, Device, Gpu, Guest, Picture, Scene, scene};
 const SIZE: (u32, u32) = (640, 480);
 const VIRGL2: u32 = 2;
 const VENUS: u32 = 4;
-/// Of the guest's drivers of Vulkan this one, and not the one that draws in software.
-const VENUS_DRIVER: &str = "VK_DRIVER_FILES=/usr/share/vulkan/icd.d/virtio_icd.json";
-
 /// After which lie a process is ended, and what is then said of it.
 const DEADLY: &[(&str, &str)] = &[
     ("jump", "has told more than there was room for"),
@@ -71,7 +68,7 @@ fn what_is_drawn_is_right_all_the_same(stage: &mut Stage) -> Result<()> {
 
 fn answers_for_another_process_do_not_reach_its_client(stage: &mut Stage) -> Result<()> {
     let before = stage.count("lies")?;
-    let command = scene::command(VENUS_DRIVER, "vulkan", 100).replace("/tmp/picture", "/tmp/vulkan");
+    let command = scene::command(scene::VENUS, "vulkan", 100).replace("/tmp/picture", "/tmp/vulkan");
     stage.guest.spawn(&format!("{command} >/tmp/vulkan.words; mv /tmp/vulkan.words /tmp/vulkan.done"))?;
     let both = || Ok(stage.device.renderers()?.iter().any(|(_, kind)| kind == "vk").then_some(()));
     wait_until(PATIENCE, "the process for Vulkan", both)?;

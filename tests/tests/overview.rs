@@ -27,8 +27,7 @@ fn a_page_shows_all_vgpus_and_starts_them_for_who_may() -> Result<()> {
         manager.tell(&["define", kind, "--name", name])?;
     }
     for name in ["anna", "lobby"] {
-        manager.tell(&["start", name])?;
-        manager.wait_for(name, "running", 60)?;
+        manager.start_vgpu(name)?;
     }
     let boot = |name| Guest::start(&Config::mini().gpu(Gpu::Generic(manager.socket(name)?)));
     let mut guests = [boot("anna")?, boot("lobby")?];

@@ -5,12 +5,10 @@ use rustix::process::{Signal, kill_process};
 use tests::guest::PATIENCE;
 use tests::process::wait_until;
 use tests::progress::say;
-use tests::{Config, Device, Gpu, Guest, Picture, Scene, scene};
+use tests::scene::{self, VENUS};
+use tests::{Config, Device, Gpu, Guest, Picture, Scene};
 
 const FRAMES: u32 = 200;
-
-/// Of the guest's drivers this one, and not the one that draws in software.
-const VENUS: &str = "VK_DRIVER_FILES=/usr/share/vulkan/icd.d/virtio_icd.json";
 
 #[test]
 fn vulkan_of_a_guest_is_drawn_and_computed_by_the_host_as_the_host_does_it_itself() -> Result<()> {

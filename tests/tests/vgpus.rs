@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, kill_process};
-use serde_json::Value;
 use tests::guest::PATIENCE;
 use tests::process::{descendants, wait_until};
 use tests::progress::say;
@@ -45,8 +44,7 @@ fn three_guests_share_a_gpu_and_what_befalls_one_stays_with_it() -> Result<()> {
     let mut manager = Manager::start(TYPES)?;
     for name in NAMES {
         manager.tell(&["define", name, "--name", name])?;
-        manager.tell(&["start", name])?;
-        manager.wait_for(name, "running", 60)?;
+        manager.start_vgpu(name)?;
     }
     say(manager.tell(&["list"])?);
     let [mut desk, mut light, mut heavy] = boot(&manager)?;
@@ -163,14 +161,13 @@ fn one_that_hangs_is_held(manager: &Manager, light: &mut Guest, heavy: &mut Gues
     picture.wait_until_shown(|| manager.screen("heavy"))?;
     ensure!(manager.renderers("heavy")?.is_empty(), "What hangs is there");
     heavy.try_run(&format!("kill -9 -{hanging}"))?;
-    manager.tell(&["start", "heavy"])?;
-    manager.wait_for("heavy", "running", 60)?;
+    manager.start_vgpu("heavy")?;
     Scene::in_guest(heavy, "", "gl", 20)?.assert_same(expected)
 }
 
 /// The device of each vGPU.
-fn pids(manager: &Manager) -> Result<Vec<Value>> {
-    NAMES.iter().map(|name| Ok(manager.vgpu(name)?["pid"].clone())).collect()
+fn pids(manager: &Manager) -> Result<Vec<u32>> {
+    NAMES.iter().map(|name| manager.device(name)).collect()
 }
 
 /// The next guest of a vGPU finds no byte of the one before it: what was on its screen is in no process of the new one.
@@ -182,8 +179,7 @@ fn nothing_is_left_behind(manager: &Manager, mut before: Guest) -> Result<()> {
     drop(before);
     manager.tell(&["stop", "desk"])?;
     manager.wait_for("desk", "defined", 60)?;
-    manager.tell(&["start", "desk"])?;
-    manager.wait_for("desk", "running", 60)?;
+    manager.start_vgpu("desk")?;
     let mut after = Guest::boot(Config::mini().gpu(Gpu::VhostUserGpu(manager.socket("desk")?)))?;
     let other = after.show(0, 640, 480)?;
     other.wait_until_shown(|| manager.screen("desk"))?;
@@ -193,7 +189,7 @@ fn nothing_is_left_behind(manager: &Manager, mut before: Guest) -> Result<()> {
 
 /// Whether some memory of a vGPU's processes holds these pixels, as a guest writes them: blue, green, red, anything.
 fn remembers(manager: &Manager, canary: &[[u8; 3]]) -> Result<bool> {
-    let device = u32::try_from(manager.vgpu("desk")?["pid"].as_u64().context("It has no process")?)?;
+    let device = manager.device("desk")?;
     let others = descendants(device)?.into_iter().map(|(process, _)| process);
     for process in others.chain([device]) {
         let maps = std::fs::read_to_string(format!("/proc/{process}/maps"))?;

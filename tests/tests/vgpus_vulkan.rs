@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 use tests::guest::PATIENCE;
 use tests::process::{descendants, wait_until};
 use tests::progress::say;
-use tests::{Config, Gpu, Guest, Manager, Scene, scene};
+use tests::scene::{self, VENUS};
+use tests::{Config, Gpu, Guest, Manager, Scene};
 
 const TYPES: &str = r#"
 [[type]]
@@ -35,9 +36,6 @@ display = ["none"]
 
 /// As the type says it, and the addresses that a render server has besides: what Vulkan allocates counts as both.
 const MOST: u64 = (768 << 20) + (1 << 30);
-
-/// Of the guest's drivers this one, and not the one that draws in software.
-const VENUS: &str = "VK_DRIVER_FILES=/usr/share/vulkan/icd.d/virtio_icd.json";
 
 #[test]
 fn dispatches_on_a_ring_that_no_device_sees_are_given_time_by_weight() -> Result<()> {
@@ -77,7 +75,7 @@ fn one_that_allocates_without_end_is_stopped_and_its_guest_draws_on() -> Result<
     let expected = Scene::on_host("vulkan", 20)?;
     let drawn = Scene::in_guest(&mut guest, VENUS, "vulkan", 20);
     drawn.with_context(|| manager.tell(&["log", "light"]).unwrap_or_default())?.assert_same(&expected)?;
-    let device = device(&manager, "light")?;
+    let device = manager.device("light")?;
     // The guest's memory is among these: the device has it mapped.
     let shared: BTreeSet<_> = shared_memory(device)?.into_iter().map(|(file, _)| file).collect();
     let idle = occupied(device, &shared)?;
@@ -97,7 +95,7 @@ fn one_that_allocates_without_end_is_stopped_and_its_guest_draws_on() -> Result<
     ensure!(most > idle + (256 << 20), "This test sees no memory");
     ensure!(most - idle < MOST, "{most} bytes are more than what its type is given");
 
-    ensure!(self::device(&manager, "light")? == device, "The device is another process");
+    ensure!(manager.device("light")? == device, "The device is another process");
     ensure!(manager.vgpu("light")?["state"] == "running");
     Scene::in_guest(&mut guest, VENUS, "vulkan", 20)?.assert_same(&expected)?;
     let after = occupied(device, &shared)?;
@@ -111,8 +109,7 @@ fn start<const COUNT: usize>(names: [&str; COUNT]) -> Result<(Manager, [Guest; C
     let mut guests = Vec::new();
     for name in names {
         manager.tell(&["define", name, "--name", name])?;
-        manager.tell(&["start", name])?;
-        manager.wait_for(name, "running", 60)?;
+        manager.start_vgpu(name)?;
         guests.push(Guest::start(&Config::mesa().gpu(Gpu::Generic(manager.socket(name)?)))?);
     }
     for guest in &mut guests {
@@ -148,12 +145,6 @@ impl Had {
     fn since(&self, before: &Had) -> Self {
         Had { used: self.used - before.used, stops: self.stops - before.stops, submits: self.submits - before.submits }
     }
-}
-
-/// The device of a vGPU.
-fn device(manager: &Manager, name: &str) -> Result<u32> {
-    let pid = manager.vgpu(name)?["pid"].as_u64().context("It has no process")?;
-    u32::try_from(pid).context("A process has a small number")
 }
 
 /// Bytes of the host's memory that a device and its processes have: what is each one's own, and the files in memory that any of them

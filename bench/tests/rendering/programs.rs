@@ -5,14 +5,13 @@ use bench::process::cpu_time;
 use rustix::process::Pid;
 use tests::bed::apt::checked;
 use tests::process::descendants;
-use tests::{Guest, Scene, bed, scene, workspace};
+use tests::scene::{self, VENUS};
+use tests::{Guest, Scene, bed, workspace};
 
 use crate::cards::{Who, card};
 
 /// Frames before those that are measured: programs start, shaders are translated.
 const WARM: u32 = 50;
-/// Of the guest's Vulkan drivers the one that the host draws for.
-const VENUS: &str = "VK_DRIVER_FILES=/usr/share/vulkan/icd.d/virtio_icd.json";
 /// Of vkmark, which draws for so many seconds: what a run costs besides its frames is seen by the short one.
 const SECONDS: (u32, u32) = (1, 5);
 
