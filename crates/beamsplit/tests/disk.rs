@@ -69,9 +69,15 @@ fn a_thousand_are_listed() {
 }
 
 #[test]
-fn twenty_come_and_go() {
+fn twenty_come_and_go_and_leave_nothing() {
     let home = Home::new();
-    let _manager = home.serve();
+    let manager = home.serve();
+    let held = || {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", manager.process.id())).unwrap().flatten();
+        let names = fds.filter_map(|entry| entry.path().read_link().ok());
+        names.filter(|name| name.to_string_lossy().contains("pidfd")).count()
+    };
+    let before = held();
     for _ in 0..20 {
         let begin = std::time::Instant::now();
         let uuid = home.ok(&["create", TYPE, "--start"]);
@@ -82,6 +88,7 @@ fn twenty_come_and_go() {
     }
     assert!(home.devices().is_empty());
     assert_eq!(home.json(&["list"])["vgpus"], serde_json::json!([]));
+    wait_until("no process is held", || held() == before);
 }
 
 #[test]

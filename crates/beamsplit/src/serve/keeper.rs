@@ -289,7 +289,13 @@ impl Keeper {
     fn tell(&mut self, event: Event) {
         match &event {
             Event::Ready { uuid } => self.devices.share(*uuid, self.config.group),
-            Event::Exited { uuid, .. } => self.slices.remove(*uuid),
+            Event::Exited { uuid, .. } => {
+                self.slices.remove(*uuid);
+                // Its descriptor goes too. Another process of the same vGPU is watched by another.
+                if self.watches.get(uuid).is_some_and(Watch::is_over) {
+                    self.watches.remove(uuid);
+                }
+            }
             _ => {}
         }
         let ready = if let Event::Ready { uuid } = &event { Some(*uuid) } else { None };
