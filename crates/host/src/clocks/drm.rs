@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::time::Duration;
 
 use crate::processes::Processes;
 
-/// Longest `fdinfo` that is read: theirs have some forty lines.
-const LONGEST: usize = 64 << 10;
+/// Longest `fdinfo` that is read: theirs have some forty lines. Stops one of an epoll that waits for a million files.
+const LONGEST: u64 = 64 << 10;
 
 /// One opening of a GPU: descriptors that were duplicated or passed on are the same client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,8 +77,9 @@ pub fn clients(processes: &Processes, pids: impl IntoIterator<Item = i32>) -> Ve
     for pid in pids {
         let folder = processes.root().join(format!("{pid}/fdinfo"));
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let text = fs::read_to_string(entry.path()).unwrap_or_default();
-            if let Some(client) = Client::parse(text.get(..text.len().min(LONGEST)).unwrap_or_default()) {
+            let mut text = String::new();
+            let read = fs::File::open(entry.path()).and_then(|file| file.take(LONGEST).read_to_string(&mut text));
+            if let (Ok(_), Some(client)) = (read, Client::parse(&text)) {
                 clients.insert((client.driver.clone(), client.pdev.clone(), client.id), client);
             }
         }
