@@ -66,7 +66,8 @@ impl Stat {
         Identity { pid: self.pid, start_time: self.start_time }
     }
 
-    fn lives(&self) -> bool {
+    /// Whether it is no corpse.
+    pub fn lives(&self) -> bool {
         !matches!(self.state, 'Z' | 'X')
     }
 }

@@ -9,12 +9,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use host::processes::{Processes, Stat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::{Deserialize, Serialize};
 
 /// Which process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// Its number.
     pub pid: i32,
@@ -22,33 +22,9 @@ pub struct Identity {
     pub start_time: u64,
 }
 
-/// What `/proc/PID/stat` says of a process, as much as concerns us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stat {
-    state: char,
-    session: i32,
-    start_time: u64,
-}
-
-impl Stat {
-    fn read(pid: i32) -> Option<Self> {
-        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
-    }
-
-    /// The name, in parentheses, may hold anything, parentheses too: what counts follows the last one.
-    fn parse(line: &[u8]) -> Option<Self> {
-        let end = line.iter().rposition(|byte| *byte == b')')?;
-        let mut words = std::str::from_utf8(&line[end + 1..]).ok()?.split_ascii_whitespace();
-        let state = words.next()?.chars().next()?;
-        // Fields 3, 6 and 22 of proc_pid_stat(5).
-        let session = words.nth(2)?.parse().ok()?;
-        let start_time = words.nth(15)?.parse().ok()?;
-        Some(Stat { state, session, start_time })
-    }
-
-    fn lives(&self) -> bool {
-        !matches!(self.state, 'Z' | 'X')
-    }
+/// What is known of the process that has this number now.
+fn stat(pid: i32) -> Option<Stat> {
+    Processes::default().stat(pid)
 }
 
 /// The boot that we are in.
@@ -59,12 +35,12 @@ pub fn boot_id() -> io::Result<String> {
 impl Identity {
     /// The process that has this number now.
     pub fn of(pid: i32) -> Option<Self> {
-        Stat::read(pid).map(|stat| Identity { pid, start_time: stat.start_time })
+        stat(pid).map(|stat| Identity { pid, start_time: stat.start_time })
     }
 
     /// Whether it is still there and not a corpse.
     pub fn lives(self) -> bool {
-        Stat::read(self.pid).is_some_and(|stat| stat.start_time == self.start_time && stat.lives())
+        stat(self.pid).is_some_and(|stat| stat.start_time == self.start_time && stat.lives())
     }
 
     /// Holds the process; `None` when it is gone.
@@ -82,17 +58,12 @@ impl Identity {
     /// their parent is now, but for those that began a session of their own. Ours never do.
     pub fn session(self) -> Vec<Identity> {
         // While anybody is in the session its number is given to no other process: one that has it is the leader, or ours is over.
-        if Stat::read(self.pid).is_some_and(|stat| stat.start_time != self.start_time) {
+        if stat(self.pid).is_some_and(|stat| stat.start_time != self.start_time) {
             return Vec::new();
         }
-        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        pids.filter_map(|pid| {
-            let stat = Stat::read(pid)?;
-            let ours = stat.session == self.pid && stat.lives() && stat.start_time >= self.start_time;
-            ours.then_some(Identity { pid, start_time: stat.start_time })
-        })
-        .collect()
+        let ours = |stat: &Stat| stat.session == self.pid && stat.lives() && stat.start_time >= self.start_time;
+        let identity = |stat: Stat| Identity { pid: stat.pid, start_time: stat.start_time };
+        Processes::default().all().filter(ours).map(identity).collect()
     }
 
     /// Ends the process and all of its session, at once. True when nobody was left to be ended.
@@ -132,15 +103,6 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
-
-    #[test]
-    fn a_name_full_of_parentheses_and_spaces_hides_nothing() {
-        let line = b"4711 (a) R 1 (b ) c) S 1 4711 4700 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2";
-        assert_eq!(Stat::parse(line), Some(Stat { state: 'S', session: 4700, start_time: 987_654 }));
-        for line in [&b""[..], b"1 (x", b"1 (x) S 1", b"1 (x) S a b c", &[0xff, b')', 0xff]] {
-            assert_eq!(Stat::parse(line), None);
-        }
-    }
 
     #[test]
     fn another_process_of_the_same_number_is_not_it() {
