@@ -11,6 +11,7 @@ use httparse::{EMPTY_HEADER, Status};
 use serde_json::Value;
 
 use crate::folders;
+use crate::table::printable;
 
 /// How long a device may stay silent: it gives up on itself sooner.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -158,7 +159,7 @@ fn body(answer: Vec<u8>) -> Result<Vec<u8>> {
         (status, body) => {
             let told: Option<Value> = serde_json::from_slice(&body).ok();
             let why = told.as_ref().and_then(|value| value["error"].as_str());
-            let why = why.map_or_else(|| format!("The answer was {status}"), str::to_owned);
+            let why = why.map_or_else(|| format!("The answer was {status}"), printable);
             Err(Refused { status, why }.into())
         }
     }
@@ -179,6 +180,8 @@ mod tests {
     fn a_refusal_is_told_in_the_devices_words() {
         let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 16\r\n\r\n{\"error\":\"Dark\"}";
         assert_eq!(body(answer.to_vec()).unwrap_err().to_string(), "Dark");
+        let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 25\r\n\r\n{\"error\":\"\\u001b[2JDark\"}";
+        assert_eq!(body(answer.to_vec()).unwrap_err().to_string(), "?[2JDark", "it must not reach the terminal");
         let answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
         assert!(body(answer.to_vec()).unwrap_err().to_string().contains("503"));
     }

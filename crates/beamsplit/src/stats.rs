@@ -53,6 +53,8 @@ pub fn rows(value: &Value) -> String {
     collect(value, &mut Vec::new(), &mut rows);
     // It concerns programs only.
     rows.retain(|(name, _)| name != "version");
+    // A device says the names, too, and must not reach the terminal.
+    let rows: Vec<_> = rows.iter().map(|(name, value)| (printable(name), printable(value))).collect();
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
 }
@@ -96,7 +98,7 @@ fn collect<'a>(value: &'a Value, path: &mut Vec<&'a str>, rows: &mut Vec<(String
                 path.pop();
             }
         }
-        Value::String(text) => rows.push((path.join("."), printable(text))),
+        Value::String(text) => rows.push((path.join("."), text.clone())),
         other => rows.push((path.join("."), other.to_string())),
     }
 }
@@ -142,5 +144,11 @@ mod tests {
         );
         let none = serde_json::json!({ "queue_latency": { "bounds_us": [1], "counts": [0, 0], "sum_us": 0 } });
         assert_eq!(rows(&none), "queue_latency  none\n");
+    }
+
+    #[test]
+    fn neither_a_name_nor_a_value_nor_a_list_reaches_the_terminal() {
+        let value = serde_json::json!({ "a\u{1b}[2J": "b\u{1b}[2J", "c": ["d\u{9b}2J"] });
+        assert_eq!(rows(&value), "a?[2J  b?[2J\nc      [\"d?2J\"]\n");
     }
 }
