@@ -1,6 +1,7 @@
 //! Watches one device: when it answers for the first time, and when it and all that it started are gone.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -119,7 +120,7 @@ async fn watch(desk: Desk, uuid: Uuid, identity: Identity, pidfd: Arc<OwnedFd>, 
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(IMPATIENCE.1);
         };
-        if let Some(address) = stats["viewer"]["web"][0].as_str() {
+        if let Some(address) = console(&stats) {
             let _ = said.console.set(format!("http://{address}/"));
         }
         desk.happened(Event::Ready { uuid });
@@ -147,6 +148,12 @@ async fn watch(desk: Desk, uuid: Uuid, identity: Identity, pidfd: Arc<OwnedFd>, 
     desk.happened(Event::Exited { uuid, pid: Some(identity.pid.cast_unsigned()), how });
 }
 
+/// The address of its web page. A device that a guest took over must not lead people elsewhere.
+fn console(stats: &Value) -> Option<SocketAddr> {
+    let address: SocketAddr = stats["viewer"]["web"][0].as_str()?.parse().ok()?;
+    address.ip().is_loopback().then_some(address)
+}
+
 /// How it ended, where it was a child of ours.
 fn reap(pidfd: &OwnedFd) -> Ending {
     loop {
@@ -169,4 +176,21 @@ async fn answers(folder: &Path, uuid: Uuid, identity: Identity) -> Option<Value>
     }
     let stats = ask::stats_over(stream).await.ok()?;
     (stats["name"] == uuid.to_string()).then_some(stats)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_device_leads_to_a_page_of_this_host_and_nowhere_else() {
+        let led = |address: &str| console(&json!({ "viewer": { "web": [address] } })).map(|to| to.to_string());
+        assert_eq!(led("127.0.0.1:5700").as_deref(), Some("127.0.0.1:5700"));
+        assert_eq!(led("[::1]:5700").as_deref(), Some("[::1]:5700"));
+        for elsewhere in ["evil.example:80", "192.0.2.1:80", "127.0.0.1:80@evil.example", "localhost:80", ""] {
+            assert_eq!(led(elsewhere), None, "{elsewhere}");
+        }
+        assert_eq!(console(&json!({ "viewer": null })), None);
+    }
 }
