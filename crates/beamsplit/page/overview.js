@@ -19,11 +19,12 @@ function takeToken() {
   return said ?? sessionStorage.getItem("token");
 }
 
-/** Asks the manager. Throws what it said when it refused. */
+/** Asks the manager, which waits for a device to start or stop. Throws what it said when it refused. */
 async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
   if (token) headers.set("Authorization", `Bearer ${token}`);
-  const answer = await fetch(path, { ...options, headers, cache: "no-store", signal: AbortSignal.timeout(10_000) });
+  const signal = AbortSignal.timeout(options.method === "POST" ? 70_000 : 10_000);
+  const answer = await fetch(path, { ...options, headers, cache: "no-store", signal });
   if (answer.status === 401) {
     await askForToken(token !== null);
     return ask(path, options);
