@@ -1,6 +1,6 @@
 //! Types: the shapes of vGPU that GPUs offer.
 
-mod defaults;
+pub(crate) mod defaults;
 pub(crate) mod display;
 mod file;
 mod promise;

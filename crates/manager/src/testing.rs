@@ -3,7 +3,8 @@
 use uuid::Uuid;
 
 use crate::gpu::{Gpu, GpuId, Timed};
-use crate::profile::{Priority, Promise, Renderer, Type};
+use crate::profile::Type;
+use crate::profile::defaults::{FULL_HD, flat};
 use crate::value::Capset;
 
 pub(crate) fn uuid(number: u128) -> Uuid {
@@ -28,19 +29,7 @@ pub(crate) fn gpu(id: &str, memory: u64) -> Gpu {
 pub(crate) fn kind(name: &str, gpu: &str, memory: u64) -> Type {
     Type {
         name: name.to_owned(),
-        gpu: GpuId(gpu.to_owned()),
-        memory,
-        renderer_memory: None,
         heads: vec!["1280x800".parse().unwrap()],
-        weight: 100,
-        priority: Priority::Normal,
-        capsets: Vec::new(),
-        renderer: Renderer::Soft,
-        display: vec!["vmm".to_owned()],
-        isolate: true,
-        input: true,
-        max_instances: None,
-        overcommit: false,
-        share: Promise::Advisory,
+        ..flat(&self::gpu(gpu, memory), memory, FULL_HD)
     }
 }

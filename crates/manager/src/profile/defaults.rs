@@ -11,7 +11,7 @@ const SIZES: u32 = 8;
 /// The largest weight of a type.
 pub(super) const MAX_WEIGHT: u32 = 1000;
 
-const FULL_HD: Mode = Mode { width: 1920, height: 1080, refresh: 60 };
+pub(crate) const FULL_HD: Mode = Mode { width: 1920, height: 1080, refresh: 60 };
 const QUAD_HD: Mode = Mode { width: 2560, height: 1440, refresh: 60 };
 
 /// Types for 2D of the software GPU, which draws it whatever other GPUs there are; types for 3D of each GPU that does it.
@@ -32,7 +32,8 @@ pub(super) fn types(gpus: &[Gpu]) -> Vec<Type> {
     types
 }
 
-fn flat(gpu: &Gpu, memory: u64, head: Mode) -> Type {
+/// One for 2D.
+pub(crate) fn flat(gpu: &Gpu, memory: u64, head: Mode) -> Type {
     Type {
         name: format!("desktop-2d-{}", size(memory)),
         gpu: gpu.id.clone(),
