@@ -134,12 +134,6 @@ impl Cgroup {
         self.write("memory.max", &limit(bytes))
     }
 
-    /// Bytes of memory that it has.
-    pub fn memory(&self) -> Result<u64> {
-        let text = self.read("memory.current")?;
-        text.trim().parse().map_err(|_| Error::Garbage(self.path.join("memory.current")))
-    }
-
     /// Bytes of a region of a GPU's memory that it may have at most.
     pub fn set_device_memory_max(&self, region: &str, bytes: Option<u64>) -> Result<()> {
         self.write("dmem.max", &format!("{region} {}", limit(bytes)))

@@ -40,7 +40,6 @@ fn what_is_used_is_read() {
     let files = [
         ("cpu.stat", stat),
         ("cgroup.events", "populated 1\nfrozen 0\n"),
-        ("memory.current", "4096\n"),
         ("dmem.current", "drm/0000:03:00.0/vram0 12345\ndrm/0000:03:00.0/stolen 0\n"),
         ("cgroup.procs", "10\n11\n"),
     ];
@@ -48,7 +47,6 @@ fn what_is_used_is_read() {
     let group = Cgroup::at(folder.path());
     assert_eq!(group.used().expect("a time"), Duration::from_millis(2500));
     assert!(group.is_populated().expect("a word") && !group.is_frozen().expect("a word"));
-    assert_eq!(group.memory().expect("bytes"), 4096);
     assert_eq!(group.device_memory().expect("regions")[0], ("drm/0000:03:00.0/vram0".to_owned(), 12345));
     assert_eq!(group.processes().expect("numbers"), [10, 11]);
 }
