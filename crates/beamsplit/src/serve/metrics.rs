@@ -160,7 +160,9 @@ pub fn text(vgpus: &[Value]) -> String {
 fn device(families: &mut Families, labels: &str, stats: &Value) {
     number(families, "beamsplit_device_uptime_seconds", Kind::Gauge, labels, &stats["uptime_seconds"]);
     for section in SECTIONS {
-        for (name, value) in stats[section].as_object().into_iter().flatten().filter(|(name, _)| is_name(name)) {
+        // A hostile one's counter of a name that is a gauge's already would spoil the text for all.
+        let members = stats[section].as_object().into_iter().flatten();
+        for (name, value) in members.filter(|(name, _)| is_name(name) && *name != "uptime_seconds") {
             let kind = if GAUGES.contains(&name.as_str()) { Kind::Gauge } else { Kind::Counter };
             number(families, &format!("beamsplit_{section}_{name}"), kind, labels, value);
         }
@@ -301,6 +303,13 @@ mod tests {
         ];
         let expected = expected.map(|line| line.replace('L', labels) + "\n").concat();
         assert!(text.starts_with(&expected) && text.ends_with("\n# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn a_device_cannot_make_a_counter_of_a_gauge() {
+        let text = text(&[vgpu(json!({ "device": { "uptime_seconds": 1 } })), vgpu(json!({ "uptime_seconds": 2 }))]);
+        assert!(text.contains("# TYPE beamsplit_device_uptime_seconds gauge\n"), "{text}");
+        assert!(!text.contains("uptime_seconds_total"), "{text}");
     }
 
     #[test]
