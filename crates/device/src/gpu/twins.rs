@@ -478,29 +478,41 @@ impl Gpu {
             }
             (What::Make | What::Write | What::Abandoned, Ok(())) => {}
         }
-        self.catch_up_twin(memory, resource);
+        self.catch_up_each(memory, &[resource]);
         self.settle_twin(resource);
         true
     }
 
-    /// Does what is left to do about a twin, as far as that is possible, in the order in which it came.
-    fn catch_up_twin(&mut self, memory: &Memory, resource: ResourceId) {
-        let Some(three_d) = &self.three_d else { return };
-        let Some(Twin { stale, look, .. }) = three_d.twins.table.get(&resource) else { return };
-        let look_first = look.is_some_and(|look| stale.first().is_none_or(|(changed, _)| look.since < *changed));
-        if look_first {
-            self.look_at_twin(memory, resource);
-        }
-        self.look_at_gates();
-        self.look_at_twin(memory, resource);
+    /// Does what is left to do about all twins that are behind, as [`catch_up_each`](Self::catch_up_each).
+    pub(super) fn catch_up_twins(&mut self, memory: &Memory) {
+        let Some(three_d) = self.three_d.as_ref().filter(|three_d| self.runs && !three_d.twins.behind.is_empty())
+        else {
+            return;
+        };
+        let behind: Vec<_> = three_d.twins.behind.iter().copied().collect();
+        self.catch_up_each(memory, &behind);
     }
 
-    /// As [`catch_up_twin`](Self::catch_up_twin), of all that are behind.
-    pub(super) fn catch_up_twins(&mut self, memory: &Memory) {
-        let behind = self.three_d.as_ref().filter(|_| self.runs).map(|three_d| three_d.twins.behind.clone());
-        for resource in behind.into_iter().flatten() {
-            self.catch_up_twin(memory, resource);
+    /// Does what is left to do about twins, as far as that is possible, of each in the order in which it came.
+    fn catch_up_each(&mut self, memory: &Memory, resources: &[ResourceId]) {
+        for resource in resources {
+            if self.is_look_first(*resource) {
+                self.look_at_twin(memory, *resource);
+            }
         }
+        // It goes through all that are behind: once is enough.
+        self.look_at_gates();
+        for resource in resources {
+            self.look_at_twin(memory, *resource);
+        }
+    }
+
+    /// Whether a twin is to be shown once more as it was before its image changed.
+    fn is_look_first(&self, resource: ResourceId) -> bool {
+        let Some(twin) = self.three_d.as_ref().and_then(|three_d| three_d.twins.table.get(&resource)) else {
+            return false;
+        };
+        twin.look.is_some_and(|look| twin.stale.first().is_none_or(|(changed, _)| look.since < *changed))
     }
 
     /// What was read of a twin is the image's, but for what is newer in the image.

@@ -49,6 +49,8 @@ pub struct Known {
     pub full: BTreeSet<u32>,
     /// How much it may owe until it takes no more work of any.
     pub room: usize,
+    /// How often it was asked whether it is full.
+    pub looks: u64,
     /// The most that it owed.
     pub most: usize,
     /// The first word of each submit, and its context.
@@ -105,6 +107,7 @@ impl Strict {
             exports: true,
             full: BTreeSet::new(),
             room: usize::MAX,
+            looks: 0,
             most: 0,
             submitted: Vec::new(),
             written: Vec::new(),
@@ -222,7 +225,8 @@ impl ThreeD for Strict {
     }
 
     fn is_full(&self, capset: CapsetId) -> bool {
-        let known = self.known();
+        let mut known = self.known();
+        known.looks += 1;
         known.full.contains(&capset.0) || known.waiting.len() >= known.room
     }
 

@@ -428,6 +428,29 @@ fn images_over_the_caps_have_no_twin_and_who_is_told_may_go_on() {
 }
 
 #[test]
+fn a_command_looks_at_each_twin_that_is_behind_a_few_times_however_many_there_are() {
+    let mut guest = Guest::new(Pace::Prompt);
+    let images = 100..100 + caps::TWINS as u32;
+    guest.all("ok", &[open(1, VIRGL2)]);
+    for image in images.clone() {
+        guest.all("ok", &[create_2d(image, 4, 4), attach(image, 0x1000, 0x40), join(1, image)]);
+    }
+    guest.all("ok", &[submit(1, &[0])]);
+    guest.library.known().full = [VIRGL2].into();
+    for image in images {
+        guest.all("ok", &[transfer(image, [0, 0, 4, 4], 0)]);
+    }
+    let before = guest.library.known().looks;
+    guest.all("ok", &[flush(100, 4, 4)]);
+    let looks = guest.library.known().looks - before;
+    assert!(looks <= 16 * caps::TWINS as u64, "{looks}");
+    guest.library.known().full.clear();
+    go_on(&mut guest);
+    assert_eq!(called(&guest, ["write"]), [2 * caps::TWINS as u64]);
+    guest.finish();
+}
+
+#[test]
 fn what_a_state_has_of_an_image_is_ours() {
     let mut guest = with_image(Pace::Prompt);
     let before = guest.gpu.state();
