@@ -110,6 +110,8 @@ fn whatever_a_record_says_nobody_elses_process_is_touched() {
         (with("/process/pid", innocent.id().into()), "another process has its number"),
         (with("/process/pid", 4_194_303.into()), "nobody has its number"),
         (with("/process/pid", 0.into()), "no process has such a number"),
+        (with("/process/pid", u32::MAX.into()), "nor such a number"),
+        (with("/process/pid", 1.into()), "the first of all"),
         (with("/process/boot_id", json!("another")), "of another boot"),
         (with("/process", Value::Null), "no process was started yet"),
         (with("/goal", json!("stop")), "it was to stop"),

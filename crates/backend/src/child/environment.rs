@@ -9,6 +9,8 @@ use super::Spec;
 const PREFIX: &str = "BEAMSPLIT_RENDERER_";
 /// Names, or how names begin, of what users say to loaders and drivers.
 const PASSED: &[&str] = &[
+    // Whose processes they are, for a manager that finds them without their device.
+    "BEAMSPLIT_VGPU",
     "LD_PRELOAD",
     "LD_LIBRARY_PATH",
     "VK_DRIVER_FILES",

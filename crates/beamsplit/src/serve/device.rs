@@ -22,7 +22,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chown};
 use rustix::process::geteuid;
 
 use super::config::{Config, Users};
-use super::process::Identity;
+use super::process::{Identity, MARK};
 use super::record;
 use super::store::{self, Lasting};
 use crate::launch::GO;
@@ -164,7 +164,7 @@ impl Devices {
         let log = open_log(&folder)?;
 
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("beamsplit").arg("launch");
+        command.arg0("beamsplit").arg("launch").env(MARK, uuid.to_string());
         let user = geteuid().is_root().then_some(config.users).flatten();
         if let Some(users) = user {
             let uid = self.give(&folder, users)?;

@@ -26,6 +26,8 @@ use super::{cgroup, process, record};
 
 /// How often those are counted that a dead device left behind.
 const PAUSE: Duration = Duration::from_millis(1);
+/// How long those are waited for.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -222,7 +224,7 @@ impl Keeper {
         if process.boot_id != self.boot_id {
             return self.devices.remove(uuid);
         }
-        let identity = Identity { pid: process.pid.cast_signed(), start_time: process.start_time };
+        let identity = Identity { pid: i32::try_from(process.pid).unwrap_or(0), start_time: process.start_time };
         match watching::adopt(identity) {
             Ok(Some(pidfd)) => {
                 let ready = watching::answers_now(&folder, identity);
@@ -231,11 +233,19 @@ impl Keeper {
                 self.tell(Event::Adopted { record, process, ready });
             }
             Ok(None) => {
-                // What it started may be there still.
-                while !identity.kill_session() {
+                // What it started may be there still. One that does not end even so is not waited for without bound: the others
+                // have a right to be served.
+                let limit = Instant::now() + LEFT_BEHIND;
+                let mut why = "its process ended while no manager ran".to_owned();
+                while let left @ 1.. = identity.kill_left_behind(uuid) {
+                    if Instant::now() > limit {
+                        tracing::error!("{uuid}: {left} processes of its device do not end");
+                        why += &format!(", and {left} that it started do not end");
+                        break;
+                    }
                     std::thread::sleep(PAUSE);
                 }
-                self.tell(Event::Lost { record, why: "its process ended while no manager ran".to_owned() });
+                self.tell(Event::Lost { record, why });
             }
             Err(error) => {
                 tracing::error!("{uuid}: Cannot hold process {}: {error}", identity.pid);

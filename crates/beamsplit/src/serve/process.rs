@@ -10,8 +10,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use host::processes::{Processes, Stat};
+use manager::Uuid;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// The variable of the environment that names the vGPU, for all processes that are started for one.
+pub const MARK: &str = "BEAMSPLIT_VGPU";
 
 /// Which process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,12 @@ impl Identity {
     /// The live processes of the session that this process leads or led: all that it started, however deep, and whoever
     /// their parent is now, but for those that began a session of their own. Ours never do.
     pub fn session(self) -> Vec<Identity> {
+        // Nobody leads session 0: those are in it whose leader another PID namespace has, as it may be with all that runs here.
+        // And no device is in our own session: it began one before it was anything.
+        let own = std::process::id().cast_signed();
+        if self.pid <= 1 || stat(own).is_none_or(|own| own.session == self.pid) {
+            return Vec::new();
+        }
         // While anybody is in the session its number is given to no other process: one that has it is the leader, or ours is over.
         if stat(self.pid).is_some_and(|stat| stat.start_time != self.start_time) {
             return Vec::new();
@@ -69,13 +79,29 @@ impl Identity {
     /// Ends the process and all of its session, at once. True when nobody was left to be ended.
     pub fn kill_session(self) -> bool {
         let members = self.session();
-        for member in &members {
-            if let Ok(Some(pidfd)) = member.open() {
-                // It may end by itself just now.
-                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-            }
-        }
+        members.iter().copied().for_each(Identity::kill);
         members.is_empty()
+    }
+
+    /// The same where nobody watched when the process ended: who is in a session of its number may be of a later one, whose
+    /// leader ended too. So only those are ended that were started for this vGPU. Returns how many were left to be ended.
+    pub fn kill_left_behind(self, uuid: Uuid) -> usize {
+        let members = self.session().into_iter().filter(|member| member.is_for(uuid));
+        members.map(Identity::kill).count()
+    }
+
+    /// Whether its environment says that it is for this vGPU.
+    fn is_for(self, uuid: Uuid) -> bool {
+        let mark = format!("{MARK}={uuid}");
+        let said = fs::read(format!("/proc/{}/environ", self.pid)).unwrap_or_default();
+        said.split(|byte| *byte == 0).any(|word| word == mark.as_bytes())
+    }
+
+    fn kill(self) {
+        if let Ok(Some(pidfd)) = self.open() {
+            // It may end by itself just now.
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        }
     }
 }
 
@@ -131,6 +157,44 @@ mod tests {
         while !leader.kill_session() {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_number_that_no_leader_has_is_nobodys_session() {
+        for pid in [i32::MIN, -1, 0, 1] {
+            assert_eq!(Identity { pid, start_time: 0 }.session(), [], "{pid}");
+        }
+        let own = stat(std::process::id().cast_signed()).unwrap();
+        assert_eq!(Identity { pid: own.session, start_time: 0 }.session(), [], "All of us");
+    }
+
+    /// Starts a session whose leader ends and leaves a sleeper. Returns the leader and the sleeper.
+    fn left_behind(mark: &str) -> (Identity, Identity) {
+        let mut command = Command::new("setsid");
+        command.args(["--wait", "sh", "-c", "sleep 1000 >&- & echo $$ $!; read word"]).env(MARK, mark);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let both: Vec<_> = line.split_whitespace().map(|pid| Identity::of(pid.parse().unwrap()).unwrap()).collect();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        (both[0], both[1])
+    }
+
+    #[test]
+    fn of_a_session_that_nobody_watched_only_those_end_that_are_marked() {
+        let uuid = Uuid::from_u128(7);
+        let (leader, innocent) = left_behind("00000000-0000-0000-0000-000000000008");
+        assert_eq!(leader.session(), [innocent]);
+        assert_eq!(leader.kill_left_behind(uuid), 0);
+        assert!(innocent.lives());
+        innocent.kill();
+        let (leader, left) = left_behind(&uuid.to_string());
+        assert_eq!(leader.kill_left_behind(uuid), 1);
+        while left.lives() {
+            std::thread::yield_now();
+        }
+        assert_eq!(leader.kill_left_behind(uuid), 0);
     }
 
     #[test]
