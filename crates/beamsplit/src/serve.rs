@@ -11,14 +11,15 @@ mod config;
 mod device;
 mod facts;
 mod foreign;
+mod fuse;
 pub mod guard;
 mod http;
 mod keeper;
 mod lock;
+mod log;
 mod metrics;
 mod notify;
 mod passed;
-mod process;
 mod record;
 mod routes;
 pub mod slices;
@@ -29,10 +30,12 @@ mod watch;
 mod web;
 
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use host::processes::Processes;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
@@ -84,6 +87,7 @@ pub fn run(words: Words) -> Result<()> {
     let runtime = std::path::absolute(runtime).context("Cannot find the runtime folder")?;
     let config_folder = words.config_dir.map_or_else(folders::config, Ok)?;
     store::make_folder(&runtime, 0o755).with_context(|| format!("Cannot make {}", runtime.display()))?;
+    check_folder(&runtime)?;
     let _lock = Lock::take(&runtime)?;
     let pid = std::process::id();
     let passed = passed::listener(|name| std::env::var_os(name), pid)?;
@@ -130,6 +134,17 @@ pub fn run(words: Words) -> Result<()> {
     Ok(())
 }
 
+/// What is written in this folder is believed, down to which processes may be ended: nobody else may write there.
+fn check_folder(runtime: &Path) -> Result<()> {
+    let there = runtime.metadata().with_context(|| format!("Cannot use {}", runtime.display()))?;
+    let (mode, own) = (there.mode(), rustix::process::geteuid().as_raw());
+    let may = format!("Others may write in {}", runtime.display());
+    ensure!(there.uid() == own, "{may}: it belongs to user {}, and the manager is user {own}", there.uid());
+    // With the sticky bit they cannot take away what is ours, and what is not is not looked at.
+    ensure!(mode & 0o022 == 0 || mode & 0o1000 != 0, "{may}: chmod go-w, or name another folder with --runtime-dir");
+    Ok(())
+}
+
 /// Whether what comes up with the host came up in this boot.
 struct Begun {
     path: PathBuf,
@@ -140,7 +155,7 @@ struct Begun {
 impl Begun {
     fn look(runtime: &Path) -> Result<Self> {
         let path = runtime.join(BEGUN);
-        let boot = process::boot_id().context("Cannot find out which boot this is")?;
+        let boot = Processes::default().boot_id().context("Cannot find out which boot this is")?;
         let said = store::read(&path).with_context(|| format!("Cannot read {}", path.display()))?;
         Ok(Begun { path, boot, said })
     }

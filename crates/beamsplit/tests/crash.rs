@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Home, Manager, TYPE, lives, wait_until};
+use support::{Home, Manager, TYPE, lives, signal, wait_until};
 
 fn kill(mut manager: Manager) {
     manager.process.kill().unwrap();
@@ -30,8 +30,8 @@ fn a_device_outlives_its_manager_and_is_found_by_the_next() {
     let pids = [&kept, &transient].map(|uuid| pid_of(&home.show(uuid)));
     kill(manager);
     // One of them ends while nobody looks.
-    Command::new("kill").args(["-9", &pid_of_record(&home, &gone)]).status().unwrap();
-    wait_until("it ends", || !lives(pid_of_record(&home, &gone).parse().unwrap()));
+    signal(pid_of_record(&home, &gone), "-9");
+    wait_until("it ends", || !lives(pid_of_record(&home, &gone)));
     let _manager = home.serve();
     assert_eq!([&kept, &transient].map(|uuid| pid_of(&home.show(uuid))), pids);
     assert_eq!(home.state(&kept), "running");
@@ -45,9 +45,9 @@ fn a_device_outlives_its_manager_and_is_found_by_the_next() {
     assert_eq!(home.seen(&transient), Value::Null);
 }
 
-fn pid_of_record(home: &Home, uuid: &str) -> String {
+fn pid_of_record(home: &Home, uuid: &str) -> u64 {
     let record: Value = serde_json::from_slice(&fs::read(home.device(uuid).join("record.json")).unwrap()).unwrap();
-    record["process"]["pid"].to_string()
+    record["process"]["pid"].as_u64().unwrap_or_else(|| panic!("{record}"))
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_device_that_dies_is_said_to_have_and_comes_back() {
     let first = pid_of(&home.show(&uuid));
     // Viewer and launcher are below it, and must not stay behind.
     assert!(home.devices().contains(&(first as u32)));
-    Command::new("kill").args(["-6", &first.to_string()]).status().unwrap();
+    signal(first, "-6");
     let mut told = String::new();
     wait_until("it is another", || {
         let shown = home.show(&uuid);
@@ -198,27 +198,13 @@ fn a_manager_that_is_killed_at_any_moment_loses_nothing() {
         kill(manager);
         command.wait().unwrap();
         manager = home.serve();
-        wait_until("all is settled", || {
-            let all = home.json(&["list"]);
-            let states: Vec<_> = all["vgpus"].as_array().unwrap().iter().map(|vgpu| vgpu["state"].clone()).collect();
-            states.iter().all(|state| *state == "defined" || *state == "running")
-        });
-        let all = home.json(&["list"]);
-        let all = all["vgpus"].as_array().unwrap();
+        let all = home.settled();
         for uuid in &uuids {
             assert!(
                 all.iter().any(|vgpu| vgpu["uuid"] == uuid.as_str() && vgpu["persistent"] == true),
                 "round {round}: {words:?}"
             );
         }
-        // Each device is known, and each that is known is there.
-        let mut known: Vec<u64> = all.iter().filter_map(|vgpu| vgpu["pid"].as_u64()).collect();
-        known.sort_unstable();
-        assert!(known.iter().all(|pid| lives(*pid)), "round {round}: {words:?}");
-        wait_until("those that nobody knows are gone", || {
-            let there = home.devices();
-            there.iter().all(|pid| known.contains(&u64::from(*pid)))
-        });
     }
     let all = home.json(&["list"]);
     for vgpu in all["vgpus"].as_array().unwrap() {

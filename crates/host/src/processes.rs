@@ -1,25 +1,22 @@
-//! Which processes draw for a device, and a hold on them that never becomes a hold on others.
+//! Processes: who there is, who belongs to a device, and a hold on them that never becomes a hold on others.
 //!
-//! A device starts processes for 3D by its launcher: each is the leader of a process group, and what it starts stays in that
-//! group. They are found in `/proc` from the device's number downwards; what a device says about its processes is not asked.
-//! A number is used for a look only: who is signalled is held by a pidfd, which was opened between two looks at the same start
-//! time.
+//! A number alone names whoever has it now, and numbers are used again soon where there are few of them (`kernel.pid_max`). With the
+//! start time it names one process of one boot, and a pidfd that was opened before a look at that time is that process for ever. So
+//! a number is used for a look only: who is signalled is held.
+
+mod renderers;
+mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::clocks::cpu_time;
-
-/// Processes of one device that are held. Stops one that starts them for ever; what is beyond is not stopped, and counted.
-pub const MOST: usize = 1024;
-/// How often all processes of the machine are looked through for those whose parents died.
-const SEARCH: Duration = Duration::from_secs(1);
+pub use renderers::{MOST, Member, Renderers};
 
 /// A process of one boot: its number alone names whoever has it now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +63,10 @@ impl Stat {
         Identity { pid: self.pid, start_time: self.start_time }
     }
 
+    fn group_and_session(&self) -> (i32, i32) {
+        (self.group, self.session)
+    }
+
     /// Whether it is no corpse.
     pub fn lives(&self) -> bool {
         !matches!(self.state, 'Z' | 'X')
@@ -95,10 +96,20 @@ impl Processes {
         &self.root
     }
 
+    /// The boot that they are of (`/proc/sys/kernel/random/boot_id`).
+    pub fn boot_id(&self) -> io::Result<String> {
+        Ok(fs::read_to_string(self.root.join("sys/kernel/random/boot_id"))?.trim().to_owned())
+    }
+
     /// What is known of a process, if it is there.
     pub fn stat(&self, pid: i32) -> Option<Stat> {
         let stat = Stat::parse(&fs::read(self.root.join(format!("{pid}/stat"))).ok()?)?;
         (stat.pid == pid).then_some(stat)
+    }
+
+    /// Which process has this number now.
+    pub fn identity(&self, pid: i32) -> Option<Identity> {
+        self.stat(pid).map(|stat| stat.identity())
     }
 
     /// Whether this very process is there and no corpse.
@@ -171,10 +182,15 @@ impl Processes {
     }
 
     /// Holds a process; `None` if it is gone, or its number is another's by now.
-    pub fn hold(&self, identity: Identity) -> Option<OwnedFd> {
-        let pidfd = pidfd_open(Pid::from_raw(identity.pid)?, PidfdFlags::empty()).ok()?;
-        // Between the look that found it and the opening its number may have gone to another; since then it cannot.
-        self.lives(identity).then_some(pidfd)
+    pub fn hold(&self, identity: Identity) -> io::Result<Option<OwnedFd>> {
+        // A number below 0 is no process anywhere, and rustix takes none.
+        let Some(pid) = Some(identity.pid).filter(|pid| *pid > 0).and_then(Pid::from_raw) else { return Ok(None) };
+        match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            // Between the look that found it and the opening its number may have gone to another; since then it cannot.
+            Ok(pidfd) => Ok(self.lives(identity).then_some(pidfd)),
+            Err(Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -182,209 +198,6 @@ impl Processes {
 fn numbers(folder: &Path) -> Vec<i32> {
     let names = fs::read_dir(folder).into_iter().flatten().flatten();
     names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// A process that is held.
-#[derive(Debug)]
-pub struct Member {
-    identity: Identity,
-    pidfd: OwnedFd,
-    /// Whether it is known to stand still.
-    stands: bool,
-    /// Its clock at the last look, while it is to stop.
-    clock: Option<Duration>,
-}
-
-impl Member {
-    /// Its number: for looks only.
-    pub fn pid(&self) -> i32 {
-        self.identity.pid
-    }
-}
-
-/// The processes that draw for one device, as they come and go.
-#[derive(Debug)]
-pub struct Renderers {
-    processes: Processes,
-    device: Identity,
-    user: u32,
-    members: BTreeMap<i32, Member>,
-    /// Their groups, each with its session.
-    groups: BTreeSet<(i32, i32)>,
-    searched: Option<Instant>,
-    /// Members that could not be held because there were too many.
-    beyond: u64,
-}
-
-impl Renderers {
-    /// Those of a device; `None` if it is not there.
-    pub fn of(processes: Processes, device: Identity) -> Option<Self> {
-        let user = processes.user(device.pid)?;
-        // Looked at after its user.
-        processes.lives(device).then_some(())?;
-        Some(Renderers {
-            processes,
-            device,
-            user,
-            members: BTreeMap::new(),
-            groups: BTreeSet::new(),
-            searched: None,
-            beyond: 0,
-        })
-    }
-
-    /// The device.
-    pub fn device(&self) -> Identity {
-        self.device
-    }
-
-    /// Those that are held.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.values()
-    }
-
-    /// Whether this one is held.
-    pub fn has(&self, pid: i32) -> bool {
-        self.members.contains_key(&pid)
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    /// Processes that are ours and could not be held because there were more than [`MOST`].
-    pub fn beyond(&self) -> u64 {
-        self.beyond
-    }
-
-    /// Forgets those that have ended. Returns their numbers.
-    pub fn bury(&mut self) -> Vec<i32> {
-        let members: Vec<_> = self.members.values().collect();
-        let mut fds: Vec<_> = members.iter().map(|member| PollFd::new(&member.pidfd, PollFlags::IN)).collect();
-        if fds.is_empty() || !matches!(poll(&mut fds, Some(&rustix::event::Timespec::default())), Ok(1..)) {
-            return Vec::new();
-        }
-        let ended = |(fd, member): (&PollFd<'_>, &&Member)| (!fd.revents().is_empty()).then_some(member.identity.pid);
-        let ended: Vec<i32> = fds.iter().zip(&members).filter_map(ended).collect();
-        ended.iter().for_each(|pid| drop(self.members.remove(pid)));
-        ended
-    }
-
-    /// Looks for more of them. Returns whether there were any.
-    ///
-    /// Below the device are those of its own group (its launcher, a viewer), and leaders of other groups with all that they
-    /// started: the latter draw.
-    pub fn find(&mut self) -> bool {
-        self.bury();
-        if !self.processes.lives(self.device) {
-            return false;
-        }
-        self.find_below(true)
-    }
-
-    /// The same, but for those that the device's launcher starts just now: when all that are known were told to stop.
-    pub(crate) fn find_theirs(&mut self) -> bool {
-        self.bury();
-        self.find_below(false)
-    }
-
-    fn find_below(&mut self, with_device: bool) -> bool {
-        let Some(device) = self.processes.stat(self.device.pid) else { return false };
-        // Those that are known may have children; those that are not are below the device.
-        let mut from: BTreeSet<i32> = self.members.keys().copied().collect();
-        from.extend(with_device.then_some(device.pid));
-        let mut found = self.processes.below(&from);
-        if self.searched.is_none_or(|at| at.elapsed() >= SEARCH) {
-            self.searched = Some(Instant::now());
-            found.extend(self.orphans());
-        }
-        let mut new = false;
-        for pid in found {
-            let Some(stat) = self.processes.stat(pid) else { continue };
-            if self.members.get(&pid).is_some_and(|member| member.identity == stat.identity()) {
-                continue;
-            }
-            // One whose group is the device's is its launcher or a viewer, unless a renderer started it.
-            let drawn = stat.group != device.group || self.is_below_a_member(stat);
-            if drawn && stat.lives() && self.processes.user(pid) == Some(self.user) {
-                new |= self.admit(stat.identity());
-                if stat.group != device.group && self.groups.insert((stat.group, stat.session)) {
-                    // There may be some of it that have lost their parents already.
-                    self.searched = None;
-                }
-            }
-        }
-        new
-    }
-
-    fn is_below_a_member(&self, mut stat: Stat) -> bool {
-        // As deep as trees of processes get.
-        for _ in 0..64 {
-            if self.members.contains_key(&stat.parent) {
-                return true;
-            }
-            match self.processes.stat(stat.parent) {
-                Some(parent) if parent.pid != self.device.pid && parent.pid > 1 => stat = parent,
-                _ => return false,
-            }
-        }
-        false
-    }
-
-    /// Members of the groups of those that are known, whose parents are gone: a group is given to nobody else while one of it is
-    /// there, and nobody joins it from another session.
-    fn orphans(&self) -> Vec<i32> {
-        if self.groups.is_empty() {
-            return Vec::new();
-        }
-        let ours = |stat: &Stat| self.groups.contains(&(stat.group, stat.session));
-        self.processes.all().filter(ours).map(|stat| stat.pid).collect()
-    }
-
-    fn admit(&mut self, identity: Identity) -> bool {
-        if self.members.len() >= MOST {
-            self.beyond += 1;
-            return false;
-        }
-        let Some(pidfd) = self.processes.hold(identity) else { return false };
-        self.members.insert(identity.pid, Member { identity, pidfd, stands: false, clock: None });
-        true
-    }
-
-    /// Sends all of them a signal, those that have ended left out.
-    pub(crate) fn signal(&mut self, signal: Signal, only_running: bool) {
-        for member in self.members.values_mut().filter(|member| !(only_running && member.stands)) {
-            // It fails for one that ended: nobody else can have its pidfd.
-            let _ = pidfd_send_signal(member.pidfd.as_fd(), signal);
-            member.stands = false;
-        }
-    }
-
-    /// Forgets who stood still.
-    pub(crate) fn look_anew(&mut self) {
-        self.members.values_mut().for_each(|member| (member.stands, member.clock) = (false, None));
-    }
-
-    /// Whether all that were told to stop do nothing of their own any more, which is seen by clocks that did not advance since the
-    /// last look. A thread that runs advances its; one that does not stands still already, or will before it does anything: it
-    /// sleeps or waits for a processor, for long on a busy machine, with the order before it.
-    pub(crate) fn stand(&mut self) -> bool {
-        let mut all = true;
-        for member in self.members.values_mut() {
-            let clock = cpu_time(member.identity.pid);
-            // One without a clock has ended.
-            member.stands = clock.is_none() || clock == member.clock;
-            member.clock = clock;
-            all &= member.stands;
-        }
-        all
-    }
-
-    /// Whether a thread of theirs runs or waits for a processor.
-    pub fn want_a_processor(&self) -> bool {
-        self.members.keys().any(|pid| self.processes.wants_a_processor(*pid))
-    }
 }
 
 #[cfg(test)]

@@ -7,14 +7,15 @@
 //!            device.toml record.json log
 //! ```
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use host::processes::{Identity, Processes};
 use manager::grant::{CONTROL_SOCKET, GPU_SOCKET, INPUT_SOCKET};
 use manager::profile::Renderer;
 use manager::{Gpu, Grant, Uuid};
@@ -22,23 +23,18 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chown};
 use rustix::process::geteuid;
 
 use super::config::{Config, Users};
-use super::process::{Identity, MARK};
-use super::record;
 use super::store::{self, Lasting};
+use super::{log, record};
 use crate::launch::GO;
 
-/// What devices say of themselves, in their folder.
-pub const LOG: &str = "log";
 /// Where the manager and a device agree on time.
 pub const ARBITER: &str = "arbiter.sock";
+/// The variable of the environment that names the vGPU, for all processes that are started for one.
+const MARK: &str = "BEAMSPLIT_VGPU";
 /// What a device is told.
 const OPTIONS: &str = "device.toml";
 /// After so many times of the manager's own patience a device ends by itself what draws for it and does not get on.
 const PATIENCES: u32 = 6;
-/// What the log may have before its beginning is thrown away.
-const LOG_LIMIT: u64 = 1 << 20;
-/// What is kept of it then.
-const LOG_KEPT: u64 = 256 << 10;
 /// The longest path that fits a Unix socket's address.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -51,6 +47,11 @@ pub struct Devices {
     pub cache: Option<PathBuf>,
 }
 
+/// The word in the environment of all processes that are started for this vGPU.
+pub fn mark(uuid: Uuid) -> String {
+    format!("{MARK}={uuid}")
+}
+
 /// A process that waits for the word, see [`crate::launch`].
 #[derive(Debug)]
 pub struct Waiting(Child);
@@ -58,7 +59,7 @@ pub struct Waiting(Child);
 impl Waiting {
     /// Which process it is.
     pub fn identity(&self) -> Option<Identity> {
-        Identity::of(self.0.id().cast_signed())
+        Processes::default().identity(self.0.id().cast_signed())
     }
 
     /// Lets it go on.
@@ -73,30 +74,38 @@ impl Devices {
         self.runtime.join(uuid.to_string())
     }
 
-    /// Those that have a folder.
+    /// Those that have a folder of ours. What somebody else put there says nothing of a device.
     pub fn found(&self) -> io::Result<Vec<Uuid>> {
-        let names = fs::read_dir(&self.runtime)?.flatten().map(|entry| entry.file_name());
-        Ok(names.filter_map(|name| manager::vgpu::parse_uuid(name.to_str()?).ok()).collect())
+        let ours = |entry: fs::DirEntry| {
+            let uuid = manager::vgpu::parse_uuid(entry.file_name().to_str()?).ok()?;
+            // The same UUID in capitals is another folder.
+            (entry.path() == self.folder(uuid) && is_ours(&entry.path())).then_some(uuid)
+        };
+        Ok(fs::read_dir(&self.runtime)?.flatten().filter_map(ours).collect())
     }
 
-    /// Makes the folder where there is none, for nobody but us. A folder that others could write to is refused.
+    /// Makes the folder where there is none, for nobody but us. One of somebody else's is refused.
     pub fn make(&self, uuid: Uuid) -> io::Result<PathBuf> {
         let folder = self.folder(uuid);
         store::make_folder(&folder, 0o700)?;
-        Ok(folder)
+        match is_ours(&folder) {
+            true => Ok(folder),
+            false => Err(io::Error::new(ErrorKind::PermissionDenied, format!("{} is not ours", folder.display()))),
+        }
     }
 
     /// Removes what a device listened on and what it was told; its log and record stay.
     pub fn sweep(&self, uuid: Uuid) {
         let folder = self.folder(uuid);
+        // First, so that nothing comes while the rest goes.
+        self.take_back(&folder);
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            if name != LOG && name != record::FILE {
-                // What is a folder was not made by us.
-                let _ = fs::remove_file(entry.path());
+            if name != log::FILE && name != record::FILE {
+                // What is a folder was not made by us, and would be in the way.
+                let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
             }
         }
-        self.take_back(&folder);
     }
 
     /// A folder that belongs to nobody's device is root's alone again: its user may be given to another one.
@@ -110,15 +119,19 @@ impl Devices {
     /// Lets the group of VMMs connect to what a device listens on for them, once it does.
     pub fn share(&self, uuid: Uuid, group: Option<u32>) {
         let Some(group) = group.filter(|_| geteuid().is_root()) else { return };
+        let user = self.user_of(uuid);
         for name in [GPU_SOCKET, INPUT_SOCKET] {
             let path = self.folder(uuid).join(name);
             // The device's user can put other things in the place of its sockets: what is given is what was looked at.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()) else { continue };
-            let is_socket =
-                rustix::fs::fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
+            // Its own, and known by this name alone: another's could be linked to here.
+            let is_its_socket = rustix::fs::fstat(&file).is_ok_and(|stat| {
+                let socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+                socket && stat.st_nlink == 1 && Some(stat.st_uid) == user
+            });
             let given = || rustix::fs::chownat(&file, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH);
-            if is_socket && let Err(error) = given() {
+            if is_its_socket && let Err(error) = given() {
                 tracing::warn!("Cannot give {} to the group of VMMs: {error}", path.display());
             }
         }
@@ -127,6 +140,7 @@ impl Devices {
     /// Removes all of it.
     pub fn remove(&self, uuid: Uuid) {
         let folder = self.folder(uuid);
+        let _ = fs::remove_file(record::unfinished(&folder));
         if let Err(error) = fs::remove_dir_all(&folder)
             && error.kind() != ErrorKind::NotFound
         {
@@ -161,7 +175,7 @@ impl Devices {
         let text = options(grant, gpu, &folder, config);
         store::replace(&folder.join(OPTIONS), text.as_bytes(), Lasting::UntilBoot)
             .with_context(|| format!("Cannot write {}", folder.join(OPTIONS).display()))?;
-        let log = open_log(&folder)?;
+        let log = log::open(&folder)?;
 
         let mut command = Command::new("/proc/self/exe");
         command.arg0("beamsplit").arg("launch").env(MARK, uuid.to_string());
@@ -217,32 +231,9 @@ impl Devices {
     }
 }
 
-fn open_log(folder: &Path) -> Result<File> {
-    let path = folder.join(LOG);
-    bound_log(folder);
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
-    options.open(&path).with_context(|| format!("Cannot write {}", path.display()))
-}
-
-/// Throws the beginning of a log away that has become too long. A line that is written just then may be lost.
-pub fn bound_log(folder: &Path) {
-    let path = folder.join(LOG);
-    if path.metadata().map_or(0, |there| there.len()) <= LOG_LIMIT {
-        return;
-    }
-    let kept = super::process::part(&path, None, LOG_KEPT).unwrap_or_default().0;
-    let whole = kept.split_once('\n').map_or("", |(_, rest)| rest);
-    let opened = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW).open(&path);
-    // Who writes into it appends, and so goes on at its new end.
-    let done = opened.and_then(|mut file| {
-        file.set_len(0)?;
-        file.write_all(b"(what was before is gone)\n")?;
-        file.write_all(whole.as_bytes())
-    });
-    if let Err(error) = done {
-        tracing::warn!("Cannot shorten {}: {error}", path.display());
-    }
+/// Whether it is a folder, no link to one, and belongs to us.
+fn is_ours(folder: &Path) -> bool {
+    folder.symlink_metadata().is_ok_and(|there| there.is_dir() && there.uid() == geteuid().as_raw())
 }
 
 /// The config file of a device.

@@ -9,25 +9,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use host::processes::{Identity, Processes};
 use manager::machine::{Ending, Outcome, Status};
 use manager::profile::Catalogue;
 use manager::record::{Process, Record};
 use manager::{Action, Event, Grant, Machine, Refusal, State, Uuid, schedule};
-use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
 use super::config::Config;
 use super::device::{ARBITER, Devices, Waiting};
-use super::process::Identity;
 use super::slices::{self, Slices};
 use super::store::Store;
 use super::watch::{self as watching, Watch};
-use super::{cgroup, process, record};
-
-/// How often those are counted that a dead device left behind.
-const PAUSE: Duration = Duration::from_millis(1);
-/// How long those are waited for.
-const LEFT_BEHIND: Duration = Duration::from_secs(5);
+use super::{cgroup, fuse, record};
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -160,7 +154,7 @@ impl Keeper {
         let Parts { catalogue, config, config_folder, devices, cgroup, runtime } = parts;
         let cannot = || format!("Cannot use {}", config_folder.display());
         let store = Store::open(&config_folder).with_context(cannot)?;
-        let boot_id = process::boot_id().context("Cannot find out which boot this is")?;
+        let boot_id = Processes::default().boot_id().context("Cannot find out which boot this is")?;
         let (sender, orders) = channel();
         let (changed, changes) = watch::channel(0);
         let desk = Desk { orders: sender, changes };
@@ -224,32 +218,26 @@ impl Keeper {
         if process.boot_id != self.boot_id {
             return self.devices.remove(uuid);
         }
+        // A number that is none names nobody, who is gone.
         let identity = Identity { pid: i32::try_from(process.pid).unwrap_or(0), start_time: process.start_time };
-        match watching::adopt(identity) {
+        match Processes::default().hold(identity) {
             Ok(Some(pidfd)) => {
-                let ready = watching::answers_now(&folder, identity);
+                let ready = watching::answers_now(&self.runtime, &folder, identity);
                 self.watch(uuid, identity, pidfd);
                 tracing::info!("{uuid}: adopted process {}", identity.pid);
                 self.tell(Event::Adopted { record, process, ready });
             }
-            Ok(None) => {
-                // What it started may be there still. One that does not end even so is not waited for without bound: the others
-                // have a right to be served.
-                let limit = Instant::now() + LEFT_BEHIND;
-                let mut why = "its process ended while no manager ran".to_owned();
-                while let left @ 1.. = identity.kill_left_behind(uuid) {
-                    if Instant::now() > limit {
-                        tracing::error!("{uuid}: {left} processes of its device do not end");
-                        why += &format!(", and {left} that it started do not end");
-                        break;
-                    }
-                    std::thread::sleep(PAUSE);
+            held => {
+                if let Err(error) = held {
+                    tracing::error!("{uuid}: Cannot hold process {}, so it is ended: {error}", identity.pid);
                 }
-                self.tell(Event::Lost { record, why });
-            }
-            Err(error) => {
-                tracing::error!("{uuid}: Cannot hold process {}: {error}", identity.pid);
-                self.tell(Event::Lost { record, why: format!("its process cannot be watched: {error}") });
+                if watching::kill_left_behind(uuid, identity) == 0 {
+                    return self.tell(Event::Lost { record, why: "its process ended while no manager ran".to_owned() });
+                }
+                // What it started is there still, and its part is its own until that is gone.
+                let watch = Watch::start_rest(&self.runtime, self.desk.clone(), uuid, identity);
+                self.watches.insert(uuid, watch);
+                self.tell(Event::Adopted { record, process, ready: true });
             }
         }
     }
@@ -324,7 +312,7 @@ impl Keeper {
         let (Some(gpu), Some(identity), true) = (gpu, self.process_of(uuid), profile.draws_3d()) else { return };
         let device = slices::Device {
             gpu: profile.gpu,
-            process: host::processes::Identity { pid: identity.pid, start_time: identity.start_time },
+            process: identity,
             weight: profile.weight,
             priority: profile.priority,
             promise: profile.share,
@@ -376,7 +364,10 @@ impl Keeper {
         let mut not_saved = None;
         let mut actions = VecDeque::from(actions);
         while let Some(action) = actions.pop_front() {
-            let Some((uuid, written)) = self.act(action) else { continue };
+            fuse::moment();
+            let done = self.act(action);
+            fuse::moment();
+            let Some((uuid, written)) = done else { continue };
             let answer = match written {
                 Ok(()) => Event::Saved { uuid },
                 Err(why) => {
@@ -410,8 +401,8 @@ impl Keeper {
                 return Some((record.uuid(), done.map_err(|error| format!("its record was not written: {error}"))));
             }
             Action::Spawn(grant) => self.spawn(&grant),
-            Action::Terminate(uuid) => self.end(uuid, Signal::TERM),
-            Action::Kill(uuid) => self.end(uuid, Signal::KILL),
+            Action::Terminate(uuid) => self.end(uuid, Watch::terminate),
+            Action::Kill(uuid) => self.end(uuid, Watch::kill),
             Action::Hold(uuid) => self.slices.hold(uuid, self.why_held(uuid)),
             Action::Release(uuid) => self.slices.release(uuid),
             Action::Sweep(uuid) => {
@@ -460,7 +451,8 @@ impl Keeper {
 
     fn hold(&mut self, uuid: Uuid, waiting: Waiting) -> Result<Identity> {
         let identity = waiting.identity().context("Its process was gone at once")?;
-        let pidfd = identity.open().context("Cannot hold its process")?.context("Its process was gone at once")?;
+        let pidfd = Processes::default().hold(identity).context("Cannot hold its process")?;
+        let pidfd = pidfd.context("Its process was gone at once")?;
         self.waiting.insert(uuid, waiting);
         self.watch(uuid, identity, pidfd);
         Ok(identity)
@@ -478,19 +470,16 @@ impl Keeper {
             // Its end is watched.
             tracing::warn!("{uuid}: The process that was to become its device is gone: {error}");
         }
+        fuse::moment();
     }
 
-    fn end(&mut self, uuid: Uuid, signal: Signal) {
+    fn end(&mut self, uuid: Uuid, end: fn(&Watch)) {
         // One that is not let go on yet does not know what a signal is for: it ends with its pipe.
         self.waiting.remove(&uuid);
-        let Some(watch) = self.watches.get(&uuid).filter(|watch| !watch.is_over()) else {
-            return self.news.push_back(Event::Exited { uuid, pid: None, how: Ending::Unseen });
-        };
-        if signal == Signal::KILL {
-            watch.identity.kill_session();
+        match self.watches.get(&uuid).filter(|watch| !watch.is_over()) {
+            Some(watch) => end(watch),
+            None => self.news.push_back(Event::Exited { uuid, pid: None, how: Ending::Unseen }),
         }
-        // It may have ended by itself just now, and its end is on its way here.
-        let _ = pidfd_send_signal(&*watch.pidfd, signal);
     }
 
     /// The address of its web page, where it has one.
@@ -500,6 +489,6 @@ impl Keeper {
 
     /// The process of a started device.
     pub fn process_of(&self, uuid: Uuid) -> Option<Identity> {
-        self.watches.get(&uuid).filter(|watch| !watch.is_over()).map(|watch| watch.identity)
+        self.watches.get(&uuid)?.process()
     }
 }

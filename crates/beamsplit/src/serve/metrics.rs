@@ -40,12 +40,15 @@ const MAX_SAMPLES: usize = 64;
 
 /// Every vGPU, with the statistics of those that run.
 pub async fn sample(app: &App) -> Result<Vec<Value>, Failure> {
+    // It is never closed.
+    let _place = app.crowd.acquire().await;
     let mut vgpus = app.desk.look(|keeper| keeper.told_all()).await?;
     let mut asking = JoinSet::new();
     for (index, vgpu) in vgpus.iter().enumerate().filter(|(_, vgpu)| runs(vgpu)) {
         let Some(uuid) = vgpu["uuid"].as_str().and_then(|text| text.parse().ok()) else { continue };
+        let Some(pid) = vgpu["pid"].as_u64().and_then(|pid| i32::try_from(pid).ok()) else { continue };
         let socket = app.devices.folder(uuid).join(CONTROL_SOCKET);
-        asking.spawn(async move { (index, timeout(PATIENCE, ask::stats(&socket)).await) });
+        asking.spawn(async move { (index, timeout(PATIENCE, ask::stats(&socket, pid)).await) });
     }
     for (index, stats) in asking.join_all().await {
         if let Ok(Ok(stats)) = stats {

@@ -5,7 +5,7 @@
 //! tells all that has to be known.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use manager::Uuid;
 use manager::record::{Record, VERSION};
@@ -36,7 +36,12 @@ pub enum Unreadable {
 /// Writes it into the folder of its device, as a whole or not at all.
 pub fn write(record: &Record, folder: &Path) -> io::Result<()> {
     // Not waiting for a disk: after the next boot nobody asks for it.
-    store::replace(&folder.join(FILE), &serde_json::to_vec(record)?, Lasting::UntilBoot)
+    store::replace_by(&unfinished(folder), &folder.join(FILE), &serde_json::to_vec(record)?, Lasting::UntilBoot)
+}
+
+/// What a record is called before it is whole: beside the folder, in which the device may write as well.
+pub fn unfinished(folder: &Path) -> PathBuf {
+    folder.with_extension("new")
 }
 
 /// Reads the one in this folder of the vGPU `uuid`; `None` when there is none.

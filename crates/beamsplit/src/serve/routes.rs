@@ -1,5 +1,7 @@
 //! What can be asked and ordered.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -15,13 +17,13 @@ use manager::vgpu::Start;
 use manager::{Definition, Event, Refusal, State as Life, Uuid};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::device::{Devices, LOG};
+use super::device::Devices;
 use super::foreign;
 use super::http::MAX_BODY;
 use super::keeper::{Desk, Failure, Keeper};
-use super::{ask, metrics, process, view};
+use super::{ask, log, metrics, view};
 
 /// Version of the answers; each has it.
 pub const VERSION: u32 = 1;
@@ -30,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The most of a log that is told at once.
 const LOG_PART: u64 = 256 << 10;
 
+/// How many clients have many devices asked for them at once; the others wait. What all devices say is held meanwhile.
+const CROWDS: usize = 4;
+
 /// What answers are made of.
 #[derive(Clone)]
 pub struct App {
@@ -37,6 +42,9 @@ pub struct App {
     pub desk: Desk,
     /// The folders of devices.
     pub devices: Devices,
+    /// Places for those who have many devices asked at once.
+    pub crowd: Arc<Semaphore>,
+    pictures: ask::Room,
     reload: mpsc::Sender<Reload>,
 }
 
@@ -47,7 +55,8 @@ impl App {
     /// An application, and those who ask it for the files to be read again.
     pub fn new(desk: Desk, devices: Devices) -> (Self, mpsc::Receiver<Reload>) {
         let (reload, reloads) = mpsc::channel(1);
-        (App { desk, devices, reload }, reloads)
+        let crowd = Arc::new(Semaphore::new(CROWDS));
+        (App { desk, devices, crowd, pictures: ask::Room::default(), reload }, reloads)
     }
 }
 
@@ -121,7 +130,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/vgpus/{vgpu}/attachment", get(attachment))
         .route("/v1/vgpus/{vgpu}/screenshot", get(screenshot))
         .route("/v1/vgpus/{vgpu}/stats", get(stats))
-        .route("/v1/vgpus/{vgpu}/log", get(log))
+        .route("/v1/vgpus/{vgpu}/log", get(read_log))
         .route("/v1/top", get(top))
         .route("/v1/metrics", get(metrics))
         .route("/v1/apply", post(super::apply::apply))
@@ -155,7 +164,7 @@ pub async fn types(State(app): State<App>) -> Answer {
 /// `list`, see [`router`].
 pub async fn list(State(app): State<App>) -> Answer {
     let vgpus = app.desk.look(Keeper::told_all).await?;
-    let foreign = foreign::list(&app.devices.runtime).await;
+    let foreign = foreign::list(&app.devices.runtime, &app.crowd).await;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Ok(Json(json!({ "version": VERSION, "host": host, "vgpus": vgpus, "foreign": foreign })))
 }
@@ -341,13 +350,15 @@ async fn attachment(State(app): State<App>, Path(word): Path<String>) -> Answer 
     Ok(Json(told.await??))
 }
 
-/// Where a device that runs is asked.
-async fn control(app: &App, word: String) -> Result<std::path::PathBuf, Refused> {
-    let uuid = find(app, word).await?;
-    let runs = app.desk.look(move |keeper| keeper.process_of(uuid).is_some()).await?;
-    match runs {
-        true => Ok(app.devices.folder(uuid).join(CONTROL_SOCKET)),
-        false => Err(Refused::new(StatusCode::CONFLICT, "conflict", "It does not run: beamsplit start")),
+/// Where a device that runs is asked, and which process has to answer.
+async fn control(app: &App, word: String) -> Result<(PathBuf, i32), Refused> {
+    let uuid = find(app, word.clone()).await?;
+    match app.desk.look(move |keeper| keeper.process_of(uuid)).await? {
+        Some(process) => Ok((app.devices.folder(uuid).join(CONTROL_SOCKET), process.pid)),
+        None => {
+            let why = format!("It does not run: start it first (beamsplit start {word})");
+            Err(Refused::new(StatusCode::CONFLICT, "conflict", why))
+        }
     }
 }
 
@@ -365,9 +376,10 @@ pub async fn screenshot(
     Path(word): Path<String>,
     Query(asked): Query<Screenshot>,
 ) -> Result<Response, Refused> {
-    let socket = control(&app, word).await?;
+    let (socket, pid) = control(&app, word).await?;
     let width = asked.width.map_or(String::new(), |width| format!("&width={width}"));
-    let answer = ask::picture(&socket, &format!("/v1/screenshot?head={}{width}", asked.head)).await?;
+    let target = format!("/v1/screenshot?head={}{width}", asked.head);
+    let answer = ask::picture(&socket, pid, &target, &app.pictures).await?;
     if answer.status != 200 {
         return Err(passed_on(&answer));
     }
@@ -390,8 +402,8 @@ fn passed_on(answer: &ask::Answer) -> Refused {
 
 /// `stats`, see [`router`].
 pub async fn stats(State(app): State<App>, Path(word): Path<String>) -> Answer {
-    let socket = control(&app, word).await?;
-    Ok(Json(ask::stats(&socket).await?))
+    let (socket, pid) = control(&app, word).await?;
+    Ok(Json(ask::stats(&socket, pid).await?))
 }
 
 #[derive(Deserialize)]
@@ -399,9 +411,9 @@ struct Log {
     from: Option<u64>,
 }
 
-async fn log(State(app): State<App>, Path(word): Path<String>, Query(asked): Query<Log>) -> Answer {
+async fn read_log(State(app): State<App>, Path(word): Path<String>, Query(asked): Query<Log>) -> Answer {
     let uuid = find(&app, word).await?;
-    let (text, next) = match process::part(&app.devices.folder(uuid).join(LOG), asked.from, LOG_PART) {
+    let (text, next) = match log::part(&app.devices.folder(uuid).join(log::FILE), asked.from, LOG_PART) {
         Ok(part) => part,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => (String::new(), 0),
         Err(error) => return Err(Refused::unavailable(format!("Cannot read its log: {error}"))),

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use manager::vgpu::parse_uuid;
 use manager::{Definition, Uuid};
 
+use super::fuse;
+
 /// The largest file of ours that is read: real ones have a hundredth of it.
 pub const LARGEST: u64 = 1 << 20;
 /// What the name of a definition ends with.
@@ -28,11 +30,18 @@ pub enum Lasting {
 pub fn replace(path: &Path, bytes: &[u8], lasting: Lasting) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(NEW);
-    let new = PathBuf::from(new);
-    let written = write(&new, bytes, lasting).and_then(|()| fs::rename(&new, path));
+    replace_by(Path::new(&new), path, bytes, lasting)
+}
+
+/// The same by this name for what is not whole yet: where others may write beside `path`, one in a folder in which they may not.
+pub fn replace_by(new: &Path, path: &Path, bytes: &[u8], lasting: Lasting) -> io::Result<()> {
+    let written = write(new, bytes, lasting).and_then(|()| {
+        fuse::moment();
+        fs::rename(new, path)
+    });
     if written.is_err() {
         // What was begun takes no room on a disk that is full.
-        let _ = fs::remove_file(&new);
+        let _ = fs::remove_file(new);
         return written;
     }
     match lasting {
@@ -42,10 +51,27 @@ pub fn replace(path: &Path, bytes: &[u8], lasting: Lasting) -> io::Result<()> {
 }
 
 fn write(path: &Path, bytes: &[u8], lasting: Lasting) -> io::Result<()> {
-    // One that was left half done by a manager that was killed is begun anew.
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(path)?;
-    file.write_all(bytes)?;
+    let mut file = create(path)?;
+    let (begin, end) = bytes.split_at(bytes.len() / 2);
+    file.write_all(begin)?;
+    fuse::moment();
+    file.write_all(end)?;
     if lasting == Lasting::Always { file.sync_all() } else { Ok(()) }
+}
+
+/// Makes a file that was not there. A device's user can put things into its folder, which would have root write to
+/// whatever a link there names: nothing that has this name is opened.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o640);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // One that was left half done by a manager that was killed, or what somebody put there.
+            fs::remove_file(path)?;
+            options.open(path)
+        }
+        opened => opened,
+    }
 }
 
 /// A name that was given or taken away lasts when its folder does.
@@ -86,6 +112,12 @@ impl Store {
     pub fn open(config: &Path) -> io::Result<Self> {
         let folder = config.join("vgpus");
         make_folder(&folder, 0o755)?;
+        // What a manager had begun that was killed: nobody was told that it is there.
+        for entry in fs::read_dir(&folder)?.flatten() {
+            if entry.path().as_os_str().as_encoded_bytes().ends_with(b".toml.new") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
         Ok(Store { folder })
     }
 
@@ -165,6 +197,22 @@ mod tests {
         assert!(found[1].1.as_ref().unwrap_err().contains("line 1"), "{:?}", found[1]);
         assert!(found[2].1.as_ref().unwrap_err().contains("speaks of"), "{:?}", found[2]);
         assert_eq!(fs::read_to_string(bad).unwrap(), "uuid = 3\n");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_what_is_written_first_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, new, victim] = ["record.json", "record.json.new", "victim"].map(|name| folder.path().join(name));
+        fs::write(&victim, "precious").unwrap();
+        let links: [fn(&Path, &Path) -> io::Result<()>; 2] =
+            [|from, to| std::os::unix::fs::symlink(from, to), |from, to| fs::hard_link(from, to)];
+        for link in links {
+            link(&victim, &new).unwrap();
+            replace(&path, b"new", Lasting::UntilBoot).unwrap();
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+            assert!(path.symlink_metadata().unwrap().is_file());
+        }
     }
 
     #[test]

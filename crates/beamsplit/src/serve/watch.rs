@@ -1,6 +1,5 @@
 //! Watches one device: when it answers for the first time, and when it and all that it started are gone.
 
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -8,21 +7,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use host::processes::{Identity, Processes};
 use manager::grant::CONTROL_SOCKET;
 use manager::machine::Ending;
 use manager::{Event, Uuid};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde_json::Value;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use tokio::runtime;
 use tokio::task::AbortHandle;
 
-use super::ask;
-use super::device::bound_log;
 use super::keeper::Desk;
-use super::process::Identity;
+use super::{ask, device, log};
 
 /// How often a device that starts is asked whether it answers, at first and later.
 const IMPATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -34,10 +34,9 @@ const LOGS: Duration = Duration::from_secs(10);
 /// A device that is watched.
 #[derive(Debug)]
 pub struct Watch {
-    /// Which process.
-    pub identity: Identity,
-    /// The same, for ever.
-    pub pidfd: Arc<OwnedFd>,
+    identity: Identity,
+    /// The same, for ever; of one that ended before it was watched there is none.
+    pidfd: Option<Arc<OwnedFd>>,
     said: Arc<Said>,
     task: AbortHandle,
 }
@@ -58,7 +57,7 @@ impl Drop for Watch {
 impl Watch {
     /// Begins to watch. What happens is told to the desk: `Ready` once, `Exited` once.
     pub fn start(
-        runtime: &tokio::runtime::Handle,
+        runtime: &runtime::Handle,
         desk: Desk,
         uuid: Uuid,
         identity: Identity,
@@ -67,7 +66,39 @@ impl Watch {
     ) -> Self {
         let (pidfd, said) = (Arc::new(pidfd), Arc::new(Said::default()));
         let task = runtime.spawn(watch(desk, uuid, identity, pidfd.clone(), folder, said.clone()));
-        Watch { identity, pidfd, said, task: task.abort_handle() }
+        Watch { identity, pidfd: Some(pidfd), said, task: task.abort_handle() }
+    }
+
+    /// Watches what is left of a device that ended while nobody did. `Exited` is told when nothing is.
+    pub fn start_rest(runtime: &runtime::Handle, desk: Desk, uuid: Uuid, identity: Identity) -> Self {
+        let said = Arc::new(Said::default());
+        let over = said.clone();
+        let task = runtime.spawn(async move {
+            end_all(uuid, || kill_left_behind(uuid, identity)).await;
+            over.tell(&desk, uuid, identity, Ending::Unseen);
+        });
+        Watch { identity, pidfd: None, said, task: task.abort_handle() }
+    }
+
+    /// Its process, until the end of it was told.
+    pub fn process(&self) -> Option<Identity> {
+        (!self.is_over()).then_some(self.identity)
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            // It may have ended by itself just now, and its end is on its way.
+            let _ = pidfd_send_signal(&**pidfd, Signal::TERM);
+        }
+    }
+
+    /// Ends it and all that it started. Of one whose end nobody saw this is done without a word.
+    pub fn kill(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            Processes::default().kill_session(self.identity);
+            let _ = pidfd_send_signal(&**pidfd, Signal::KILL);
+        }
     }
 
     /// Whether the end of it was told.
@@ -81,31 +112,40 @@ impl Watch {
     }
 }
 
-/// Holds the process of a record, when it lives.
-pub fn adopt(identity: Identity) -> io::Result<Option<OwnedFd>> {
-    identity.open()
+impl Said {
+    fn tell(&self, desk: &Desk, uuid: Uuid, identity: Identity, how: Ending) {
+        self.over.store(true, Ordering::Release);
+        desk.happened(Event::Exited { uuid, pid: Some(identity.pid.cast_unsigned()), how });
+    }
 }
 
-/// Whether the device in this folder answers now, and is this process.
-pub fn answers_now(folder: &Path, identity: Identity) -> bool {
-    let Ok(stream) = std::os::unix::net::UnixStream::connect(folder.join(CONTROL_SOCKET)) else { return false };
-    is(&stream, identity)
+/// Ends what a device left behind that ended while nobody watched. Returns how many there were.
+pub fn kill_left_behind(uuid: Uuid, leader: Identity) -> usize {
+    Processes::default().kill_session_marked(leader, &device::mark(uuid))
 }
 
-/// Whether it is this process that listens at the other end: the kernel says so, whatever it says itself.
-fn is(stream: impl AsFd, identity: Identity) -> bool {
-    socket_peercred(stream).is_ok_and(|peer| peer.pid.as_raw_nonzero().get() == identity.pid)
+/// Whether the device in this folder answers now, and is this process. One that has no time to be connected with does not.
+pub fn answers_now(runtime: &runtime::Handle, folder: &Path, identity: Identity) -> bool {
+    let connect = || -> std::io::Result<UnixStream> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(folder.join(CONTROL_SOCKET))?)?;
+        let _guard = runtime.enter();
+        UnixStream::from_std(socket.into())
+    };
+    connect().is_ok_and(|stream| ask::is(&stream, identity.pid))
 }
 
 #[expect(deprecated, reason = "what it is about holds: an owned descriptor that is shared stays the one it is")]
 async fn watch(desk: Desk, uuid: Uuid, identity: Identity, pidfd: Arc<OwnedFd>, folder: PathBuf, said: Arc<Said>) {
+    let processes = Processes::default();
     let ended = async {
         match AsyncFd::with_interest(pidfd.clone(), Interest::READABLE) {
             // Readable is what a pidfd becomes when its process ends.
             Ok(pidfd) => drop(pidfd.readable().await),
             Err(error) => {
                 tracing::error!("{uuid}: Cannot wait for its process, so it is looked at now and then: {error}");
-                while identity.lives() {
+                while processes.lives(identity) {
                     tokio::time::sleep(COUNTING.1).await;
                 }
             }
@@ -126,26 +166,30 @@ async fn watch(desk: Desk, uuid: Uuid, identity: Identity, pidfd: Arc<OwnedFd>, 
         desk.happened(Event::Ready { uuid });
         loop {
             tokio::time::sleep(LOGS).await;
-            bound_log(&folder);
+            log::bound(&folder);
         }
     };
     tokio::select! {
         () = ended => {}
         () = answers => {}
     }
-    let how = reap(&pidfd);
-    // What it started ends with it, if not by itself. Nothing that it used is free before.
+    // Before it is waited for: as long as it is our corpse its number is nobody else's.
+    end_all(uuid, || processes.kill_session(identity)).await;
+    said.tell(&desk, uuid, identity, reap(&pidfd));
+}
+
+/// Ends what a device started with it, if it does not end by itself; `kill` returns how many there were. Nothing that they used is
+/// free before.
+async fn end_all(uuid: Uuid, kill: impl Fn() -> usize) {
     let mut pause = COUNTING.0;
-    while !identity.kill_session() {
+    while kill() > 0 {
         tokio::time::sleep(pause).await;
         if pause == COUNTING.1 {
             tracing::warn!("{uuid}: processes of its device do not end");
             pause *= 50;
         }
-        pause = (pause * 2).min(COUNTING.1);
+        pause = (pause * 2).min(COUNTING.1 * 50);
     }
-    said.over.store(true, Ordering::Release);
-    desk.happened(Event::Exited { uuid, pid: Some(identity.pid.cast_unsigned()), how });
 }
 
 /// The address of its web page. A device that a guest took over must not lead people elsewhere.
@@ -170,8 +214,8 @@ fn reap(pidfd: &OwnedFd) -> Ending {
 
 /// What the device says of itself, if it answers and is who it should be.
 async fn answers(folder: &Path, uuid: Uuid, identity: Identity) -> Option<Value> {
-    let stream = tokio::net::UnixStream::connect(folder.join(CONTROL_SOCKET)).await.ok()?;
-    if !is(&stream, identity) {
+    let stream = UnixStream::connect(folder.join(CONTROL_SOCKET)).await.ok()?;
+    if !ask::is(&stream, identity.pid) {
         return None;
     }
     let stats = ask::stats_over(stream).await.ok()?;
@@ -182,6 +226,31 @@ async fn answers(folder: &Path, uuid: Uuid, identity: Identity) -> Option<Value>
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_device_whose_queue_is_full_keeps_no_manager_waiting() {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let own = Processes::default().identity(std::process::id().cast_signed()).unwrap();
+        let answers = || answers_now(runtime.handle(), folder.path(), own);
+        assert!(!answers(), "Nobody is there");
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        let address = SocketAddrUnix::new(folder.path().join(CONTROL_SOCKET)).unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        let crowd: Vec<_> = std::iter::from_fn(|| {
+            let one = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None);
+            one.ok().filter(|one| rustix::net::connect(one, &address).is_ok())
+        })
+        .collect();
+        assert!(!crowd.is_empty() && !answers());
+        for _ in crowd {
+            rustix::net::accept(&socket).unwrap();
+        }
+        assert!(answers());
+        let other = Identity { pid: own.pid + 1, ..own };
+        assert!(!answers_now(runtime.handle(), folder.path(), other));
+    }
 
     #[test]
     fn a_device_leads_to_a_page_of_this_host_and_nowhere_else() {

@@ -185,14 +185,35 @@ impl Home {
         })
         .collect()
     }
+
+    /// All vGPUs, once nothing is on its way. Each device is known then, and each that is known is there.
+    pub fn settled(&self) -> Vec<Value> {
+        let list = || self.json(&["list"])["vgpus"].as_array().unwrap().clone();
+        wait_until("all is settled", || {
+            list().iter().all(|vgpu| ["defined", "running", "held"].contains(&vgpu["state"].as_str().unwrap()))
+        });
+        let all = list();
+        let known: Vec<u64> = all.iter().filter_map(|vgpu| vgpu["pid"].as_u64()).collect();
+        assert!(known.iter().all(|pid| lives(*pid)), "{all:?}");
+        wait_until("those that nobody knows are gone", || {
+            self.devices().iter().all(|pid| known.contains(&u64::from(*pid)))
+        });
+        all
+    }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
         for pid in self.devices() {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+            signal(pid.into(), "-9");
         }
     }
+}
+
+/// Sends a signal, as in `-9`, to one process: 0 and below would be whole groups, ours among them.
+pub fn signal(pid: u64, signal: &str) {
+    assert!(pid > 1, "{pid}");
+    let _ = Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// Waits for what is bound to happen.

@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 /// A `/proc` of our making: number, parent, group, start time.
-fn tree(processes: &[(i32, i32, i32, u64)], with_children: bool) -> tempfile::TempDir {
+pub(super) fn tree(processes: &[(i32, i32, i32, u64)], with_children: bool) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a folder");
     for (pid, parent, group, start_time) in processes {
         let task = root.path().join(format!("{pid}/task/{pid}"));
@@ -55,11 +55,11 @@ fn processes_that_seem_to_be_their_own_ancestors_end_no_search() {
     }
 }
 
-fn sleeper() -> Child {
+pub(super) fn sleeper() -> Child {
     Command::new("sleep").arg("1000").process_group(0).spawn().expect("sleep")
 }
 
-fn end(mut child: Child) {
+pub(super) fn end(mut child: Child) {
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -70,63 +70,16 @@ fn a_number_that_is_anothers_by_now_is_not_held() {
     let pid = child.id() as i32;
     let real = Processes::default();
     let identity = real.stat(pid).expect("it is there").identity();
-    assert!(real.hold(identity).is_some());
+    assert!(real.hold(identity).expect("held").is_some());
     // The number is the same, the process of another time.
     let earlier = Identity { start_time: identity.start_time - 1, ..identity };
-    assert!(real.hold(earlier).is_none());
+    assert!(real.hold(earlier).expect("gone").is_none());
     assert!(Renderers::of(real.clone(), earlier).is_none());
     end(child);
-    assert!(real.hold(identity).is_none());
-}
-
-#[test]
-fn one_that_took_over_a_number_while_it_was_looked_for_is_neither_held_nor_signalled() {
-    // What is seen below the device was there a moment ago; the number is a stranger's now.
-    let stranger = sleeper();
-    let pid = stranger.id() as i32;
-    let device = std::process::id() as i32;
-    let started = |pid| Processes::default().stat(pid).expect("it is there").start_time;
-    let seen = [(device, 1, device, started(device)), (pid, device, pid, started(pid) - 5)];
-    let root = tree(&seen, true);
-    let processes = Processes::at(root.path());
-    let identity = processes.stat(device).expect("a line").identity();
-    let mut renderers = Renderers::of(processes, identity).expect("a device");
-    // The tree says that it lives; the kernel's own answer is the one that counts, and both are asked.
-    fs::write(root.path().join(format!("{pid}/stat")), "gone").expect("a file");
-    assert!(!renderers.find());
-    renderers.signal(Signal::STOP, false);
-    assert_ne!(Processes::default().stat(pid).expect("it is there").state, 'T');
-    end(stranger);
-}
-
-#[test]
-fn one_of_another_user_is_left_alone() {
-    let child = sleeper();
-    let (pid, device) = (child.id() as i32, std::process::id() as i32);
-    let started = |pid| Processes::default().stat(pid).expect("it is there").start_time;
-    let root = tree(&[(device, 1, device, started(device)), (pid, device, pid, started(pid))], true);
-    fs::write(root.path().join(format!("{pid}/status")), "Uid:\t8\t8\t8\t8\n").expect("a file");
-    let processes = Processes::at(root.path());
-    let identity = processes.stat(device).expect("a line").identity();
-    let mut renderers = Renderers::of(processes, identity).expect("a device");
-    assert!(!renderers.find());
-    fs::write(root.path().join(format!("{pid}/status")), "Uid:\t7\t7\t7\t7\n").expect("a file");
-    assert!(renderers.find());
-    assert!(renderers.has(pid));
-    end(child);
-    assert_eq!(renderers.bury(), [pid]);
-}
-
-#[test]
-fn a_device_whose_number_is_anothers_has_no_renderers() {
-    let child = sleeper();
-    let (pid, device) = (child.id() as i32, std::process::id() as i32);
-    let started = |pid| Processes::default().stat(pid).expect("it is there").start_time;
-    let root = tree(&[(device, 1, device, 100), (pid, device, pid, started(pid))], true);
-    let processes = Processes::at(root.path());
-    let mut renderers = Renderers::of(processes, Identity { pid: device, start_time: 100 }).expect("a device");
-    let line = fs::read_to_string(root.path().join(format!("{device}/stat"))).expect("a line");
-    fs::write(root.path().join(format!("{device}/stat")), line.replace(" 100 ", " 200 ")).expect("a file");
-    assert!(!renderers.find() && renderers.is_empty());
-    end(child);
+    assert!(real.hold(identity).expect("gone").is_none());
+    for pid in [i32::MIN, -1, 0] {
+        assert!(real.hold(Identity { pid, start_time: 0 }).expect("gone").is_none(), "{pid}");
+    }
+    let first = real.identity(1).expect("it is there");
+    assert!(Renderers::of(real, first).is_none(), "Everything is below the first process");
 }
