@@ -26,7 +26,7 @@ pub enum Freezer {
 /// What came of a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stop {
-    /// From the order until the last one stood still, or until it was given up.
+    /// Until the last one stood still, or until it was given up; the order came before.
     pub took: Duration,
     /// All stand still.
     pub complete: bool,
@@ -59,12 +59,16 @@ impl Freezer {
         }
     }
 
-    /// Stops all, and waits until they are, for `limit` at most.
-    pub fn stop(&self, renderers: &mut Renderers, limit: Duration) -> Stop {
-        let begin = Instant::now();
+    /// Orders all to stop. They do so within a moment, which [`finish`](Self::finish) waits for.
+    pub fn begin(&self, renderers: &mut Renderers) {
         renderers.look_anew();
+        self.order(renderers);
+    }
+
+    /// Waits until all that were ordered to stop do, and those that they had just started, for `limit` at most.
+    pub fn finish(&self, renderers: &mut Renderers, limit: Duration) -> Stop {
+        let begin = Instant::now();
         loop {
-            self.order(renderers);
             let stand = self.wait(renderers, begin, limit);
             // What was started just before its parent stood still.
             let more = renderers.find_theirs();
@@ -74,6 +78,7 @@ impl Freezer {
             if begin.elapsed() >= limit {
                 return Stop { took: begin.elapsed(), complete: false };
             }
+            self.order(renderers);
         }
     }
 

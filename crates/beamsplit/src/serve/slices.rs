@@ -365,7 +365,9 @@ impl Gpu {
             if !due {
                 return;
             }
-            let measured: Vec<_> = self.clients.iter_mut().map(|(uuid, client)| (*uuid, client.measure())).collect();
+            let now = begin.elapsed();
+            let due_ones = self.clients.iter_mut().filter(|(_, client)| client.is_due(now));
+            let measured: Vec<_> = due_ones.map(|(uuid, client)| (*uuid, client.measure(now))).collect();
             let step = self.schedule.tick(begin.elapsed(), &measured);
             self.next = step.next;
             due = self.act(&step.acts, on_held);
@@ -374,30 +376,34 @@ impl Gpu {
 
     /// Returns whether somebody was stopped.
     fn act(&mut self, acts: &[Act<Uuid>], on_held: &dyn Fn(Uuid, Held)) -> bool {
-        let limit = self.schedule.options().preempt_timeout;
-        let mut stopped = false;
+        let mut stopping = Vec::new();
         for act in acts {
             let (Act::Freeze(uuid) | Act::Thaw(uuid) | Act::Gate(uuid) | Act::Open(uuid) | Act::Hold(uuid)) = act;
             let Some(client) = self.clients.get_mut(uuid) else { continue };
             match act {
                 Act::Freeze(_) => {
-                    client.freeze(limit);
-                    stopped = true;
+                    client.freeze();
+                    stopping.push(*uuid);
                 }
                 Act::Thaw(_) => client.thaw(),
                 Act::Gate(_) => client.grant(arbiter::Grant::Gated),
                 Act::Open(_) => client.grant(arbiter::Grant::Open),
                 Act::Hold(_) => {
                     client.grant(arbiter::Grant::Held);
-                    client.freeze(limit);
+                    client.freeze();
+                    stopping.push(*uuid);
                     if let Some(Account { held: Some(Held { why, .. }), .. }) = self.schedule.account(*uuid) {
                         on_held(*uuid, Held { why, last: client.last() });
                     }
-                    stopped = true;
                 }
             }
         }
-        stopped
+        // Waited for when whoever is next has been let go on.
+        let limit = self.schedule.options().preempt_timeout;
+        for uuid in &stopping {
+            self.clients.get_mut(uuid).into_iter().for_each(|client| client.finish(limit));
+        }
+        !stopping.is_empty()
     }
 }
 

@@ -56,6 +56,11 @@ const SPIN: &str = "while :; do :; done";
 const STANDING: Duration = Duration::from_micros(500);
 const LONG: Duration = Duration::from_secs(30);
 
+fn stop(freezer: &Freezer, renderers: &mut Renderers) -> Stop {
+    freezer.begin(renderers);
+    freezer.finish(renderers, LONG)
+}
+
 /// What they use in a while, in which they could use much more.
 fn uses(meter: &mut Meter, renderers: &mut Renderers) -> Duration {
     let before = meter.read(renderers);
@@ -100,7 +105,7 @@ fn stopped_ones_use_nothing_and_go_on_afterwards() {
         let mut meter = Meter::default();
         for _ in 0..5 {
             wait_until_they_run(&mut meter, &mut renderers);
-            let stop = freezer.stop(&mut renderers, LONG);
+            let stop = stop(&freezer, &mut renderers);
             assert!(stop.complete, "{}: {stop:?}", freezer.name());
             assert!(uses(&mut meter, &mut renderers) <= STANDING, "{}", freezer.name());
             freezer.go_on(&mut renderers);
@@ -118,7 +123,7 @@ fn those_that_start_processes_all_the_time_are_stopped_with_all_of_them() {
         let mut renderers = device.renderers(1);
         let mut meter = Meter::default();
         for _ in 0..20 {
-            let stop = freezer.stop(&mut renderers, LONG);
+            let stop = stop(&freezer, &mut renderers);
             assert!(stop.complete, "{}: {stop:?}", freezer.name());
             assert!(uses(&mut meter, &mut renderers) <= STANDING, "{}", freezer.name());
             assert!(!renderers.find(), "{}: one was started meanwhile", freezer.name());
@@ -135,7 +140,7 @@ fn the_device_its_launcher_and_strangers_are_never_stopped() {
     let mut stranger = Command::new("sleep").arg("1000").process_group(0).spawn().expect("sleep");
     let device = Device::start(&[SPIN]);
     let mut renderers = device.renderers(1);
-    assert!(Freezer::Signals.stop(&mut renderers, LONG).complete);
+    assert!(stop(&Freezer::Signals, &mut renderers).complete);
     let processes = Processes::default();
     let limit = Instant::now() + LONG;
     // On a busy machine they get to it later, without having done anything.
@@ -158,7 +163,7 @@ fn one_whose_parent_died_is_found_by_its_group() {
     let device = Device::start(&[&format!("sh -c \"sh -c \\\"{SPIN}\\\" & exit\"; while :; do sleep 1000; done")]);
     // The leader, its sleep, and the orphan.
     let mut renderers = device.renderers(3);
-    assert!(Freezer::Signals.stop(&mut renderers, LONG).complete);
+    assert!(stop(&Freezer::Signals, &mut renderers).complete);
     let mut meter = Meter::default();
     assert!(uses(&mut meter, &mut renderers) <= STANDING);
     assert!(!meter.total().is_zero(), "The orphan is among them");

@@ -117,9 +117,14 @@ impl Client {
         matches!(self.state, State::Ready | State::Waiting)
     }
 
-    /// Whether nobody else may run yet because it is not known to have stopped.
-    pub fn blocks(&self, now: Duration, timeout: Duration) -> bool {
-        matches!(self.state, State::Draining | State::Stopping) && now < self.since + timeout
+    /// Whether nobody else may run yet because it is not known to have stopped. With a `handover` another one may from the
+    /// moment on in which this one is told to; but not a third.
+    pub fn blocks(&self, now: Duration, timeout: Duration, handover: bool) -> bool {
+        match self.state {
+            State::Stopping if handover && self.since == now => false,
+            State::Draining | State::Stopping => now < self.since + timeout,
+            _ => false,
+        }
     }
 
     /// Takes the turn from it.

@@ -192,16 +192,32 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
         }
         let late = now > until + self.quantum() / 2;
         let next_slice = self.slice(self.weight(client));
+        let again = self.again(key, now);
         let competes = self.clients.iter().any(|(other, client)| *other != key && client.is_candidate())
             || (self.options.policy.keeps_slots() && (self.spare() > 0 || self.others_are_there(key)));
         let mode = self.options.mode;
         let Some(client) = self.clients.get_mut(&key) else { return };
         client.overruns += u64::from(late && competes);
-        if competes {
-            client.stop(key, mode, now, acts);
-        } else {
-            // Nobody minds.
-            client.state = State::Running { until: now + next_slice };
+        match again {
+            _ if !competes => client.state = State::Running { until: now + next_slice },
+            Some(slice) => {
+                client.state = State::Running { until: now + slice };
+                client.slices += 1;
+            }
+            None => client.stop(key, mode, now, acts),
+        }
+    }
+
+    /// For how long it is the turn of the one that runs again, if it is: nobody is stopped in order to be let go on at once.
+    fn again(&mut self, key: K, now: Duration) -> Option<Duration> {
+        let client = self.clients.get_mut(&key)?;
+        let before = (std::mem::replace(&mut client.state, State::Ready), std::mem::replace(&mut client.waits_since, now));
+        let next = self.next(now);
+        let client = self.clients.get_mut(&key)?;
+        (client.state, client.waits_since) = before;
+        match next {
+            Some(Next::Client(best, slice)) if best == key => Some(slice),
+            _ => None,
         }
     }
 
@@ -211,7 +227,9 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
 
     fn begin_slice(&mut self, now: Duration, acts: &mut Vec<Act<K>>) {
         let timeout = self.options.preempt_timeout;
-        let taken = |client: &Client| client.is_running() || client.blocks(now, timeout);
+        // Where no slots are kept, nothing is lost while one comes to rest: what it uses meanwhile is charged.
+        let handover = !self.options.policy.keeps_slots();
+        let taken = |client: &Client| client.is_running() || client.blocks(now, timeout, handover);
         if now < self.reserved_until || self.clients.values().any(taken) {
             return;
         }
@@ -250,7 +268,7 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
             return None;
         }
         let timeout = self.options.preempt_timeout;
-        if self.clients.values().any(|client| client.blocks(now, timeout)) {
+        if self.clients.values().any(|client| client.blocks(now, timeout, false)) {
             return Some(now + pace);
         }
         let running = self.clients.values().find_map(|client| match client.state {

@@ -18,6 +18,8 @@ use super::{Device, Slice};
 /// The group, in a device's own, that those are in who draw.
 const GROUP: &str = "renderers";
 
+/// How often one that stands still is looked at: only whoever lets it go on behind our back can change that.
+const STILL: Duration = Duration::from_millis(20);
 /// One that used less since the last look is asked whether it wanted to.
 const BUSY: Duration = Duration::from_micros(500);
 
@@ -39,8 +41,9 @@ pub struct Client {
     told: bool,
     stopped: bool,
     stops: u64,
-    /// At the last look.
+    /// At the last look, and when that was.
     used: Duration,
+    looked: Duration,
 }
 
 impl Client {
@@ -66,6 +69,7 @@ impl Client {
             stopped: false,
             stops: 0,
             used: Duration::ZERO,
+            looked: Duration::ZERO,
         };
         // Whoever gave out its time before may have left it stopped.
         while client.renderers.find() {}
@@ -125,8 +129,14 @@ impl Client {
         new || ended
     }
 
+    /// Whether there may be something to see.
+    pub fn is_due(&self, now: Duration) -> bool {
+        !(self.told && self.stopped) || now >= self.looked + STILL
+    }
+
     /// What it used, and whether it stands still.
-    pub fn measure(&mut self) -> Measured {
+    pub fn measure(&mut self, now: Duration) -> Measured {
+        self.looked = now;
         let cpu = self.meter.read(&mut self.renderers);
         let used = match self.timed {
             Timed::Fdinfo => {
@@ -160,15 +170,22 @@ impl Client {
         Some(format!("{} of context {}", report.command, report.context))
     }
 
-    /// Stops it, for at most so long.
-    pub fn freeze(&mut self, limit: Duration) {
-        self.told = true;
+    /// Tells it to stop.
+    pub fn freeze(&mut self) {
+        (self.told, self.stopped) = (true, false);
         self.stops += 1;
         // Before, so that none of the time counts for its device.
         if let Some(seam) = &mut self.seam {
             seam.stopped();
         }
-        self.stopped = self.freezer.stop(&mut self.renderers, limit).complete;
+        self.freezer.begin(&mut self.renderers);
+    }
+
+    /// Waits until it has stopped, for at most so long.
+    pub fn finish(&mut self, limit: Duration) {
+        self.stopped = self.freezer.finish(&mut self.renderers, limit).complete;
+        // Seen by the next look, however soon that is.
+        self.looked = Duration::ZERO;
     }
 
     /// Lets it go on.

@@ -76,7 +76,8 @@ fn weights_mean_nothing_where_all_have_the_same() {
 
 #[test]
 fn time_of_one_that_idles_is_used_in_best_effort_and_not_in_fixed_share() {
-    for (policy, least, most) in [(Policy::BestEffort, 0.95, 1.01), (Policy::FixedShare, 0.70, 0.76)] {
+    // More than all there is: one that is told to stop comes to rest while the next one runs.
+    for (policy, least, most) in [(Policy::BestEffort, 0.99, 1.02), (Policy::FixedShare, 0.70, 0.76)] {
         let mut machine = busy(Options { policy, ..Options::default() }, &[1, 1, 1], Delays::Measured);
         machine.add(1, Habit::Still);
         machine.run(ms(300));
