@@ -135,7 +135,8 @@ struct DeviceWords<'a> {
 /// As many heads as the type has, none larger than its largest.
 fn within(heads: &[Mode], allowed: &[Mode]) -> Result<(), String> {
     if heads.len() > allowed.len() {
-        return Err(format!("has {} heads, not {}", allowed.len(), heads.len()));
+        let what = if allowed.len() == 1 { "head" } else { "heads" };
+        return Err(format!("has {} {what}, not {}", allowed.len(), heads.len()));
     }
     let pixels = |mode: &Mode| u64::from(mode.width) * u64::from(mode.height);
     let largest = allowed.iter().copied().max_by_key(pixels).ok_or("has no head")?;

@@ -108,7 +108,10 @@ impl Machine {
             Event::Undefine { uuid } => return self.undefine(uuid, todo),
             Event::Start { uuid } => return self.start(uuid, todo),
             Event::Stop { uuid } => return self.stop(uuid, todo),
-            Event::Take { gpu, by } => return self.partition.take(&gpu, &by).map(Outcome::from),
+            Event::Take { gpu, by } => {
+                let taken = self.partition.take(&gpu, &by).map_err(|refusal| self.with_names(refusal));
+                return taken.map(Outcome::from);
+            }
             Event::Give { gpu } => return self.partition.give(&gpu).map(Outcome::from),
         }
         Ok(Outcome::Unchanged)
@@ -162,6 +165,19 @@ impl Machine {
                 Err(Refusal::Conflict(format!("'{word}' is the name of {one} and of {other}: say which by UUID")))
             }
         }
+    }
+
+    /// The same refusal, with what people call those who have what was wanted.
+    pub(crate) fn with_names(&self, mut refusal: Refusal) -> Refusal {
+        if let Refusal::NoCapacity { holders, .. }
+        | Refusal::NoInstance { holders, .. }
+        | Refusal::InUse { holders, .. } = &mut refusal
+        {
+            for holder in holders {
+                holder.name = self.vgpus.get(&holder.uuid).and_then(Entry::name).map(str::to_owned);
+            }
+        }
+        refusal
     }
 
     /// The GPUs.

@@ -19,6 +19,8 @@ use crate::value::Bytes;
 pub struct Holder {
     /// Who.
     pub uuid: Uuid,
+    /// What people call it, where whoever tells of it knows.
+    pub name: Option<String>,
     /// Of which type.
     #[serde(rename = "type")]
     pub kind: String,
@@ -28,7 +30,11 @@ pub struct Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}, {})", self.uuid, self.kind, Bytes(self.memory))
+        write!(f, "{}", self.uuid)?;
+        if let Some(name) = &self.name {
+            write!(f, " '{name}'")?;
+        }
+        write!(f, " ({}, {})", self.kind, Bytes(self.memory))
     }
 }
 
@@ -97,7 +103,7 @@ impl Partition {
     /// Whether one more of this type could be started now.
     pub fn check(&self, kind: &Type) -> Result<(), Refusal> {
         let account = self.gpus.get(&kind.gpu);
-        let account = account.ok_or_else(|| Refusal::Conflict(format!("This host has no GPU {}", kind.gpu)))?;
+        let account = account.ok_or_else(|| no_gpu(&kind.gpu))?;
         if let Some(by) = &account.taken {
             return Err(Refusal::Conflict(taken(&kind.gpu, by)));
         }
@@ -153,7 +159,7 @@ impl Partition {
 
     /// Takes a whole GPU away from vGPUs: none may have a part of it.
     pub fn take(&mut self, gpu: &GpuId, by: &str) -> Result<bool, Refusal> {
-        let account = self.gpus.get_mut(gpu).ok_or_else(|| Refusal::NotFound(format!("GPU {gpu}")))?;
+        let account = self.gpus.get_mut(gpu).ok_or_else(|| no_gpu(gpu))?;
         match &account.taken {
             Some(other) if other == by => return Ok(false),
             Some(other) => return Err(Refusal::Conflict(taken(gpu, other))),
@@ -169,7 +175,7 @@ impl Partition {
 
     /// Gives it back. Whether it was taken.
     pub fn give(&mut self, gpu: &GpuId) -> Result<bool, Refusal> {
-        let account = self.gpus.get_mut(gpu).ok_or_else(|| Refusal::NotFound(format!("GPU {gpu}")))?;
+        let account = self.gpus.get_mut(gpu).ok_or_else(|| no_gpu(gpu))?;
         Ok(account.taken.take().is_some())
     }
 
@@ -197,12 +203,20 @@ impl Partition {
 
 impl Account {
     fn holders(&self) -> Vec<Holder> {
-        let holder =
-            |(uuid, part): (&Uuid, &Part)| Holder { uuid: *uuid, kind: part.kind.clone(), memory: part.memory };
+        let holder = |(uuid, part): (&Uuid, &Part)| Holder {
+            uuid: *uuid,
+            name: None,
+            kind: part.kind.clone(),
+            memory: part.memory,
+        };
         let mut holders: Vec<Holder> = self.parts.iter().map(holder).collect();
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.memory));
         holders
     }
+}
+
+fn no_gpu(gpu: &GpuId) -> Refusal {
+    Refusal::Conflict(format!("This host has no GPU {gpu}"))
 }
 
 fn taken(gpu: &GpuId, by: &str) -> String {

@@ -45,9 +45,11 @@ pub fn choose(machine: &Machine, wish: &Wish) -> Result<Type, Refusal> {
     };
     match &offer.barred {
         Some(why) => Err(Refusal::Conflict(format!("Type '{}': {why}", offer.kind.name))),
-        None => Err(machine.partition().check(&offer.kind).err().unwrap_or_else(|| {
-            unreachable!("a type of which there is none left is refused by the partition that said so")
-        })),
+        // Who has what of it is for the partition to say.
+        None => match machine.partition().check(&offer.kind) {
+            Ok(()) => Ok(offer.kind.clone()),
+            Err(refusal) => Err(machine.with_names(refusal)),
+        },
     }
 }
 
@@ -96,6 +98,19 @@ mod tests {
         let refusal = chosen(&machine, 1025, 4096).unwrap_err();
         assert!(refusal.contains("1G left and 2G are needed") && refusal.contains(&uuid(1).to_string()), "{refusal}");
         assert_eq!(chosen(&machine, 513, 4096).unwrap(), "render-1g");
+    }
+
+    #[test]
+    fn who_has_what_is_wanted_is_called_by_name() {
+        let mut machine = machine(&[gpu("software", 2 << 30)]);
+        let definition = Definition { name: Some("desk".to_owned()), ..Definition::new(uuid(1), "render-2g") };
+        settle(&mut machine, Event::Create { definition, start: true }).unwrap();
+        let named = format!("held by {} 'desk' (render-2g, 2G)", uuid(1));
+        let refusal = chosen(&machine, 1024, 1024).unwrap_err();
+        assert!(refusal.ends_with(&named), "{refusal}");
+        let definition = Definition::new(uuid(2), "render-1g");
+        let refusal = settle(&mut machine, Event::Create { definition, start: true }).unwrap_err();
+        assert!(refusal.to_string().ends_with(&named), "{refusal}");
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Machine {
             if let Some(profile) = before {
                 self.partition.adopt(uuid, &profile);
             }
-            return Err(refusal);
+            return Err(self.with_names(refusal));
         }
         let until = self.now + START_PATIENCE;
         if let Some(entry) = self.vgpus.get_mut(&uuid) {

@@ -227,7 +227,7 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is no such vGPU.
-    #[error("There is no vGPU {0}")]
+    #[error("There is no vGPU '{0}': beamsplit list shows those that there are")]
     NotFound(String),
     /// It contradicts what there is.
     #[error("{0}")]
@@ -245,7 +245,7 @@ pub enum Refusal {
         holders: Vec<Holder>,
     },
     /// All of this type that there may be are there.
-    #[error("{max} of {kind} may be there at a time, and are: {}", names(.holders))]
+    #[error("Type '{kind}' allows {max} at a time: held by {}", names(.holders))]
     NoInstance {
         /// The type.
         kind: String,
