@@ -74,8 +74,12 @@ impl Manager {
                 "No manager listens on {}: start it with 'beamsplit serve', or 'systemctl start beamsplit'",
                 socket.display()
             ),
-            ErrorKind::PermissionDenied => anyhow::anyhow!(
+            ErrorKind::PermissionDenied if socket == folders::hosts_socket() => anyhow::anyhow!(
                 "{} is for root and the group beamsplit: join it with 'sudo usermod -aG beamsplit $USER' and log in again",
+                socket.display()
+            ),
+            ErrorKind::PermissionDenied => anyhow::anyhow!(
+                "{} is for another user and the group beamsplit: ask as that user, or as root",
                 socket.display()
             ),
             _ => anyhow::anyhow!("Cannot connect to {}: {error}", socket.display()),
@@ -118,8 +122,13 @@ fn exchange(
     // Who does not want the whole request may say why before it ends.
     let read = stream.take(MAX_ANSWER).read_to_end(&mut answer);
     if answer.is_empty() {
-        written?;
-        read?;
+        let why = written.and(read).err();
+        let late = |error: &Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        match why {
+            None => bail!("it hung up"),
+            Some(error) if late(&error) => bail!("it said nothing for {} seconds", patience.as_secs()),
+            Some(error) => return Err(error.into()),
+        }
     }
     self::body(answer)
 }

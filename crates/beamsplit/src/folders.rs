@@ -55,7 +55,12 @@ pub fn managers_socket(runtime_dir: Option<&Path>) -> PathBuf {
         return socket_in(folder);
     }
     let own = runtime().ok().map(|folder| socket_in(&folder));
-    own.filter(|path| path.exists()).unwrap_or_else(|| socket_in(Path::new(SYSTEM)))
+    own.filter(|path| path.exists()).unwrap_or_else(hosts_socket)
+}
+
+/// Where the manager of the whole host listens.
+pub fn hosts_socket() -> PathBuf {
+    socket_in(Path::new(SYSTEM))
 }
 
 /// A variable that names an absolute folder, as the XDG specification wants it; others count as not set.

@@ -7,6 +7,7 @@ mod client;
 mod device;
 mod folders;
 mod launch;
+mod output;
 mod program;
 mod qmp;
 mod screenshot;
@@ -38,9 +39,9 @@ enum Command {
     /// Show the types of vGPU that this host offers, and how many are left.
     Types(verbs::types::Words),
     /// List the vGPUs.
-    List(verbs::list::List),
+    List(verbs::list::Words),
     /// Show all that is known of a vGPU, or of a GPU.
-    Show(verbs::list::Show),
+    Show(verbs::show::Words),
     /// Make a vGPU that is gone when it stops.
     Create(verbs::define::Create),
     /// Write a vGPU down, so that it lasts.
@@ -87,16 +88,17 @@ fn main() -> ExitCode {
     let done = match Words::try_parse() {
         Ok(words) => run(words.command),
         // The help and the version come as errors whose code is 0.
-        Err(text) if text.exit_code() == 0 => text.print().map_err(Into::into),
+        Err(text) if text.exit_code() == 0 => text.print().map_err(output::unwritten),
         Err(error) => {
-            eprintln!("beamsplit: {}", one_line(&error));
+            output::complain(one_line(&error));
             return ExitCode::from(2);
         }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<output::Unread>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("beamsplit: {error:#}");
+            output::complain(format_args!("{error:#}"));
             if error.is::<verbs::Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
@@ -110,8 +112,8 @@ fn run(command: Command) -> Result<()> {
         Command::Serve(words) => serve::run(words),
         Command::Launch(words) => launch::run(&words),
         Command::Types(words) => verbs::types::run(&words),
-        Command::List(words) => verbs::list::list(&words),
-        Command::Show(words) => verbs::list::show(&words),
+        Command::List(words) => verbs::list::run(&words),
+        Command::Show(words) => verbs::show::run(&words),
         Command::Create(words) => verbs::define::create(&words),
         Command::Define(words) => verbs::define::define(&words),
         Command::Modify(words) => verbs::define::modify(&words),
@@ -137,9 +139,10 @@ fn one_line(error: &clap::Error) -> String {
     let said: Vec<&str> =
         text.lines().take_while(|line| !ends(line)).map(str::trim).filter(|line| !line.is_empty()).collect();
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "Say what to do, as in beamsplit device; beamsplit --help lists the commands".to_owned();
+        return "Say what to do, as in beamsplit list; beamsplit --help lists the commands".to_owned();
     }
-    let line = said.join("; ");
+    // What is missing is listed below a colon, a line each.
+    let line = said.join("; ").replace(":; ", ": ");
     let line = line.strip_prefix("error: ").unwrap_or(&line);
     let mut letters = line.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
@@ -162,6 +165,10 @@ mod tests {
             ("teleport", "teleport"),
             ("stats", "--socket"),
             ("stats --socket", "--socket"),
+            ("show", "provided: <VGPU|GPU>"),
+            ("define x --transport tcp", "vhost-user, vfio-user"),
+            ("modify x --model tv", "vga, virtio, bochs"),
+            ("create x --uuid 7", "'7' is not a UUID"),
             ("screenshot --socket /x", "FILE"),
             ("screenshot --socket /x f.png --head two", "two"),
         ] {

@@ -1,12 +1,12 @@
 //! `beamsplit screenshot`: what a head shows, as a PNG file.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::client::{self, Manager};
+use crate::output;
 use crate::verbs::{Usage, at};
 
 /// Save what a virtual machine shows as a PNG file.
@@ -32,7 +32,8 @@ pub fn run(words: &Words) -> Result<()> {
         (Some(socket), [file]) => (client::get(socket, &format!("/v1{query}"))?, file),
         (None, [vgpu, file]) => {
             let vgpu = vgpu.to_str().context("No vGPU has a name that is not text")?;
-            (words.manager.bytes("GET", &at(vgpu, &query), None)?, file)
+            let vgpu = crate::verbs::vgpu(vgpu).map_err(|why| Usage(format!("'{vgpu}': {why}")))?;
+            (words.manager.bytes("GET", &at(&vgpu, &query), None)?, file)
         }
         (Some(_), _) => {
             return Err(Usage("--socket names the device: leave out VGPU, and name the FILE alone".into()).into());
@@ -41,7 +42,7 @@ pub fn run(words: &Words) -> Result<()> {
     };
     let file = Path::new(file);
     if file.as_os_str() == "-" {
-        return std::io::stdout().write_all(&png).context("Cannot write to the standard output");
+        return output::write(&png);
     }
     std::fs::write(file, png).with_context(|| format!("Cannot write {}", file.display()))
 }

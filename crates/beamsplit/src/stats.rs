@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use unicode_width::UnicodeWidthStr;
 
 use crate::client::{self, Manager};
+use crate::output;
 use crate::table::printable;
 use crate::verbs::at;
 
@@ -26,6 +28,7 @@ pub struct Words {
 #[group(required = true, multiple = false)]
 struct Whose {
     /// A vGPU of the manager's: its UUID, the beginning of it, or its name.
+    #[arg(value_parser = crate::verbs::vgpu)]
     vgpu: Option<String>,
     /// A device's control socket (beamsplit device --control-socket PATH).
     #[arg(long, value_name = "PATH")]
@@ -39,12 +42,7 @@ pub fn run(words: &Words) -> Result<()> {
         (None, vgpu) => words.manager.bytes("GET", &at(vgpu.as_deref().unwrap_or_default(), "/stats"), None)?,
     };
     let value: Value = serde_json::from_slice(&answer).context("The device's answer is no JSON")?;
-    if words.json {
-        println!("{value:#}");
-    } else {
-        print!("{}", rows(&value));
-    }
-    Ok(())
+    if words.json { output::json(&value) } else { output::print(rows(&value)) }
 }
 
 /// One line for each number, sections apart, columns aligned.
@@ -55,8 +53,9 @@ pub fn rows(value: &Value) -> String {
     rows.retain(|(name, _)| name != "version");
     // A device says the names, too, and must not reach the terminal.
     let rows: Vec<_> = rows.iter().map(|(name, value)| (printable(name), printable(value))).collect();
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+    let width = rows.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
+    let room = |name: &str| " ".repeat(width - name.width() + 2);
+    rows.iter().map(|(name, value)| format!("{name}{}{value}\n", room(name))).collect()
 }
 
 /// Sections whose members are many and mostly nothing.

@@ -6,6 +6,7 @@ pub mod define;
 pub mod life;
 pub mod list;
 pub mod log;
+pub mod show;
 pub mod top;
 pub mod types;
 
@@ -45,9 +46,22 @@ pub fn size(value: &Value) -> String {
     value.as_u64().map_or_else(|| "-".to_owned(), crate::table::bytes)
 }
 
-/// Prints an answer for programs.
-pub fn print_json(value: &Value) {
-    println!("{value:#}");
+/// When one that failed is started again, if it is.
+pub fn again(vgpu: &Value) -> Option<String> {
+    let pause = vgpu["retry_ms"].as_u64()?.div_ceil(1000);
+    Some(format!("started again in {pause} s"))
+}
+
+/// The longest name of a vGPU, in bytes.
+const MAX_NAME: usize = 64;
+
+/// A word that names a vGPU. The manager knows whether there is one; that nothing is none is known here.
+pub fn vgpu(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("it names no vGPU; beamsplit list shows them".to_owned()),
+        1..=MAX_NAME => Ok(text.to_owned()),
+        _ => Err(format!("the name of a vGPU has at most {MAX_NAME} bytes")),
+    }
 }
 
 /// A line of a message that came from elsewhere.

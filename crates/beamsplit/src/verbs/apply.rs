@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{line, print_json, text};
+use super::{line, text};
 use crate::client::Manager;
+use crate::output;
 
 /// Which set.
 #[derive(Debug, clap::Args)]
@@ -28,42 +29,45 @@ impl Words {
         let answer = self.manager.bytes("POST", target, Some(&declared)).with_context(|| name.to_string())?;
         serde_json::from_slice(&answer).context("The manager's answer is no JSON")
     }
+
+    fn report(&self, answer: &Value, steps: &[String]) -> Result<()> {
+        match self.json {
+            true => output::json(answer),
+            false => output::print(steps.iter().map(|step| format!("{step}\n")).collect::<String>()),
+        }
+    }
 }
 
 /// Makes it so, and prints what was done.
 pub fn apply(words: &Words) -> Result<()> {
     let answer = words.ask("/v1/apply")?;
-    let failed = report(words, &answer);
-    if failed > 0 {
-        bail!("{failed} of {} steps failed", answer["steps"].as_array().map_or(0, Vec::len));
+    let (steps, failed) = steps(&answer);
+    let printed = words.report(&answer, &steps);
+    match failed {
+        0 => printed,
+        _ => bail!("{failed} of {} steps failed", steps.len()),
     }
-    Ok(())
 }
 
 /// Fails when something would have to be done, and prints what.
 pub fn assert(words: &Words) -> Result<()> {
     let answer = words.ask("/v1/apply?assert=true")?;
-    report(words, &answer);
-    match answer["steps"].as_array().map_or(0, Vec::len) {
-        0 => Ok(()),
+    let (steps, _) = steps(&answer);
+    let printed = words.report(&answer, &steps);
+    match steps.len() {
+        0 => printed,
+        1 => bail!("It is not as declared: 1 step is missing"),
         count => bail!("It is not as declared: {count} steps are missing"),
     }
 }
 
-/// Prints the steps; how many of them failed.
-fn report(words: &Words, answer: &Value) -> usize {
-    if words.json {
-        print_json(answer);
-    }
+/// The steps in words, and how many of them failed.
+fn steps(answer: &Value) -> (Vec<String>, usize) {
     let steps = answer["steps"].as_array().map_or(&[][..], Vec::as_slice);
-    let mut failed = 0;
-    for step in steps {
-        let why = step["error"].as_str();
-        failed += usize::from(why.is_some());
-        if !words.json {
-            let ending = why.map_or(String::new(), |why| format!(": {why}"));
-            println!("{}", line(&format!("{} ({}){ending}", text(&step["step"]), text(&step["because"]))));
-        }
-    }
-    failed
+    let failed = steps.iter().filter(|step| step["error"].is_string()).count();
+    let said = |step: &Value| {
+        let ending = step["error"].as_str().map_or(String::new(), |why| format!(": {why}"));
+        line(&format!("{} ({}){ending}", text(&step["step"]), text(&step["because"])))
+    };
+    (steps.iter().map(said).collect(), failed)
 }

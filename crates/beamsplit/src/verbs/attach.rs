@@ -1,19 +1,20 @@
 //! `beamsplit attach` and `detach`: what to tell a VMM, or telling it.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{at, print_json};
+use super::at;
 use crate::client::Manager;
+use crate::output;
 use crate::qmp::Monitor;
 
 /// Say what a VMM must be told to have a vGPU, or plug it into a VM that runs.
 #[derive(Debug, clap::Args)]
 pub struct Attach {
     /// Its UUID, the beginning of it, or its name.
+    #[arg(value_parser = super::vgpu)]
     vgpu: String,
     #[command(flatten)]
     how: How,
@@ -52,17 +53,16 @@ pub fn attach(words: &Attach) -> Result<()> {
         return plug(&mut Monitor::connect(socket)?, &answer, words.bus.as_deref());
     }
     if words.how.json {
-        print_json(&answer);
-    } else if words.how.libvirt {
-        print!("{}", answer["libvirt"].as_str().context("The manager's answer has no XML")?);
-    } else {
-        println!("{}", command_line(&answer["qemu"]));
+        return output::json(&answer);
     }
-    // For people, and not among the words.
-    if std::io::stderr().is_terminal() && !words.how.json {
-        for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            eprintln!("# {}", super::line(note));
-        }
+    if words.how.libvirt {
+        output::print(answer["libvirt"].as_str().context("The manager's answer has no XML")?)?;
+    } else {
+        output::print(format_args!("{}\n", command_line(&answer["qemu"])))?;
+    }
+    answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str).for_each(output::remark);
+    if answer["running"] != true {
+        output::remark(format_args!("It does not run yet: beamsplit start {}", words.vgpu));
     }
     Ok(())
 }
@@ -127,6 +127,7 @@ fn undo(command: &Value) -> Option<Value> {
 #[derive(Debug, clap::Args)]
 pub struct Detach {
     /// Its UUID, the beginning of it, or its name.
+    #[arg(value_parser = super::vgpu)]
     vgpu: String,
     /// The QMP socket of the QEMU that has it.
     #[arg(long, value_name = "SOCKET")]

@@ -1,11 +1,13 @@
 //! `beamsplit create`, `define` and `modify`: what a vGPU is.
 
 use anyhow::Result;
+use manager::Uuid;
 use serde_json::{Map, Value, json};
 
 use super::types::Memory;
-use super::{Usage, at, print_json, text};
+use super::{Usage, at, text};
 use crate::client::Manager;
+use crate::output;
 
 /// Make a vGPU that is gone when it stops.
 #[derive(Debug, clap::Args)]
@@ -33,8 +35,8 @@ struct New {
     #[command(flatten)]
     memory: Memory,
     /// Its UUID [default: a new one].
-    #[arg(long)]
-    uuid: Option<String>,
+    #[arg(long, value_parser = manager::vgpu::parse_uuid)]
+    uuid: Option<Uuid>,
     /// Start it at once.
     #[arg(long)]
     start: bool,
@@ -60,11 +62,27 @@ struct What {
     #[arg(long, value_name = "SINK")]
     display: Vec<String>,
     /// How a VMM reaches it: vhost-user or vfio-user.
-    #[arg(long)]
+    #[arg(long, value_parser = transport)]
     transport: Option<String>,
     /// Over vfio-user, which card the guest finds: vga, virtio or bochs.
-    #[arg(long)]
+    #[arg(long, value_parser = model)]
     model: Option<String>,
+}
+
+fn transport(text: &str) -> Result<String, String> {
+    one_of(&["vhost-user", "vfio-user"], text)
+}
+
+fn model(text: &str) -> Result<String, String> {
+    one_of(&["vga", "virtio", "bochs"], text)
+}
+
+/// One of these words, or nothing, which takes back what was said.
+fn one_of(words: &[&str], text: &str) -> Result<String, String> {
+    match text.is_empty() || words.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("it is none of {}", words.join(", "))),
+    }
 }
 
 impl What {
@@ -111,12 +129,10 @@ impl New {
         words.extend(said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
         words.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let answer = self.manager.ask("POST", "/v1/vgpus", Some(&words.into()))?;
-        if self.json {
-            print_json(&answer);
-        } else {
-            println!("{}", text(&answer["uuid"]));
+        match self.json {
+            true => output::json(&answer),
+            false => output::print(format_args!("{}\n", text(&answer["uuid"]))),
         }
-        Ok(())
     }
 }
 
@@ -135,6 +151,7 @@ pub fn define(words: &Define) -> Result<()> {
 #[derive(Debug, clap::Args)]
 pub struct Modify {
     /// Its UUID, the beginning of it, or its name.
+    #[arg(value_parser = super::vgpu)]
     vgpu: String,
     /// Another type.
     #[arg(long = "type", value_name = "TYPE")]
@@ -165,7 +182,10 @@ pub fn modify(words: &Modify) -> Result<()> {
     }
     let answer = words.manager.ask("PATCH", &at(&words.vgpu, ""), Some(&changes.into()))?;
     if words.json {
-        print_json(&answer);
+        return output::json(&answer);
+    }
+    if !matches!(answer["state"].as_str(), Some("defined" | "failed")) {
+        output::remark(format_args!("It counts from the next start of {}", words.vgpu));
     }
     Ok(())
 }

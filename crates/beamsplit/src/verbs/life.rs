@@ -1,16 +1,17 @@
 //! `beamsplit start`, `stop`, `undefine`: of one vGPU or of several.
 
 use anyhow::{Result, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{at, print_json};
+use super::at;
 use crate::client::Manager;
+use crate::output;
 
 /// Which vGPUs.
 #[derive(Debug, clap::Args)]
 pub struct Words {
     /// Their UUIDs, the beginnings of them, or their names.
-    #[arg(required = true, value_name = "VGPU")]
+    #[arg(required = true, value_name = "VGPU", value_parser = super::vgpu)]
     vgpus: Vec<String>,
     /// Print JSON, for programs.
     #[arg(long)]
@@ -43,20 +44,18 @@ fn each(words: &Words, method: &str, below: &str) -> Result<()> {
             Ok(answer) => answers.push(answer),
             Err(error) if words.vgpus.len() == 1 => return Err(error),
             Err(error) => {
-                eprintln!("beamsplit: {}: {error:#}", super::line(vgpu));
+                output::complain(format_args!("{vgpu}: {error:#}"));
                 failed += 1;
             }
         }
     }
-    if words.json {
-        match <[Value; 1]>::try_from(answers) {
-            Ok([answer]) if words.vgpus.len() == 1 => print_json(&answer),
-            Ok(answers) => print_json(&json!({ "version": 1, "vgpus": answers })),
-            Err(answers) => print_json(&json!({ "version": 1, "vgpus": answers })),
-        }
-    }
+    let printed = match &answers[..] {
+        _ if !words.json => Ok(()),
+        [answer] if words.vgpus.len() == 1 => output::json(answer),
+        answers => output::json(&json!({ "version": 1, "vgpus": answers })),
+    };
     if failed > 0 {
         bail!("{failed} of {} failed", words.vgpus.len());
     }
-    Ok(())
+    printed
 }

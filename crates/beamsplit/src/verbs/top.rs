@@ -1,17 +1,22 @@
 //! `beamsplit top`: who uses what, as it changes.
 
-use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+mod look;
+mod screen;
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use std::io::IsTerminal;
+use std::time::Duration;
 
-use super::{size, text};
+use anyhow::Result;
+
 use crate::client::Manager;
-use crate::table::{Table, bytes};
+use crate::output;
+use look::Look;
+use screen::{News, Screen};
 
-/// Show who uses what, as it changes.
+/// Show who uses what, as it changes, until interrupted (on a terminal also by q).
+///
+/// GPU% is the share of the GPU's time that was used since the last look, WAIT% that in which there was work that had to wait; 100 is
+/// one processor's time where the processor draws. MEMORY is what it may have, USED what it has of that.
 #[derive(Debug, clap::Args)]
 pub struct Words {
     /// Print it once, after one interval, and end.
@@ -20,6 +25,9 @@ pub struct Words {
     /// Seconds between two looks.
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     interval: f64,
+    /// Print what was counted so far as JSON, for programs, and end.
+    #[arg(long, conflicts_with_all = ["once", "interval"])]
+    json: bool,
     #[command(flatten)]
     manager: Manager,
 }
@@ -29,106 +37,50 @@ fn seconds(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| format!("'{text}' is not 0.1 to 3600 seconds"))
 }
 
-/// The upper left corner, and all that is below it gone.
-const CLEAR: &str = "\x1b[H\x1b[J";
-
-/// Prints it until interrupted.
+/// Prints it.
 pub fn run(words: &Words) -> Result<()> {
-    let mut last = Look::new(&words.manager)?;
-    let redraw = std::io::stdout().is_terminal() && !words.once;
+    if words.json {
+        return output::json(&words.manager.get("/v1/top")?);
+    }
+    let first = Look::new(&words.manager)?;
+    let interval = Duration::from_secs_f64(words.interval);
+    if words.once {
+        std::thread::sleep(interval);
+        return output::print(Look::new(&words.manager)?.told(&first));
+    }
+    match std::io::stdout().is_terminal() {
+        true => watch(words, interval, first),
+        false => repeat(words, interval, first),
+    }
+}
+
+/// One picture after the other, for whoever reads them from a pipe or a file.
+fn repeat(words: &Words, interval: Duration, mut last: Look) -> Result<()> {
     loop {
-        std::thread::sleep(Duration::from_secs_f64(words.interval));
+        std::thread::sleep(interval);
         let look = Look::new(&words.manager)?;
-        let text = format!("{}{}", if redraw { CLEAR } else { "" }, look.table(&last));
-        let mut output = std::io::stdout();
-        output
-            .write_all(text.as_bytes())
-            .and_then(|()| output.flush())
-            .context("Cannot write to the standard output")?;
-        if words.once {
-            return Ok(());
-        }
+        output::print(format_args!("{}\n", look.told(&last)))?;
         last = look;
     }
 }
 
-struct Look {
-    at: Instant,
-    vgpus: Vec<Value>,
-}
-
-impl Look {
-    fn new(manager: &Manager) -> Result<Self> {
-        let mut answer = manager.get("/v1/top")?;
-        let Value::Array(vgpus) = answer["vgpus"].take() else { anyhow::bail!("The manager's answer is no list") };
-        Ok(Look { at: Instant::now(), vgpus })
-    }
-
-    fn table(&self, last: &Look) -> Table {
-        let before: HashMap<&str, &Value> =
-            last.vgpus.iter().filter_map(|vgpu| Some((vgpu["uuid"].as_str()?, vgpu))).collect();
-        let passed = (self.at - last.at).as_secs_f64();
-        let mut table = Table::new(&[
-            "UUID",
-            "NAME",
-            "TYPE",
-            "STATE",
-            "GPU%",
-            "WAIT%",
-            "FRAMES/S",
-            "COMMANDS/S",
-            "SHOWN/S",
-            "MEMORY",
-            "USED",
-        ]);
-        for vgpu in &self.vgpus {
-            let before = vgpu["uuid"].as_str().and_then(|uuid| before.get(uuid));
-            let rate = |pointer: &str| {
-                let now = vgpu.pointer(pointer)?.as_f64()?;
-                let before = before?.pointer(pointer)?.as_f64()?;
-                // A device that was started anew counts from nothing.
-                Some(((now - before) / passed).max(0.0))
-            };
-            let number = |pointer: &str| rate(pointer).map_or("-".to_owned(), |rate| format!("{rate:.0}"));
-            let percent = |pointer: &str| rate(pointer).map_or("-".to_owned(), |rate| format!("{:.0}", rate / 1e7));
-            table.row([
-                vgpu["uuid"].as_str().map_or("-", |uuid| uuid.get(..8).unwrap_or(uuid)).to_owned(),
-                text(&vgpu["name"]),
-                text(&vgpu["type"]),
-                text(&vgpu["state"]),
-                percent("/share/used_ns"),
-                percent("/share/waited_ns"),
-                number("/stats/device/frames"),
-                number("/stats/device/commands"),
-                rate("/stats/device/bytes_shown").map_or("-".to_owned(), |rate| bytes(rate as u64)),
-                size(&vgpu["memory"]),
-                size(vgpu.pointer("/stats/device/image_bytes").unwrap_or(&Value::Null)),
-            ]);
+/// Each picture in the place of the one before. A manager that is away, as while it is updated, is waited for.
+fn watch(words: &Words, interval: Duration, mut last: Look) -> Result<()> {
+    let mut screen = Screen::new()?;
+    screen.show(&last.told(&last))?;
+    let mut told = String::new();
+    loop {
+        match screen.wait(interval)? {
+            News::Time => match Look::new(&words.manager) {
+                Ok(look) => {
+                    told = look.told(&last);
+                    last = look;
+                }
+                Err(error) => told = format!("{error:#}\nWhat follows is old.\n\n{}", last.told(&last)),
+            },
+            News::Size => {}
+            News::End => return Ok(()),
         }
-        table
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn rates_are_what_changed_and_a_new_device_has_none() {
-        let at = Instant::now();
-        let vgpu = |uuid: &str, frames: u64, used: u64| {
-            json!({ "uuid": uuid, "state": "running", "memory": 1024, "share": { "used_ns": used },
-                    "stats": { "device": { "frames": frames } } })
-        };
-        let last = Look { at, vgpus: vec![vgpu("aaaaaaaa-1", 10, 0)] };
-        let look = Look {
-            at: at + Duration::from_secs(2),
-            vgpus: vec![vgpu("aaaaaaaa-1", 130, 500_000_000), vgpu("b", 5, 5)],
-        };
-        let text = look.table(&last).to_string();
-        let rows: Vec<Vec<_>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[1][..7], ["aaaaaaaa", "-", "-", "running", "25", "-", "60"]);
-        assert_eq!(rows[2][..7], ["b", "-", "-", "running", "-", "-", "-"]);
+        screen.show(&told)?;
     }
 }

@@ -1,10 +1,11 @@
 //! `beamsplit types`: what can be made, and how many are left.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::{list_of, print_json, size, text};
+use super::{line, list_of, size, text};
 use crate::client::Manager;
+use crate::output;
 use crate::table::Table;
 
 /// Show the types of vGPU that this host offers, and how many are left.
@@ -50,18 +51,30 @@ impl Memory {
 /// Prints them.
 pub fn run(words: &Words) -> Result<()> {
     let answer = words.manager.get("/v1/types")?;
+    let types = answer["types"].as_array().map_or(&[][..], Vec::as_slice);
+    if let Some(gpu) = &words.gpu
+        && !types.iter().any(|kind| kind["gpu"] == gpu.as_str())
+    {
+        bail!("No type is of a GPU '{gpu}': beamsplit list --gpus names the GPUs");
+    }
     let wanted = |kind: &&Value| {
         words.gpu.as_ref().is_none_or(|gpu| kind["gpu"] == gpu.as_str())
             && words.memory.fits(kind["memory"].as_u64().unwrap_or(0))
     };
-    let types: Vec<&Value> = answer["types"].as_array().into_iter().flatten().filter(wanted).collect();
-    if words.json {
-        print_json(&json!({ "version": answer["version"], "types": types }));
-        return Ok(());
+    let types: Vec<&Value> = types.iter().filter(wanted).collect();
+    match words.json {
+        true => output::json(&json!({ "version": answer["version"], "types": types })),
+        false => output::print(told(&types)),
     }
+}
+
+/// A table, and below it what has to be known of some.
+fn told(types: &[&Value]) -> String {
     let mut table =
-        Table::new(&["TYPE", "GPU", "FREE", "MEMORY", "HEADS", "3D", "WEIGHT", "PRIORITY", "SHARE", "DISPLAY"]);
-    for kind in &types {
+        Table::new(&["TYPE", "GPU", ">FREE", ">MEMORY", "HEADS", "3D", ">WEIGHT", "PRIORITY", "SHARE", "DISPLAY"]);
+    // Many types have the same to be known of them.
+    let mut notes: Vec<(String, Vec<String>)> = Vec::new();
+    for kind in types {
         table.row([
             text(&kind["name"]),
             text(&kind["gpu"]),
@@ -74,21 +87,34 @@ pub fn run(words: &Words) -> Result<()> {
             text(&kind["share"]),
             list_of(&kind["display"]),
         ]);
-    }
-    print!("{table}");
-    for kind in &types {
-        let name = text(&kind["name"]);
-        if let Some(why) = kind["barred"].as_str() {
-            println!("{}: none: {}", super::line(&name), super::line(why));
-        }
-        for advice in kind["advisory"].as_array().into_iter().flatten() {
-            println!(
-                "{}: {}: advisory: {}",
-                super::line(&name),
-                super::line(&text(&advice["what"])),
-                super::line(&text(&advice["why"]))
-            );
+        let advice = kind["advisory"].as_array().into_iter().flatten();
+        let advice = advice.map(|advice| format!("{} is advice: {}", text(&advice["what"]), text(&advice["why"])));
+        for note in kind["barred"].as_str().map(|why| format!("none: {why}")).into_iter().chain(advice) {
+            let name = text(&kind["name"]);
+            match notes.iter_mut().find(|(known, _)| *known == note) {
+                Some((_, names)) => names.push(name),
+                None => notes.push((note, vec![name])),
+            }
         }
     }
-    Ok(())
+    let notes = notes.iter().map(|(note, names)| format!("{}\n", line(&format!("{}: {note}", names.join(", ")))));
+    std::iter::once(table.to_string()).chain(notes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_to_be_known_of_several_types_is_said_once() {
+        let kind = |name: &str, why: Value| {
+            let advice = json!([{ "what": "memory", "why": "so" }]);
+            json!({ "name": name, "gpu": "software", "available": 3, "memory": 1 << 30, "barred": why, "advisory": advice })
+        };
+        let (one, two) = (kind("one", Value::Null), kind("two\u{1b}", "it is away".into()));
+        let said = told(&[&one, &two]);
+        let notes: Vec<&str> = said.lines().skip(3).collect();
+        assert_eq!(notes, ["one, two?: memory is advice: so", "two?: none: it is away"]);
+        assert!(said.starts_with("TYPE  GPU       FREE  MEMORY"), "{said}");
+    }
 }
