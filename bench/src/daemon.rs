@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::error::{Doing, Error, Result};
 use crate::frontend::Abandon;
-use crate::process;
+use crate::process::{self, Watchdog};
 
 /// The longest that a daemon may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -61,6 +61,8 @@ pub struct Daemon {
     listening: Duration,
     stream: Option<UnixStream>,
     watch: Option<Sender<()>>,
+    /// Dropped when it has ended.
+    _watchdog: Watchdog,
 }
 
 impl Daemon {
@@ -80,12 +82,14 @@ impl Daemon {
         let mut command = program.command();
         command.envs(program.environment.iter().cloned()).args(&program.arguments).arg("--socket-path").arg(&socket);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let watchdog = Watchdog::over(&socket)?;
         let start = Instant::now();
         let child = command.spawn().doing(format!("start {}", program.path.display()))?;
         if let (Some(core), Some(pid)) = (core, Pid::from_raw(child.id() as i32)) {
             process::pin_process(pid, core)?;
         }
-        let mut daemon = Self { child, socket, listening: Duration::ZERO, stream: None, watch: None };
+        let mut daemon =
+            Self { child, socket, listening: Duration::ZERO, stream: None, watch: None, _watchdog: watchdog };
         daemon.wait_for_socket(&news, start)?;
         daemon.listening = start.elapsed();
         Ok(daemon)

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::error::{Doing, Error, Result};
+use crate::process::Watchdog;
 
 /// A type that every host offers.
 const TYPE: &str = "desktop-2d-128m";
@@ -19,8 +20,8 @@ const MANY: usize = 1000;
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Ends the manager; it has no device by then.
-struct Ended(Child);
+/// Ends the manager; it has no device by then, unless we are killed.
+struct Ended(Child, #[expect(dead_code, reason = "dropped after it")] Watchdog);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -39,9 +40,10 @@ pub fn table(rounds: usize) -> Result<String> {
     std::fs::write(config.join("serve.toml"), "users = \"none\"\n").doing("write serve.toml")?;
     let mut serve = Command::new(&program);
     serve.arg("serve").arg("--runtime-dir").arg(&runtime).arg("--config-dir").arg(&config);
+    let watchdog = Watchdog::over(&runtime)?;
     let serve =
         serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().doing("start beamsplit")?;
-    let _serve = Ended(serve);
+    let _serve = Ended(serve, watchdog);
     let socket = runtime.join("manager.sock");
     let until = Instant::now() + LIMIT;
     while ask(&socket, "GET", "/v1/vgpus", None).is_err() {

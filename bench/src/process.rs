@@ -1,11 +1,51 @@
-//! What Linux knows about a process: its cores, memory, time on the processor, context switches.
+//! What Linux knows about a process: its cores, memory, time on the processor, context switches. And that none stays behind.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::Pid;
 use rustix::thread::CpuSet;
 
 use crate::error::{Doing, Result};
+
+/// Ends those whose words name what it was given, once nobody has the other end of its pipe; twice, for those that they start.
+/// Itself it does not end, and nobody where there is nothing to look for.
+const WATCHDOG: &str = r#"
+    read line
+    [ ${#1} -gt 8 ] || exit
+    for round in 1 2; do
+        for words in $(grep -slF -e "$1" /proc/[0-9]*/cmdline); do
+            pid=${words#/proc/} pid=${pid%/cmdline}
+            [ "$pid" = $$ ] || kill -9 "$pid"
+        done
+    done
+    exit 0
+"#;
+
+/// Ends what was started for a file or folder, however we end: programs of the bench go on by themselves, and a manager's devices are
+/// meant to. It has nothing to do with those that are ended before.
+#[derive(Debug)]
+pub struct Watchdog(Child);
+
+impl Watchdog {
+    /// Watches over all whose words name this path, which must be nobody else's.
+    pub fn over(path: &Path) -> Result<Self> {
+        let mut shell = Command::new("sh");
+        // Not of our group: it is to live when that is ended.
+        shell.args(["-c", WATCHDOG, "sh"]).arg(path).process_group(0);
+        shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Watchdog(shell.spawn().doing("start a watchdog")?))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// Cores that this process may use.
 pub fn cores() -> Result<Vec<usize>> {
@@ -108,6 +148,8 @@ fn field(status: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::{Signal, kill_process_group};
+    use std::io::Read;
 
     #[test]
     fn a_field_is_found_by_its_whole_name() {
@@ -115,6 +157,30 @@ mod tests {
         assert_eq!(field(status, "voluntary_ctxt_switches"), Some(3));
         assert_eq!(field(status, "VmRSS"), Some(5120));
         assert_eq!(field(status, "VmHWM"), None);
+    }
+
+    #[test]
+    fn a_watchdog_ends_those_of_its_path_when_nobody_holds_its_pipe_and_nobody_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let other = tempfile::tempdir().expect("a folder");
+        let sleeper = |path: &Path| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "sleep 1000 >&- & echo; wait", "sh"]).arg(path.join("a.sock")).process_group(0);
+            let mut shell = shell.stdout(Stdio::piped()).spawn().expect("a shell");
+            shell.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("it has started the other");
+            shell
+        };
+        let (mut ours, mut others) = (sleeper(folder.path()), sleeper(other.path()));
+        let mut watchdog = Watchdog::over(folder.path()).expect("a watchdog");
+        drop(watchdog.0.stdin.take());
+        assert!(watchdog.0.wait().expect("it ends").success());
+        assert!(!ours.wait().expect("it ends").success());
+        assert!(others.try_wait().expect("it is ours").is_none());
+        // What they started has other words, and is of their groups still.
+        for group in [ours.id(), others.id()].map(|group| Pid::from_raw(group as i32).expect("a number")) {
+            kill_process_group(group, Signal::KILL).expect("somebody is left");
+        }
+        let _ = others.wait();
     }
 
     #[test]
