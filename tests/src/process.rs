@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid};
 
 /// What of a program's output is kept in its file, and at most what of its end in memory.
 const LOG_HEAD: usize = 1 << 20;
@@ -54,7 +54,20 @@ impl Process {
 
     /// Whether it runs.
     pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        matches!(self.ended(), Ok(None))
+    }
+
+    /// How it ended, if it did. It is not taken leave of before [`kill`](Self::kill): as long as it is a corpse, its number and
+    /// that of its group, by which the watchdog and we end what is left, are nobody else's.
+    fn ended(&self) -> Result<Option<ExitStatus>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(Pid::from_child(&self.child)), options)?;
+        // As wait(2) has it: the code above the signal.
+        let raw = |status: WaitIdStatus| match status.exit_status() {
+            Some(code) => code << 8,
+            None => status.terminating_signal().unwrap_or_default(),
+        };
+        Ok(status.map(|status| ExitStatus::from_raw(raw(status))))
     }
 
     /// The end of its output.
@@ -65,8 +78,8 @@ impl Process {
 
     /// Waits for the program to end by itself.
     pub fn wait(&mut self, seconds: u64) -> Result<ExitStatus> {
-        let name = self.name.clone();
-        wait_until(seconds, &format!("{name} to end"), || Ok(self.child.try_wait()?))
+        let name = &self.name;
+        wait_until(seconds, &format!("{name} to end"), || self.ended())
     }
 
     /// Ends the whole process group at once.
@@ -217,6 +230,20 @@ mod tests {
         drop(process);
         let gone = || Ok((!std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "))).then_some(()));
         wait_until(60, "the grandchild to end", gone).unwrap();
+    }
+
+    #[test]
+    fn a_program_that_ended_keeps_its_number_until_it_is_dropped() {
+        let dir = crate::workspace::scratch("process-").unwrap();
+        let mut process = Process::spawn(shell("exit 7"), "short", &dir.path().join("log")).unwrap();
+        assert_eq!(process.wait(60).unwrap().code(), Some(7));
+        assert!(!process.is_running());
+        let stat = format!("/proc/{}/stat", process.id());
+        assert!(std::fs::read_to_string(&stat).unwrap().contains(") Z "), "its number may be another's");
+        drop(process);
+        assert!(!std::path::Path::new(&stat).exists());
+        let mut process = Process::spawn(shell("kill -9 $$"), "killed", &dir.path().join("log")).unwrap();
+        assert_eq!(process.wait(60).unwrap().signal(), Some(9));
     }
 
     #[test]
