@@ -88,7 +88,7 @@ pub struct Options {
     #[arg(long, value_enum)]
     pub isolate: Option<Switch>,
 
-    /// The most memory that each process for 3D may take for itself [default: four times --memory and 2G].
+    /// The most memory that each process for 3D may take for itself [default: --memory and 2G].
     #[arg(long, value_name = "BYTES")]
     pub renderer_memory: Option<Bytes>,
 
@@ -118,7 +118,8 @@ pub struct Options {
     #[arg(long, value_name = "HZ")]
     pub refresh: Option<u32>,
 
-    /// The most memory that this guest's images, cursors, shadows and frames may take.
+    /// The most memory that the guest may have of all that it makes by commands, of every kind together: images, resources of 3D,
+    /// blobs, cursors, copies for viewers [default: 256M, with 3D 1G].
     #[arg(long, value_name = "BYTES")]
     pub memory: Option<Bytes>,
 

@@ -196,18 +196,12 @@ fn traffic(stats: &Stats) -> [(String, Value); 5] {
     let counts = |counts: &mut dyn Iterator<Item = (&'static str, u64)>| {
         Value::Object(counts.map(|(name, count)| (name.to_owned(), count.into())).collect())
     };
-    let memory = json!({
-        "images": stats.image_bytes.get(),
-        "rendered": stats.rendered_bytes.get(),
-        "host_blobs": stats.host_blob_bytes.get(),
-        "mapped_blobs": stats.blob_bytes.get(),
-    });
     [
         ("commands".to_owned(), counts(&mut stats.traffic.commands())),
         ("errors".to_owned(), counts(&mut stats.traffic.errors())),
         ("queue_latency".to_owned(), json!(stats.traffic.queue.times())),
         ("fence_latency".to_owned(), json!(stats.traffic.fence.times())),
-        ("memory".to_owned(), memory),
+        ("memory".to_owned(), counts(&mut stats.memory.by_name())),
     ]
 }
 

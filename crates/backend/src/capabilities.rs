@@ -17,15 +17,15 @@ use serde_json::{Map, Value, json};
 
 use crate::args::Options;
 use crate::child::{Finding, Spec};
+use crate::config::MEMORY_3D;
 use crate::three_d::{ThreeD, maps};
 use crate::values::SandboxMode;
 pub use folders::shaders;
 use host::Host;
 pub use report::{Line, Report};
 
-/// What a process for 3D may take: so many times its guest's share, and so many bytes more. A driver alone has more than a
-/// hundred MiB, and a stack of 8 MiB for each of its threads, of which it has one for each processor.
-const SHARES: u64 = 4;
+/// What a process for 3D may take besides what its guest may have. A driver alone has more than a hundred MiB, and a stack of 8 MiB
+/// for each of its threads, of which it has one for each processor; and streams allocate what no command says.
 const DRIVER: u64 = 2 << 30;
 
 /// What a guest is offered, and how processes that draw it are started.
@@ -76,7 +76,7 @@ pub fn find(words: &ThreeD, guest: Guest) -> Result<Found> {
         node: words.node.clone(),
         shaders: None,
         sandbox: guest.sandbox,
-        memory: words.memory.unwrap_or(guest.memory.saturating_mul(SHARES).saturating_add(DRIVER)),
+        memory: words.memory.unwrap_or(guest.memory.saturating_add(DRIVER)),
         log: "warn".to_owned(),
     };
     let kinds = [Kind::Gl, Kind::Vk].into_iter().filter(|kind| words.wants(*kind));
@@ -144,7 +144,7 @@ pub fn print(options: &Options) -> Result<()> {
         // What is missing is what is asked for here.
         let words = ThreeD { named: false, ..words };
         let guest = Guest {
-            memory: options.memory.map_or(256 << 20, |bytes| bytes.0),
+            memory: options.memory.map_or(MEMORY_3D, |bytes| bytes.0),
             sandbox: options.sandbox.unwrap_or(SandboxMode::On),
             log: String::new(),
         };

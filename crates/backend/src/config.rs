@@ -19,6 +19,10 @@ use crate::values::{
 
 /// The largest config or EDID file: real ones have a hundredth of it.
 const MAX_FILE: u64 = 64 << 10;
+/// What a guest has of memory unless it is said: for pictures; and for what it draws in 3D.
+const MEMORY: u64 = 256 << 20;
+/// See [`MEMORY`].
+pub const MEMORY_3D: u64 = 1 << 30;
 /// The least memory that shows a console.
 const MIN_MEMORY: u64 = 16 << 20;
 /// What a VMM that draws nothing itself means for the picture.
@@ -159,7 +163,7 @@ impl Config {
             sinks,
             heads,
             edid,
-            memory: memory(options.memory, card.as_ref())?,
+            memory: memory(options.memory, three_d.is_some(), card.as_ref())?,
             card,
             patterns,
             control_socket: options.control_socket.map(with_pid),
@@ -267,8 +271,9 @@ fn heads(words: Option<Heads>, refresh: Option<u32>, edid: Option<&Edid>) -> Res
     })
 }
 
-fn memory(words: Option<Bytes>, card: Option<&Card>) -> Result<u64> {
-    let bytes = words.map_or(256 << 20, |bytes| bytes.0);
+fn memory(words: Option<Bytes>, with_3d: bool, card: Option<&Card>) -> Result<u64> {
+    let usual = if with_3d { MEMORY_3D } else { MEMORY };
+    let bytes = words.map_or(usual, |bytes| bytes.0);
     let boot = card.map_or(0, Card::boot_memory);
     let least = MIN_MEMORY + boot;
     if bytes < least {
@@ -381,6 +386,7 @@ mod tests {
         assert_eq!(config.sinks, Sinks { vmm: true, ..Sinks::default() });
         assert_eq!(config.heads, [Mode { width: 1280, height: 800, refresh: 60 }]);
         assert_eq!(config.memory, 256 << 20);
+        assert_eq!(judge("--fd 3 --virgl").unwrap().memory, 1 << 30);
         assert_eq!(config.sandbox, SandboxMode::On);
         assert_eq!(config.name, "vm7");
         assert!(config.notices.is_empty());

@@ -27,6 +27,9 @@ struct Piece {
 }
 
 impl Backing {
+    /// Bytes that each entry takes of ours: itself, and where it is in the table of memory.
+    pub const ENTRY_COST: u64 = (size_of::<MemEntry>() + size_of::<Piece>()) as u64;
+
     /// A backing of the guest's `entries`, in order. Nothing is looked up yet.
     pub fn new(entries: Vec<MemEntry>) -> Self {
         let len = entries.iter().map(|entry| u64::from(entry.length)).sum();

@@ -3,11 +3,8 @@
 /// Live resources: a guest that creates for ever would fill our tables (CVE-2016-7994 and its kin).
 pub const RESOURCES: usize = 1 << 16;
 
-/// Entries of one backing: 16 bytes each from the guest, 24 of ours; at 4 KiB a page enough for 4 GiB.
+/// Entries of one backing, at 4 KiB a page enough for 4 GiB: one command goes through all of them. Their table is charged besides.
 pub const BACKING_ENTRIES: usize = 1 << 20;
-
-/// Entries of all backings together: a thousand resources with a million entries each would take 40 GiB.
-pub const BACKING_ENTRIES_TOTAL: usize = 1 << 22;
 
 /// Device-readable bytes of one request; the largest is an ATTACH_BACKING with all entries it may have.
 pub const REQUEST_BYTES: usize = 16 * BACKING_ENTRIES + 4096;
@@ -26,7 +23,7 @@ pub const PARKED: usize = 4096;
 /// renderer that stands still would have us keep as many of them as its ring is long.
 pub const WAITING_BYTES: usize = 64 << 20;
 
-/// What a resource costs besides its pixels, in bytes: creating empty ones is not free.
+/// What a resource costs besides its pixels and its backing, in bytes: creating empty ones is not free.
 pub const RESOURCE_COST: u64 = 256;
 
 /// Contexts that exist: one costs next to nothing before its first work, and each process of a guest may have one.
@@ -61,15 +58,8 @@ pub const IMAGE_LEVELS: u32 = 15;
 /// Samples of one texel.
 pub const IMAGE_SAMPLES: u32 = 32;
 
-/// Bytes of one resource of a 3D renderer.
+/// Bytes of one resource of a 3D renderer, as estimated; what all may have together is the guest's memory.
 pub const RENDERED_BYTES: u64 = 1 << 30;
-
-/// So many times the memory of images is what resources of a 3D renderer may be charged together. It is an estimate, at four
-/// bytes a texel; what command streams allocate is bounded by the limits of the renderer's process.
-pub const RENDERED_SHARE: u64 = 4;
-
-/// So many times the window is what blobs of the host may take together: a library grants one of a terabyte.
-pub const BLOB_SHARE: u64 = 8;
 
 /// Blobs that are mapped into the guest: each is a memory slot of the VMM, whose time for each grows with their number.
 pub const MAPPED_BLOBS: usize = 256;

@@ -7,12 +7,14 @@ mod contexts;
 mod desc;
 mod gates;
 mod heads;
+mod ledger;
 mod order;
 mod reads;
 mod resources;
 mod scanouts;
 mod served;
 mod shown;
+mod sizes;
 mod state;
 mod three_d;
 mod timelines;
@@ -59,7 +61,7 @@ pub struct GpuOptions {
     pub heads: Vec<Mode>,
     /// The EDID of the first head instead of one of our own.
     pub edid: Option<protocol::edid::Edid>,
-    /// Bytes that images and cursors may take together.
+    /// Bytes that all a guest makes by commands may take together, of whatever kind: see [`stats::Kind`](crate::stats::Kind).
     pub memory: u64,
 }
 
@@ -143,7 +145,6 @@ impl Gpu {
     /// Gives it contexts. `window` is the size in bytes of the memory in which it shows blobs of the host to the guest; 0: none.
     pub fn with_three_d(mut self, three_d: Box<dyn ThreeD>, window: u64) -> Self {
         self.config = Arc::new(GpuConfigSpace::new(self.heads.len(), three_d.capsets()));
-        self.resources.allow_blobs(window);
         self.three_d = Some(Box::new(Rendering::new(three_d, window, &self.stats)));
         self
     }
@@ -327,7 +328,9 @@ impl Gpu {
         match (undo, result) {
             (Undo::Transfer { resource, rect }, Ok(())) => self.copied_in(resource, rect),
             (Undo::Blob(resource, created), Ok(())) => self.keep_made(resource, created),
-            (Undo::Pointer { ticket, resource, hot }, Ok(())) => self.take_pointer(ticket, resource, hot),
+            (Undo::Pointer { ticket, resource, hot }, Ok(())) => {
+                return self.take_pointer(ticket, resource, hot).into();
+            }
             (Undo::Gone, _) => return Reply::OkNoData,
             (_, Ok(())) | (Undo::Nothing | Undo::Transfer { .. } | Undo::Pointer { .. }, Err(_)) => {}
             (Undo::Rendered(resource, created) | Undo::Blob(resource, created), Err(_)) => {
@@ -335,8 +338,9 @@ impl Gpu {
             }
             (Undo::Pages(resource, attached), Err(_)) => self.forget_pages(resource, attached),
             (Undo::Create(resource), Err(_)) => self.resources.remove(resource),
-            (Undo::Attach(resource), Err(_)) => self.resources.set_backing(resource, None),
-            (Undo::Detach(resource, backing), Err(_)) => self.resources.set_backing(resource, Some(backing)),
+            (Undo::Attach(resource), Err(_)) => drop(self.resources.take_backing(resource)),
+            // Who took the room that it had meanwhile has it.
+            (Undo::Detach(resource, backing), Err(_)) => drop(self.resources.set_backing(resource, Some(backing))),
         }
         result.into()
     }

@@ -1,21 +1,23 @@
 //! What a device counts. Counters only grow; they are read from other threads.
 
+mod memory;
 mod traffic;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+pub use memory::{Kind, Memory};
 pub use traffic::{BOUNDS_US, Histogram, Times, Traffic};
 
 macro_rules! counters {
     ($what:literal, $stats:ident, $snapshot:ident { $($(#[$doc:meta])* $name:ident,)* }
-     $(and { $(#[$more_doc:meta])* $more:ident: $type:ty })?) => {
+     $(and { $($(#[$more_doc:meta])* $more:ident: $type:ty,)* })?) => {
         #[doc = concat!("Counters of one ", $what, " since it started.")]
         #[derive(Debug, Default)]
         pub struct $stats {
             $($(#[$doc])* pub $name: Counter,)*
-            $($(#[$more_doc])* pub $more: $type,)?
+            $($($(#[$more_doc])* pub $more: $type,)*)?
         }
 
         #[doc = concat!("The counters of one ", $what, " at one moment.")]
@@ -76,7 +78,9 @@ counters! { "GPU", Stats, Snapshot {
     memory_faults,
     /// Log lines that were held back.
     log_lines_suppressed,
-    /// Bytes that images and cursors occupy now, as charged against the cap.
+    /// Bytes that are charged to the guest's memory now: all kinds that are, together.
+    charged_bytes,
+    /// Of them those in memory of ours: images, tables, the pointer and pixels on their way.
     image_bytes,
     /// Resources that exist now.
     resources,
@@ -92,9 +96,9 @@ counters! { "GPU", Stats, Snapshot {
     blob_maps,
     /// Bytes of blobs that are mapped into the guest now.
     blob_bytes,
-    /// Bytes that a 3D renderer's resources occupy now, as estimated and charged against the cap.
+    /// Of the charged ones those of a 3D renderer's resources, as estimated.
     rendered_bytes,
-    /// Bytes of a 3D renderer's blobs that exist now, as charged against the cap.
+    /// Of the charged ones those of a 3D renderer's blobs.
     host_blob_bytes,
     /// Processes of a 3D renderer that were started.
     renderer_starts,
@@ -106,7 +110,9 @@ counters! { "GPU", Stats, Snapshot {
     renderer_refused,
 } and {
     /// Commands by name, and how long they took. Not in the snapshot.
-    traffic: Traffic
+    traffic: Traffic,
+    /// Memory by kind. Not in the snapshot.
+    memory: Memory,
 } }
 
 counters! { "input device", InputStats, InputSnapshot {

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use device::stats::Kind;
 use device::{Cursor, Display, DisplayEvent, Frame, Pixels, Stats, guest_log};
 use frames::{Damage, DeviceEnd, DeviceEvent, Geometry, MAX_HEADS, ScreenLayout};
 use protocol::{Format, Rect, ScanoutId};
@@ -163,6 +164,12 @@ impl Viewer {
         self.end.hold(scanout.0, held);
     }
 
+    /// Says how much memory the copies take.
+    fn count_frames(&self) {
+        let bytes = (0..self.heads.len()).map(|head| self.fetched(head)).sum();
+        self.stats.memory.set(Kind::Frames, bytes);
+    }
+
     fn fetched(&self, head: usize) -> u64 {
         self.heads.get(head).and_then(|head| head.fetched.as_ref()).map_or(0, |fetched| fetched.image().size())
     }
@@ -220,6 +227,7 @@ impl Display for Viewer {
                 self.end.blank(scanout.0);
             }
         }
+        self.count_frames();
         self.hold_back(scanout);
         self.wait_for_room();
     }
@@ -234,6 +242,7 @@ impl Display for Viewer {
         } else {
             self.heads[scanout.0 as usize].unseen.add(rect);
             self.fetch(scanout, frame);
+            self.count_frames();
             self.hold_back(scanout);
         }
         self.wait_for_room();
@@ -245,6 +254,7 @@ impl Display for Viewer {
             Some(frame) => {
                 head.asked = false;
                 self.fetch(scanout, frame);
+                self.count_frames();
                 self.hold_back(scanout);
             }
             // The pages are gone: there is nothing to wait for.

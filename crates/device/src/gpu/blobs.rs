@@ -7,7 +7,6 @@ use super::desc::Desc;
 use super::window::{Answer, pages};
 use super::{Gpu, Step, Undo};
 use crate::backing::Backing;
-use crate::caps;
 use crate::memory::Memory;
 use crate::three_d::HostBlob;
 use crate::virtio::Ticket;
@@ -54,7 +53,8 @@ impl Gpu {
             return Err(ReplyError::InvalidParameter);
         }
         let host = HostBlob { resource, mem, flags, id, size };
-        self.make_room(resource, Desc::HostBlob(Blob { context, host, is_made: false }), ticket)?;
+        let backing = is_backed.then_some(backing);
+        self.record(resource, Desc::HostBlob(Blob { context, host, is_made: false }), backing, ticket)?;
         if let Err(error) = self.open_context(context) {
             self.resources.remove(resource);
             return Err(error);
@@ -63,19 +63,19 @@ impl Gpu {
         let progress = three_d.renderer.create_blob(ticket, context, &host);
         let step = self.step(progress, Undo::Blob(resource, ticket));
         if is_backed {
-            self.back_blob(resource, backing);
+            self.back_blob(resource);
         }
         Ok(step)
     }
 
     /// The guest's pages follow the blob. Nobody waits for the answer: the renderer without them fails what needs them.
-    fn back_blob(&mut self, resource: ResourceId, backing: Backing) {
+    fn back_blob(&mut self, resource: ResourceId) {
         let ticket = self.order.ticket();
         // A blob that failed at once is gone already.
         let (Some(three_d), Ok(found)) = (&mut self.three_d, self.resources.get(resource)) else { return };
         found.attached = ticket;
-        three_d.renderer.attach(ticket, resource, backing.entries());
-        self.resources.set_backing(resource, Some(backing));
+        let entries = found.backing.as_ref().map_or(&[][..], Backing::entries);
+        three_d.renderer.attach(ticket, resource, entries);
     }
 
     /// A blob is there, and so may be who waits to see it.
@@ -139,14 +139,9 @@ impl Gpu {
 }
 
 impl Blob {
-    /// What it takes of all blobs' share.
+    /// What it takes of the guest's memory.
     pub fn cost(&self) -> u64 {
         pages(self.host.size)
-    }
-
-    /// What share all blobs have of a window.
-    pub fn share(window: u64) -> u64 {
-        window.saturating_mul(caps::BLOB_SHARE)
     }
 
     /// A blob without a name is memory of the context's process, which no other can use.

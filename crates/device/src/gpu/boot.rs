@@ -53,6 +53,8 @@ pub(super) struct Boot {
     caught_up: bool,
     /// Whether the display does not answer who asks.
     held: bool,
+    /// Bytes of the framebuffer that are memory.
+    framebuffer: u64,
 }
 
 impl Boot {
@@ -61,6 +63,7 @@ impl Boot {
         let generation = port.registers.generation();
         let settings = port.registers.settings();
         Self {
+            framebuffer: port.framebuffer().memory(),
             port,
             virtio,
             screen: Screen::Boot,
@@ -99,6 +102,11 @@ impl Boot {
     /// What firmware drew, if that is what a head shows.
     pub fn frame(&self, scanout: ScanoutId) -> Option<Frame<'_>> {
         self.picture.as_ref().filter(|_| scanout == HEAD && self.is_shown())?.frame()
+    }
+
+    /// Bytes that it takes now.
+    pub fn bytes(&self) -> u64 {
+        self.framebuffer + self.picture.as_ref().map_or(0, |picture| picture.mode().image_bytes())
     }
 
     fn is_shown(&self) -> bool {
@@ -307,6 +315,7 @@ impl Gpu {
     pub(super) fn reset_boot(&mut self) {
         if let Some(boot) = &mut self.boot {
             boot.port.renew();
+            boot.framebuffer = boot.port.framebuffer().memory();
             boot.take_registers();
             // The display is reset by itself.
             (boot.screen, boot.picture, boot.all, boot.held) = (Screen::Boot, None, true, false);

@@ -1,11 +1,14 @@
-//! What resources are, and what they are charged.
+//! What resources are, and what each is charged.
 
 use protocol::{ContextId, Format, Resource3d};
 
 use super::blobs::Blob;
-use super::three_d::{estimate, is_flat};
+use super::ledger::Cost;
+use super::sizes::estimate;
+use super::three_d::is_flat;
 use crate::caps;
 use crate::render::ResourceDesc;
+use crate::stats::Kind;
 
 /// What a resource is, and thereby who has its pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,49 +69,16 @@ impl From<ResourceDesc> for Desc {
     }
 }
 
-/// What a resource is charged against each cap.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Cost {
-    /// Memory of our own.
-    pub memory: u64,
-    /// The 3D renderer's, as far as it can be estimated.
-    pub rendered: u64,
-    /// Of the 3D renderer's blobs.
-    pub blobs: u64,
-}
-
-impl Cost {
-    pub fn of(desc: &Desc) -> Self {
-        let none = Self { memory: caps::RESOURCE_COST, ..Self::default() };
-        match desc {
-            Desc::Image { width, height, .. } => {
-                Self { memory: image_bytes(*width, *height).saturating_add(caps::RESOURCE_COST), ..none }
-            }
-            Desc::Rendered(desc) => Self { rendered: estimate(desc), ..none },
-            Desc::HostBlob(blob) => Self { blobs: blob.cost(), ..none },
-            Desc::GuestBlob { .. } | Desc::Lost => none,
-        }
-    }
-
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            memory: self.memory.saturating_add(other.memory),
-            rendered: self.rendered.saturating_add(other.rendered),
-            blobs: self.blobs.saturating_add(other.blobs),
-        }
-    }
-
-    pub fn minus(self, other: Self) -> Self {
-        Self {
-            memory: self.memory - other.memory,
-            rendered: self.rendered - other.rendered,
-            blobs: self.blobs - other.blobs,
-        }
-    }
-
-    pub fn is_within(&self, cap: &Self) -> bool {
-        self.memory <= cap.memory && self.rendered <= cap.rendered && self.blobs <= cap.blobs
-    }
+/// What a resource is charged by itself.
+pub(super) fn cost(desc: &Desc) -> Cost {
+    let own = match desc {
+        Desc::Image { width, height, .. } => Cost::of(Kind::Images, image_bytes(*width, *height)),
+        Desc::Rendered(desc) => Cost::of(Kind::Textures, estimate(desc)),
+        Desc::HostBlob(blob) => Cost::of(Kind::Blobs, blob.cost()),
+        // The guest's own pages.
+        Desc::GuestBlob { .. } | Desc::Lost => Cost::default(),
+    };
+    own.plus(Cost::of(Kind::Tables, caps::RESOURCE_COST))
 }
 
 /// Bytes of an image: at most 2^66, so saturated; the cap refuses it.

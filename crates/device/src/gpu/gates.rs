@@ -103,6 +103,11 @@ impl Gpu {
     }
 
     /// Whether so much waits that no more is to be taken from the ring.
+    ///
+    /// Then all programs of the guest wait, whoever of them it was, and so does its console: there is one ring for all of them, whose
+    /// order is not ours to change by looking further than we may keep. It lasts for as long as the renderer takes nothing at all,
+    /// which ends it (`--renderer-patience`, of time in which it may run); each stream that it takes makes room for another. To refuse
+    /// streams instead would poison contexts that did nothing wrong, and to keep more would be the host's memory.
     pub(super) fn is_crowded(&self) -> bool {
         self.order.waiting_bytes() >= caps::WAITING_BYTES
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use protocol::{Format, Rect, Reply, ReplyError, ResourceId};
 
+use super::ledger::Cost;
 use super::shown::{Pointer, PointerImage};
 use super::{Gpu, Step, Undo};
 use crate::caps;
@@ -70,25 +71,25 @@ impl Gpu {
         }
     }
 
-    /// The pixels that are read of a resource take memory of ours from the first time on. Where that is short, others that no
-    /// head shows give theirs.
+    /// The pixels that are read of a resource take memory of ours from the first time on.
     fn charge_pixels(&mut self, resource: ResourceId) -> Result<(), ReplyError> {
-        let charged = self.resources.charge_pixels(resource);
-        if charged != Err(ReplyError::OutOfMemory) {
-            return charged;
-        }
-        let Self { resources, three_d: Some(three_d), scanouts, .. } = self else { return charged };
+        self.make_room(resource, self.resources.cost_of_pixels(resource)?)?;
+        self.resources.charge_pixels(resource)
+    }
+
+    /// Gives up pixels that were read of other resources and that no head shows, until there is room for `cost`.
+    pub(super) fn forget_unseen(&mut self, resource: ResourceId, cost: Cost) {
+        let Self { resources, three_d: Some(three_d), scanouts, .. } = self else { return };
         for other in resources.with_pixels() {
+            if resources.has_room(cost) {
+                return;
+            }
             let is_shown = scanouts.shown.values().any(|scanout| scanout.resource == other);
             if other != resource && !is_shown && !three_d.reads.under_way.contains_key(&other) {
                 three_d.renderer.forget_pixels(other);
                 resources.credit_pixels(other);
-                if resources.charge_pixels(resource).is_ok() {
-                    return Ok(());
-                }
             }
         }
-        Err(ReplyError::OutOfMemory)
     }
 
     /// Begins to read. Returns how it went if it is over already.
@@ -142,13 +143,18 @@ impl Gpu {
     }
 
     /// The pointer's picture was read; a newer one takes precedence.
-    pub(super) fn take_pointer(&mut self, ticket: Ticket, resource: ResourceId, hot: (u32, u32)) {
+    pub(super) fn take_pointer(
+        &mut self,
+        ticket: Ticket,
+        resource: ResourceId,
+        hot: (u32, u32),
+    ) -> Result<(), ReplyError> {
         let Some(three_d) = self.three_d.as_mut().filter(|three_d| three_d.reads.pointer == Some(ticket)) else {
-            return;
+            return Ok(());
         };
         let Some((format, width, height)) = self.resources.get(resource).ok().and_then(|found| found.desc.image())
         else {
-            return;
+            return Ok(());
         };
         let mut pixels = vec![0; width as usize * height as usize * Format::BYTES_PER_PIXEL as usize];
         match three_d.renderer.pixels(resource) {
@@ -159,14 +165,17 @@ impl Gpu {
             Some(Pixels::Shared(shared)) if shared.slice.len() >= pixels.len() => {
                 shared.slice.copy_to(&mut pixels);
             }
-            _ => return,
+            _ => return Ok(()),
         }
         self.stats.readback_bytes.add(pixels.len() as u64);
+        // Without room for it the pointer keeps the picture it has, or none.
+        self.make_room_for_pointer(pixels.len())?;
         if let Some(pointer) = &mut self.scanouts.pointer {
             (pointer.hot_x, pointer.hot_y) = hot;
             pointer.image = Some(PointerImage { format, width, height, pixels });
         }
         self.show_pointer();
+        Ok(())
     }
 }
 

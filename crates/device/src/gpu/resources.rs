@@ -8,14 +8,16 @@ use protocol::command::CreateBlob;
 use protocol::{Format, Header, MemEntry, Rect, Reply, ReplyError, ResourceId, feature};
 use uuid::Uuid;
 
-use super::blobs::{BLOB_FLAGS, BLOB_MEM_HOST3D, BLOB_MEM_HOST3D_GUEST, Blob};
-use super::desc::{Cost, Desc, image_bytes};
+use super::blobs::{BLOB_FLAGS, BLOB_MEM_HOST3D, BLOB_MEM_HOST3D_GUEST};
+use super::desc::{Desc, cost, image_bytes};
+use super::ledger::{Cost, Ledger};
 use super::{Gpu, Step, Undo};
 use crate::backing::Backing;
 use crate::caps;
+use crate::guest_log;
 use crate::memory::Memory;
 use crate::render::{Progress, ResourceDesc, Transfer};
-use crate::stats::Stats;
+use crate::stats::{Kind, Stats};
 use crate::virtio::Ticket;
 
 /// `VIRTIO_GPU_BLOB_MEM_GUEST`.
@@ -33,27 +35,34 @@ pub(super) struct Resource {
     read: u64,
     /// Made by a driver that has stopped, and not used since.
     stale: bool,
+    /// What it is charged now, all that is had because of it.
     cost: Cost,
 }
 
 /// The table of resources, which holds the caps: what is in it has been charged.
 pub(super) struct Resources {
     table: HashMap<ResourceId, Resource>,
-    cap: Cost,
-    used: Cost,
-    entries_used: usize,
+    ledger: Ledger,
+    /// What the pointer's picture is charged.
+    cursor: Cost,
     stats: Arc<Stats>,
 }
 
-impl Resources {
-    pub fn new(memory_cap: u64, stats: Arc<Stats>) -> Self {
-        let cap = Cost { memory: memory_cap, rendered: memory_cap.saturating_mul(caps::RENDERED_SHARE), blobs: 0 };
-        Self { table: HashMap::new(), cap, used: Cost::default(), entries_used: 0, stats }
-    }
+/// Whether a backing may have so many entries.
+pub(super) fn check_entries(entries: &[MemEntry]) -> Result<(), ReplyError> {
+    (entries.len() <= caps::BACKING_ENTRIES).then_some(()).ok_or(ReplyError::OutOfMemory)
+}
 
-    /// Allows blobs of the host, as many as go with a window of so many bytes.
-    pub fn allow_blobs(&mut self, window: u64) {
-        self.cap.blobs = Blob::share(window);
+/// What a backing is charged.
+fn tables(backing: Option<&Backing>) -> Cost {
+    Cost::of(Kind::Tables, backing.map_or(0, |backing| backing.entries().len() as u64 * Backing::ENTRY_COST))
+}
+
+impl Resources {
+    /// With room for so many bytes of all kinds together.
+    pub fn new(limit: u64, stats: Arc<Stats>) -> Self {
+        let ledger = Ledger::new(limit, stats.clone());
+        Self { table: HashMap::new(), ledger, cursor: Cost::default(), stats }
     }
 
     pub fn get(&mut self, resource: ResourceId) -> Result<&mut Resource, ReplyError> {
@@ -97,67 +106,83 @@ impl Resources {
 
     /// Records a new resource, if the caps have room for it.
     pub fn insert(&mut self, resource: ResourceId, desc: Desc, created: Ticket) -> Result<(), ReplyError> {
-        let cost = Cost::of(&desc);
-        let used = self.used.plus(cost);
-        if !used.is_within(&self.cap) || self.table.len() >= caps::RESOURCES {
+        let cost = cost(&desc);
+        if self.table.len() >= caps::RESOURCES {
             return Err(ReplyError::OutOfMemory);
         }
-        match self.table.entry(resource) {
-            Entry::Occupied(_) => return Err(ReplyError::InvalidResourceId),
-            Entry::Vacant(vacant) => vacant.insert(Resource {
-                desc,
-                backing: None,
-                created,
-                attached: created,
-                uuid: None,
-                read: 0,
-                stale: false,
-                cost,
-            }),
-        };
-        self.used = used;
+        let Entry::Vacant(vacant) = self.table.entry(resource) else { return Err(ReplyError::InvalidResourceId) };
+        self.ledger.charge(cost)?;
+        vacant.insert(Resource {
+            desc,
+            backing: None,
+            created,
+            attached: created,
+            uuid: None,
+            read: 0,
+            stale: false,
+            cost,
+        });
         self.publish();
         Ok(())
     }
 
-    /// Charges a resource more than what it is, if the caps have room for it.
+    /// Whether so much more can be charged.
+    pub fn has_room(&self, cost: Cost) -> bool {
+        self.ledger.has_room(cost)
+    }
+
+    /// Charges a resource more than what it is, if there is room.
     pub fn charge(&mut self, resource: ResourceId, more: Cost) -> Result<(), ReplyError> {
-        let found = self.table.get_mut(&resource).ok_or(ReplyError::InvalidResourceId)?;
-        let used = self.used.plus(more);
-        if !used.is_within(&self.cap) {
-            return Err(ReplyError::OutOfMemory);
-        }
-        found.cost = found.cost.plus(more);
-        self.used = used;
-        self.publish();
-        Ok(())
+        self.exchange(resource, Cost::default(), more)
     }
 
     /// What a resource was [charged](Self::charge) is given back.
     pub fn credit(&mut self, resource: ResourceId, less: Cost) {
-        if let Some(found) = self.table.get_mut(&resource) {
-            found.cost = found.cost.minus(less);
-            self.used = self.used.minus(less);
-            self.publish();
-        }
+        // Less always has room, and a resource that is gone has nothing.
+        let _ = self.exchange(resource, less, Cost::default());
     }
 
-    /// Charges a resource for its pixels, once.
-    pub fn charge_pixels(&mut self, resource: ResourceId) -> Result<(), ReplyError> {
+    fn exchange(&mut self, resource: ResourceId, less: Cost, more: Cost) -> Result<(), ReplyError> {
+        let found = self.table.get_mut(&resource).ok_or(ReplyError::InvalidResourceId)?;
+        self.ledger.exchange(less, more)?;
+        found.cost = found.cost.minus(less).plus(more);
+        Ok(())
+    }
+
+    /// The pointer's picture has so many bytes from now on, if there is room.
+    pub fn charge_cursor(&mut self, bytes: usize) -> Result<(), ReplyError> {
+        let cost = Cost::of(Kind::Cursors, bytes as u64);
+        self.ledger.exchange(self.cursor, cost)?;
+        self.cursor = cost;
+        Ok(())
+    }
+
+    /// What a pointer's picture of so many bytes would be charged more than the one that there is.
+    fn more_for_cursor(&self, bytes: usize) -> Cost {
+        Cost::of(Kind::Cursors, (bytes as u64).saturating_sub(self.cursor.bytes()))
+    }
+
+    /// What a resource has to be charged for its pixels: nothing more than once.
+    pub fn cost_of_pixels(&self, resource: ResourceId) -> Result<Cost, ReplyError> {
         let found = self.table.get(&resource).ok_or(ReplyError::InvalidResourceId)?;
-        let Some((_, width, height)) = found.desc.image().filter(|_| found.read == 0) else { return Ok(()) };
-        let memory = image_bytes(width, height);
-        self.charge(resource, Cost { memory, ..Cost::default() })?;
+        let image = found.desc.image().filter(|_| found.read == 0);
+        Ok(Cost::of(Kind::Shadows, image.map_or(0, |(_, width, height)| image_bytes(width, height))))
+    }
+
+    /// Charges a resource for its pixels.
+    pub fn charge_pixels(&mut self, resource: ResourceId) -> Result<(), ReplyError> {
+        let cost = self.cost_of_pixels(resource)?;
+        self.charge(resource, cost)?;
         if let Some(found) = self.table.get_mut(&resource) {
-            found.read = memory;
+            found.read += cost.bytes();
         }
         Ok(())
     }
 
     /// Its pixels are gone.
     pub fn credit_pixels(&mut self, resource: ResourceId) {
-        let memory = self.table.get_mut(&resource).map_or(0, |found| std::mem::take(&mut found.read));
-        self.credit(resource, Cost { memory, ..Cost::default() });
+        let bytes = self.table.get_mut(&resource).map_or(0, |found| std::mem::take(&mut found.read));
+        self.credit(resource, Cost::of(Kind::Shadows, bytes));
     }
 
     /// The resources that are charged for their pixels.
@@ -167,43 +192,36 @@ impl Resources {
 
     pub fn remove(&mut self, resource: ResourceId) {
         if let Some(gone) = self.table.remove(&resource) {
-            self.used = self.used.minus(gone.cost);
-            self.entries_used -= gone.backing.map_or(0, |backing| backing.entries().len());
+            self.ledger.credit(gone.cost);
             self.publish();
         }
     }
 
     pub fn clear(&mut self) {
         self.table.clear();
-        self.used = Cost::default();
-        self.entries_used = 0;
+        self.ledger.clear();
+        self.cursor = Cost::default();
         self.publish();
     }
 
-    /// Whether `count` more entries keep to the caps.
-    pub fn check_entries(&self, count: usize) -> Result<(), ReplyError> {
-        let fits = count <= caps::BACKING_ENTRIES && self.entries_used + count <= caps::BACKING_ENTRIES_TOTAL;
-        fits.then_some(()).ok_or(ReplyError::OutOfMemory)
+    /// Gives a resource another backing, or none, if there is room for its table. Returns the one before.
+    pub fn set_backing(
+        &mut self,
+        resource: ResourceId,
+        backing: Option<Backing>,
+    ) -> Result<Option<Backing>, ReplyError> {
+        let found = self.table.get(&resource).ok_or(ReplyError::InvalidResourceId)?;
+        self.exchange(resource, tables(found.backing.as_ref()), tables(backing.as_ref()))?;
+        Ok(self.table.get_mut(&resource).and_then(|found| std::mem::replace(&mut found.backing, backing)))
     }
 
-    /// Replaces a resource's backing, and gives the earlier one back by dropping or returning it.
-    pub fn set_backing(&mut self, resource: ResourceId, backing: Option<Backing>) {
-        self.swap_backing(resource, backing);
-    }
-
-    pub fn swap_backing(&mut self, resource: ResourceId, backing: Option<Backing>) -> Option<Backing> {
-        let found = self.table.get_mut(&resource)?;
-        self.entries_used += backing.as_ref().map_or(0, |backing| backing.entries().len());
-        let earlier = std::mem::replace(&mut found.backing, backing);
-        self.entries_used -= earlier.as_ref().map_or(0, |earlier| earlier.entries().len());
-        earlier
+    /// Takes a resource's backing away. Returns it, if it had one.
+    pub fn take_backing(&mut self, resource: ResourceId) -> Option<Backing> {
+        self.set_backing(resource, None).ok().flatten()
     }
 
     fn publish(&self) {
         self.stats.resources.set(self.table.len() as u64);
-        self.stats.image_bytes.set(self.used.memory);
-        self.stats.rendered_bytes.set(self.used.rendered);
-        self.stats.host_blob_bytes.set(self.used.blobs);
     }
 }
 
@@ -248,33 +266,66 @@ impl Gpu {
     }
 
     fn create(&mut self, ticket: Ticket, resource: ResourceId, desc: ResourceDesc, backing: Option<Backing>) -> Step {
-        if let Err(error) = self.make_room(resource, desc.into(), ticket) {
+        if let Err(error) = self.record(resource, desc.into(), backing, ticket) {
             return Step::error(error);
         }
-        self.resources.set_backing(resource, backing);
         match self.renderer.create(ticket, resource, desc) {
             Progress::Done(result) => Step::Reply(self.conclude(Undo::Create(resource), result)),
             Progress::Later => Step::Later(Undo::Create(resource), Some(resource)),
         }
     }
 
-    /// Records a new resource.
-    pub(super) fn make_room(&mut self, resource: ResourceId, desc: Desc, ticket: Ticket) -> Result<(), ReplyError> {
+    /// Records a new resource, with its backing if it has one already.
+    pub(super) fn record(
+        &mut self,
+        resource: ResourceId,
+        desc: Desc,
+        backing: Option<Backing>,
+        ticket: Ticket,
+    ) -> Result<(), ReplyError> {
         if !self.resources.is_free(resource) {
             return Err(ReplyError::InvalidResourceId);
         }
         if self.resources.is_stale(resource) {
             self.drop_resource(resource);
         }
-        match self.resources.insert(resource, desc, ticket) {
-            Err(ReplyError::OutOfMemory) => {
-                // What an earlier driver left behind may not starve this one.
-                for stale in self.resources.stale() {
-                    self.drop_resource(stale);
-                }
-                self.resources.insert(resource, desc, ticket)
-            }
-            inserted => inserted,
+        if self.resources.table.len() >= caps::RESOURCES {
+            self.drop_stale();
+        }
+        self.make_room(resource, cost(&desc).plus(tables(backing.as_ref())))?;
+        self.resources.insert(resource, desc, ticket)?;
+        // There is room for it.
+        self.resources.set_backing(resource, backing).map(drop)
+    }
+
+    /// Sees to it that a resource can be charged so much more, or says that it cannot: pixels of others that nobody sees are read anew
+    /// when somebody does, and what an earlier driver left behind may not starve this one.
+    pub(super) fn make_room(&mut self, resource: ResourceId, cost: Cost) -> Result<(), ReplyError> {
+        if self.resources.has_room(cost) {
+            return Ok(());
+        }
+        self.forget_unseen(resource, cost);
+        if !self.resources.has_room(cost) {
+            self.drop_stale();
+        }
+        if self.resources.has_room(cost) {
+            return Ok(());
+        }
+        let (used, limit) = (self.resources.ledger.used(), self.resources.ledger.limit());
+        let wanted = cost.bytes();
+        guest_log!(warn, "The guest has {used} of {limit} bytes and wants {wanted} more: it needs a larger --memory");
+        Err(ReplyError::OutOfMemory)
+    }
+
+    /// As [`make_room`](Self::make_room), for a picture of the pointer in the place of the one that there is: it is charged then.
+    pub(super) fn make_room_for_pointer(&mut self, bytes: usize) -> Result<(), ReplyError> {
+        self.make_room(ResourceId(0), self.resources.more_for_cursor(bytes))?;
+        self.resources.charge_cursor(bytes)
+    }
+
+    fn drop_stale(&mut self) {
+        for stale in self.resources.stale() {
+            self.drop_resource(stale);
         }
     }
 
@@ -336,13 +387,13 @@ impl Gpu {
         let Some(three_d) = &mut self.three_d else { return };
         if self.resources.table.get(&resource).is_some_and(|found| found.attached == attached) {
             three_d.renderer.detach(ticket, resource);
-            self.resources.set_backing(resource, None);
+            self.resources.take_backing(resource);
         }
     }
 
     /// A backing whose every entry lies in guest memory now.
     pub(super) fn new_backing(&self, memory: &Memory, entries: Vec<MemEntry>) -> Result<Backing, ReplyError> {
-        self.resources.check_entries(entries.len())?;
+        check_entries(&entries)?;
         let backing = Backing::new(entries);
         backing.check(memory)?;
         Ok(backing)
@@ -390,8 +441,8 @@ impl Gpu {
         if backing.len() < least {
             return Err(ReplyError::InvalidParameter);
         }
-        self.resources.set_backing(resource, Some(backing));
-        Ok(())
+        self.make_room(resource, tables(Some(&backing)))?;
+        self.resources.set_backing(resource, Some(backing)).map(drop)
     }
 
     pub(super) fn detach_backing(&mut self, memory: &Memory, ticket: Ticket, resource: ResourceId) -> Step {
@@ -399,7 +450,7 @@ impl Gpu {
             return Step::error(error);
         }
         self.catch_up_on(memory, resource);
-        let Some(backing) = self.resources.swap_backing(resource, None) else {
+        let Some(backing) = self.resources.take_backing(resource) else {
             return Step::error(ReplyError::Unspec);
         };
         if self.resources.get(resource).is_ok_and(|found| found.desc.is_rendered()) {

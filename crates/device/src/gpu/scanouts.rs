@@ -282,6 +282,7 @@ impl Gpu {
             0 => None,
             _ => Some(self.read_pointer_image(memory, resource)?),
         };
+        self.make_room_for_pointer(image.as_ref().map_or(0, |image| image.pixels.len()))?;
         self.scanouts.pointer = Some(Pointer { scanout, x, y, hot_x, hot_y, image });
         self.show_pointer();
         Ok(Step::Reply(Reply::OkNoData))
@@ -336,6 +337,8 @@ impl Gpu {
             pointer.image = None;
             self.show_pointer();
             self.scanouts.pointer = None;
+            // Nothing always has room.
+            let _ = self.resources.charge_cursor(0);
         }
     }
 

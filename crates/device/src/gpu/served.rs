@@ -16,6 +16,7 @@ use crate::guest_log;
 use crate::input::Desktop;
 use crate::memory::Memory;
 use crate::render::Rendered;
+use crate::stats::Kind;
 use crate::virtio::{Answer, Completion, ConfigSpace, Outbox, Request, Start, Ticket, VirtioDevice};
 
 /// The queue of all commands but the pointer's (virtio 1.3, section 5.7.2).
@@ -61,7 +62,7 @@ impl VirtioDevice for Gpu {
         if start == Start::Fresh {
             self.config.clear_events();
             self.resources.mark_stale();
-            self.undecided = !self.resources.is_empty();
+            self.undecided = !self.resources.is_empty() || self.scanouts.pointer.is_some();
             if let Some(three_d) = &mut self.three_d {
                 three_d.contexts.mark_stale();
                 three_d.window.take_all_away();
@@ -110,6 +111,7 @@ impl VirtioDevice for Gpu {
         {
             self.stats.panics.add(1);
         }
+        self.publish_memory();
     }
 
     fn request(&mut self, memory: &Memory, queue: u16, request: Request<'_>, reply: &mut Vec<u8>) -> Answer {
@@ -139,6 +141,7 @@ impl VirtioDevice for Gpu {
             three_d.window.requests(&mut out.window);
         }
         self.give_replies(out);
+        self.publish_memory();
     }
 
     fn abandon(&mut self, out: &mut Outbox) {
@@ -297,6 +300,14 @@ impl Gpu {
     fn give_up_timelines(&mut self) {
         if let Some(three_d) = &mut self.three_d {
             self.replies.append(&mut three_d.timelines.take_all());
+        }
+    }
+
+    /// Says what memory there is that is not charged.
+    fn publish_memory(&self) {
+        self.stats.memory.set(Kind::Waiting, self.order.waiting_bytes() as u64);
+        if let Some(boot) = &self.boot {
+            self.stats.memory.set(Kind::Boot, boot.bytes());
         }
     }
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::Gpu;
 use super::desc::Desc;
+use super::resources::check_entries;
 use super::shown::{Pointer, Scanout};
 use crate::backing::Backing;
 use crate::caps;
@@ -143,6 +144,9 @@ impl Gpu {
             Some(pointer) if !is_possible(&pointer) => return Err(RestoreError::Impossible("pointer")),
             pointer => pointer,
         };
+        let image = self.scanouts.pointer.as_ref().and_then(|pointer| pointer.image.as_ref());
+        let charged = self.resources.charge_cursor(image.map_or(0, |image| image.pixels.len()));
+        charged.map_err(|_| RestoreError::Impossible("pointer"))?;
         Ok(())
     }
 
@@ -169,12 +173,12 @@ impl Gpu {
             self.renderer.restore(saved.id, &pixels).ok()?;
         }
         if let Some(entries) = saved.entries {
-            self.resources.check_entries(entries.len()).ok()?;
+            check_entries(&entries).ok()?;
             let backing = Backing::new(entries);
             if let Some(ResourceDesc::GuestBlob { size }) = desc {
                 (backing.len() >= size).then_some(())?;
             }
-            self.resources.set_backing(saved.id, Some(backing));
+            self.resources.set_backing(saved.id, Some(backing)).ok()?;
         }
         self.resources.get(saved.id).ok()?.uuid = saved.uuid;
         Some(())

@@ -10,6 +10,7 @@ use super::config::GpuConfigSpace;
 use super::contexts::Contexts;
 use super::desc::Desc;
 use super::reads::Reads;
+use super::sizes::estimate;
 use super::timelines::{Line, Timelines};
 use super::twins::Twins;
 use super::views::Views;
@@ -68,7 +69,7 @@ impl Rendering {
 }
 
 /// Targets of Gallium (`enum pipe_texture_target`).
-mod target {
+pub(super) mod target {
     pub const BUFFER: u32 = 0;
     pub const TEXTURE_2D: u32 = 2;
     pub const TEXTURE_3D: u32 = 3;
@@ -98,18 +99,6 @@ fn check(desc: &Resource3d) -> Result<(), ReplyError> {
     };
     let is_possible = is_small && nr_samples <= caps::IMAGE_SAMPLES && estimate(desc) <= caps::RENDERED_BYTES;
     is_possible.then_some(()).ok_or(ReplyError::OutOfMemory)
-}
-
-/// Bytes that a resource is charged: four for a texel, and a third more for levels of detail.
-pub(super) fn estimate(desc: &Resource3d) -> u64 {
-    if desc.target == target::BUFFER {
-        return u64::from(desc.width);
-    }
-    let sides = [desc.width, desc.height, desc.depth, desc.array_size, desc.nr_samples.max(1)];
-    let texels: u128 = sides.map(u128::from).iter().product();
-    let bytes = texels.saturating_mul(4);
-    let bytes = if desc.last_level > 0 { bytes.saturating_add(bytes / 3) } else { bytes };
-    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// Whether a head can show it.
@@ -173,7 +162,7 @@ impl Gpu {
     ) -> Result<Step, ReplyError> {
         self.speaks_3d()?;
         check(&desc)?;
-        self.make_room(resource, Desc::Rendered(desc), ticket)?;
+        self.record(resource, Desc::Rendered(desc), None, ticket)?;
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         let progress = three_d.renderer.create(ticket, resource, &desc);
         Ok(self.step(progress, Undo::Rendered(resource, ticket)))
@@ -243,6 +232,7 @@ impl Gpu {
             true => Progress::Done(Ok(())),
             false => three_d.renderer.transfer(ticket, context, way, &transfer),
         };
+        three_d.twins.uses_pages(resource);
         self.fence(ticket, header, context);
         Ok(self.step(progress, Undo::Nothing))
     }

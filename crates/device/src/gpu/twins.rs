@@ -14,13 +14,16 @@ use std::collections::{BTreeSet, HashMap};
 use protocol::{CapsetId, ContextId, Format, MemEntry, Rect, ReplyError, Resource3d, ResourceId};
 
 use super::Gpu;
-use super::desc::{Cost, Desc, image_bytes};
+use super::desc::{Desc, image_bytes};
 use super::gates::Gate;
-use super::three_d::{Rendering, estimate};
+use super::ledger::Cost;
+use super::sizes::estimate;
+use super::three_d::Rendering;
 use crate::caps;
 use crate::display::{Frame, Pixels};
 use crate::memory::Memory;
 use crate::render::Progress;
+use crate::stats::Kind;
 use crate::virtio::Ticket;
 
 /// `PIPE_TEXTURE_2D`.
@@ -171,6 +174,14 @@ impl Twins {
         }
     }
 
+    /// The renderer is to copy between the twin of an image, if it has one, and its pages: the twin does not go before that is done.
+    pub fn uses_pages(&mut self, resource: ResourceId) {
+        if self.has(resource) {
+            let work = self.work();
+            self.left(resource, work);
+        }
+    }
+
     /// A request about one goes to the renderer.
     fn owe(&mut self, ticket: Ticket, resource: ResourceId, what: What) {
         let Some(twin) = self.table.get_mut(&resource) else { return };
@@ -221,6 +232,12 @@ fn desc(format: Format, width: u32, height: u32) -> Resource3d {
         array_size: 1,
         ..Resource3d::default()
     }
+}
+
+/// What a twin is charged: what the renderer has, and the pixels once more on their way there and back.
+fn twin_cost(format: Format, width: u32, height: u32) -> Cost {
+    let twin = Cost::of(Kind::Twins, estimate(&desc(format, width, height)));
+    twin.plus(Cost::of(Kind::Shadows, image_bytes(width, height)))
 }
 
 /// The first `len` bytes of pixels that a renderer, which may still write to them, has read.
@@ -308,9 +325,10 @@ impl Gpu {
         if three_d.twins.table.len() >= caps::TWINS {
             return Err(ReplyError::OutOfMemory);
         }
-        // Its pixels are held once more on their way.
-        let cost = Cost { memory: image_bytes(width, height), rendered: estimate(&desc), ..Cost::default() };
+        let cost = twin_cost(format, width, height);
+        self.make_room(resource, cost)?;
         self.resources.charge(resource, cost)?;
+        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         let progress = three_d.renderer.create(made, resource, &desc);
         if let Progress::Done(Err(error)) = progress {
             self.resources.credit(resource, cost);
@@ -363,10 +381,17 @@ impl Gpu {
             return true;
         };
         let next = self.order.first_at(Gate::Gl);
+        let Twins { behind, table, .. } = &three_d.twins;
+        let is_due = |resource: &&ResourceId| table.get(resource).is_some_and(|twin| twin.is_due(next));
+        if three_d.renderer.is_full(CapsetId::VIRGL2) {
+            // The first that is due says it for all of them.
+            return !behind.iter().any(|resource| is_due(&resource));
+        }
+        let due: Vec<_> = behind.iter().filter(is_due).copied().collect();
         let mut may_pass = true;
-        for resource in three_d.twins.behind.clone() {
+        for resource in due {
             let Some(three_d) = &mut self.three_d else { break };
-            let Some(twin) = three_d.twins.table.get_mut(&resource).filter(|twin| twin.is_due(next)) else { continue };
+            let Some(twin) = three_d.twins.table.get_mut(&resource) else { continue };
             if twin.owed > 0 || three_d.renderer.is_full(CapsetId::VIRGL2) {
                 may_pass = false;
                 continue;
@@ -579,6 +604,12 @@ impl Gpu {
     }
 
     /// The twin is gone, whatever was drawn into it.
+    ///
+    /// The image's pages, which it had too, are not taken back first, and nobody waits until it is destroyed, also not who takes them
+    /// back a moment later. Nothing of the renderer's uses them any more by then: what may copy between them and the twin is work, and
+    /// a twin goes when a read that was asked for after all work was answered ([`settle_twin`](Self::settle_twin)), when nothing was
+    /// asked for that could have used it, or with the process. The exception is a renderer that fails at once, for want of memory or
+    /// descriptors of the host: work on its way may then write pages that the guest has put to another use.
     fn drop_twin(&mut self, resource: ResourceId) {
         let Some(three_d) = &mut self.three_d else { return };
         if !three_d.twins.remove(resource) {
@@ -586,8 +617,7 @@ impl Gpu {
         }
         three_d.renderer.destroy(resource);
         if let Some(Desc::Image { format, width, height }) = self.resources.desc(resource) {
-            let rendered = estimate(&desc(*format, *width, *height));
-            let cost = Cost { memory: image_bytes(*width, *height), rendered, ..Cost::default() };
+            let cost = twin_cost(*format, *width, *height);
             self.resources.credit(resource, cost);
         }
     }

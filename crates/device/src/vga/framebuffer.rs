@@ -45,6 +45,11 @@ impl Framebuffer {
         self.len
     }
 
+    /// Bytes of the host's memory that it takes.
+    pub(crate) fn memory(&self) -> u64 {
+        if self.memory.is_some() { self.len } else { 0 }
+    }
+
     /// A guest's read that came as a message. What is past the end reads 0.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         let copied = self.slice(offset, data.len()).map_or(0, |slice| slice.copy_to(data));

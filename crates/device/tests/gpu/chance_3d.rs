@@ -150,7 +150,7 @@ proptest! {
         gpu.stop();
         gpu.reset();
         let stats = stats.snapshot();
-        let left = (stats.resources, stats.contexts, stats.image_bytes, stats.blob_bytes, stats.panics);
+        let left = (stats.resources, stats.contexts, stats.charged_bytes, stats.blob_bytes, stats.panics);
         prop_assert_eq!(left, (0, 0, 0, 0, 0));
         prop_assert!(screen.seen().heads.is_empty());
     }

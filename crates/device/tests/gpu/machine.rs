@@ -186,7 +186,7 @@ impl Machine {
     pub fn finish(&mut self) {
         self.reset();
         let stats = self.stats.snapshot();
-        assert_eq!((stats.resources, stats.image_bytes), (0, 0), "what a guest left behind");
+        assert_eq!((stats.resources, stats.charged_bytes), (0, 0), "what a guest left behind");
         assert!(self.screen.seen().heads.is_empty());
         assert!(self.sent.iter().all(|sent| sent.reply.is_some()));
     }
@@ -194,8 +194,13 @@ impl Machine {
 
 /// A GPU with 64 MiB whose heads are 64x48 and 32x24, what is seen of it and what it counts.
 pub fn gpu(renderer: Box<dyn Renderer>, shared: bool) -> (Gpu, Screen, Arc<Stats>) {
+    gpu_of(64 << 20, renderer, shared)
+}
+
+/// The same with so many bytes.
+pub fn gpu_of(memory: u64, renderer: Box<dyn Renderer>, shared: bool) -> (Gpu, Screen, Arc<Stats>) {
     let heads = [(64, 48), (32, 24)].map(|(width, height)| Mode { width, height, refresh: 60 });
-    let options = GpuOptions { heads: heads.to_vec(), edid: None, memory: 64 << 20 };
+    let options = GpuOptions { heads: heads.to_vec(), edid: None, memory };
     let screen = Screen { shared, ..Screen::default() };
     let stats = Arc::new(Stats::default());
     (Gpu::new(options, renderer, Box::new(screen.clone()), stats.clone()), screen, stats)

@@ -7,6 +7,7 @@ mod boot;
 mod catch_up;
 mod chance;
 mod chance_3d;
+mod charged;
 mod commands;
 mod conversation;
 mod far;

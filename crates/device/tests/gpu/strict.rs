@@ -73,6 +73,8 @@ pub struct Context {
 pub struct Resource {
     pub what: What,
     pub attached: bool,
+    /// Whether there is memory by which its pixels come and go.
+    pub shadow: bool,
     pub pixels: Vec<u8>,
     /// Which of them were drawn by the last work: [`ThreeD::read`] sees that first.
     drawn: Vec<bool>,
@@ -185,6 +187,12 @@ impl Known {
         *self.calls.entry(name).or_default() += 1;
     }
 
+    fn cast_shadow(&mut self, resource: ResourceId, shadow: bool) {
+        if let Some(found) = self.resources.get_mut(&resource.0) {
+            found.shadow = shadow;
+        }
+    }
+
     fn must_be_open(&mut self, context: ContextId, what: &str) {
         let gone = what != "create_blob" && self.gone.contains(&("context", context.0));
         let open = self.lost || gone || self.contexts.contains_key(&context.0);
@@ -199,7 +207,8 @@ impl Known {
 
     fn add(&mut self, resource: ResourceId, what: What, pixels: usize) {
         self.must(resource.0 != 0, || "A resource without a name".into());
-        let made = Resource { what, attached: false, pixels: vec![0; pixels], drawn: vec![true; pixels / 4] };
+        let made =
+            Resource { what, attached: false, shadow: false, pixels: vec![0; pixels], drawn: vec![true; pixels / 4] };
         let twice = self.resources.insert(resource.0, made).is_some();
         self.must(!twice, || format!("{resource:?} is made twice"));
     }
@@ -396,6 +405,7 @@ impl ThreeD for Strict {
         let mut known = self.known();
         known.call("read");
         known.must_exist(resource, "read");
+        known.cast_shadow(resource, true);
         if let Some(Resource { what: What::Image(desc), pixels, drawn, .. }) = known.resources.get_mut(&resource.0) {
             for (pixel, drawn) in pixels.as_chunks_mut::<4>().0.iter_mut().zip(drawn) {
                 if std::mem::take(drawn) {
@@ -419,6 +429,7 @@ impl ThreeD for Strict {
         let mut known = self.known();
         known.call("write");
         known.must_exist(resource, "write");
+        known.cast_shadow(resource, true);
         let Pixels::Private(from) = *pixels else { panic!("{pixels:?} are not those of an image") };
         let mut whole = true;
         let mut overtaken = false;
@@ -461,6 +472,7 @@ impl ThreeD for Strict {
         let mut known = self.known();
         known.call("forget_pixels");
         known.must_exist(resource, "forget_pixels");
+        known.cast_shadow(resource, false);
     }
 
     fn is_open(&self, context: ContextId) -> bool {

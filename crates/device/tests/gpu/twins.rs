@@ -402,6 +402,23 @@ fn a_pause_and_a_reset_while_a_twin_is_read_leave_nothing_waiting() {
 }
 
 #[test]
+fn pages_are_not_the_guest_s_before_what_was_copied_out_of_a_twin_is_there_also_when_nobody_uses_that_any_more() {
+    let mut guest = with_image(Pace::Prompt);
+    guest.all("ok", &[submit(1, &[0]), flush(5, 16, 16)]);
+    guest.library.known().pace = Pace::Never;
+    let copied = guest.send(&from_host(1, 5, ALL, 0, [0; 3]));
+    assert_eq!(guest.ask_now(&leave(1, 5)), Some("ok"));
+    let detached = guest.send(&detach(5));
+    guest.settle();
+    assert_eq!([copied, detached].map(|index| guest.reply(index)), [None; 2]);
+    guest.library.release(Pace::Late);
+    guest.wait();
+    assert_eq!([copied, detached].map(|index| guest.reply(index)), [Some("ok"); 2]);
+    assert!(!guest.library.known().resources.contains_key(&5));
+    guest.finish();
+}
+
+#[test]
 fn images_over_the_caps_have_no_twin_and_who_is_told_may_go_on() {
     let mut guest = Guest::new(Pace::Prompt);
     let count = caps::TWINS as u32 + 10;

@@ -12,7 +12,7 @@ use device::{
 use renderer::Soft;
 
 use crate::asks::{Ask, create_2d, display_info, flush, kind, scanout, unref};
-use crate::machine::{PIECES, gpu};
+use crate::machine::{PIECES, gpu, gpu_of};
 use crate::screen::Screen;
 use crate::strict::{PAGE, Pace, Strict};
 
@@ -96,7 +96,24 @@ impl Guest {
 
     /// With any library, and memory of any kind; `library` knows nothing if it is another one.
     pub fn around(library: Strict, three_d: Box<dyn ThreeD>, front: Front, memory: Memory) -> Self {
-        let (gpu, screen, stats) = gpu(Box::new(Soft::new()), false);
+        Self::with(gpu(Box::new(Soft::new()), false), library, three_d, front, memory)
+    }
+
+    /// That may have so many bytes.
+    pub fn of(bytes: u64, pace: Pace) -> Self {
+        let library = Strict::new(pace);
+        let (three_d, memory) = (Box::new(library.clone()), Memory::new(PIECES.clone()).unwrap());
+        let front = Front { maps: true, context_init: true };
+        Self::with(gpu_of(bytes, Box::new(Soft::new()), false), library, three_d, front, memory)
+    }
+
+    fn with(
+        (gpu, screen, stats): (Gpu, Screen, Arc<Stats>),
+        library: Strict,
+        three_d: Box<dyn ThreeD>,
+        front: Front,
+        memory: Memory,
+    ) -> Self {
         let window = if front.maps { WINDOW } else { 0 };
         let mut gpu = gpu.with_three_d(three_d, window);
         gpu.config().front(front);
@@ -269,7 +286,7 @@ impl Guest {
         self.stop();
         self.gpu.reset();
         let stats = self.stats.snapshot();
-        let left = (stats.resources, stats.contexts, stats.image_bytes, stats.blob_bytes, stats.panics);
+        let left = (stats.resources, stats.contexts, stats.charged_bytes, stats.blob_bytes, stats.panics);
         assert_eq!(left, (0, 0, 0, 0, 0), "what a guest left behind");
         let known = self.library.known();
         assert!(known.resources.is_empty() && known.contexts.is_empty(), "{known:?}");
