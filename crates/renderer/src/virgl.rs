@@ -7,6 +7,7 @@
 //! [`probe`](probe()) finds out by use what a guest may be offered, and [`InProcess`] calls a library on the device's own thread: for
 //! comparison, as a crash in it takes the process along.
 
+mod fences;
 mod ffi;
 mod in_process;
 mod log;

@@ -75,6 +75,18 @@ pub fn copy_part(pixels: &Pixels<'_>, target: VolatileSlice<'_>, width: u32, rec
     Some(())
 }
 
+/// The image that was asked for longest ago, if one of `len` bytes more would be too many or too much. Of each image its resource, when
+/// it was asked for last, and its bytes.
+pub fn in_the_way(images: impl Iterator<Item = (ResourceId, u64, u64)>, len: u64) -> Option<ResourceId> {
+    let (mut count, mut bytes, mut oldest) = (0, len, None);
+    for (resource, used, len) in images {
+        count += 1;
+        bytes = bytes.saturating_add(len);
+        oldest = oldest.filter(|(_, earlier)| *earlier <= used).or(Some((resource, used)));
+    }
+    oldest.map(|(resource, _)| resource).filter(|_| count >= IMAGES || bytes > IMAGE_BYTES)
+}
+
 /// Black pixels for whoever has no others, as many as were ever wanted.
 #[derive(Debug, Default)]
 pub struct Black(Option<MmapMut>);
@@ -129,13 +141,26 @@ impl Isolated {
 
     fn make_room(&mut self, len: u64) {
         loop {
-            let images = || self.resources.iter().filter_map(|(id, resource)| Some((*id, resource.image.as_ref()?)));
-            let bytes: u64 = images().map(|(_, image)| image.len).sum();
-            let oldest = images().min_by_key(|(_, image)| image.used).map(|(id, _)| id);
-            let Some(oldest) = oldest.filter(|_| images().count() >= IMAGES || bytes + len > IMAGE_BYTES) else {
-                return;
-            };
+            let images = self.resources.iter().filter_map(|(id, resource)| Some((*id, resource.image.as_ref()?)));
+            let Some(oldest) = in_the_way(images.map(|(id, image)| (id, image.used, image.len)), len) else { return };
             self.drop_image(oldest);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_makes_room_where_there_are_too_many_or_they_are_too_large() {
+        let images = |count: u64, len| (0..count).map(move |id| (ResourceId(id as u32), (id + 3) % count, len));
+        let most = IMAGES as u64;
+        assert_eq!(in_the_way(images(0, 0), IMAGE_BYTES + 1), None, "nothing is there that could go");
+        assert_eq!(in_the_way(images(most - 1, 1), 1), None);
+        assert_eq!(in_the_way(images(most, 1), 1), Some(ResourceId(most as u32 - 3)));
+        assert_eq!(in_the_way(images(4, IMAGE_BYTES / 8), IMAGE_BYTES / 2), None);
+        assert_eq!(in_the_way(images(4, IMAGE_BYTES / 8), IMAGE_BYTES / 2 + 1), Some(ResourceId(1)));
+        assert_eq!(in_the_way(images(4, u64::MAX), u64::MAX), Some(ResourceId(1)));
     }
 }

@@ -13,6 +13,10 @@ impl<T: ThreeD> ThreeD for Late<T> {
         self.inner.capsets()
     }
 
+    fn is_full(&self, capset: CapsetId) -> bool {
+        self.inner.is_full(capset)
+    }
+
     fn open(&mut self, ticket: Ticket, context: ContextId, capset: CapsetId, name: &[u8]) -> Progress {
         self.answer(ticket, |inner| inner.open(ticket, context, capset, name))
     }

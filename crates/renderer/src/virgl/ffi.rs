@@ -15,7 +15,6 @@ use std::marker::PhantomData;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +25,7 @@ use vm_memory::VolatileSlice;
 
 use self::layout::*;
 pub(super) use self::vulkan::look as look_at_vulkan;
+use super::fences::Fences;
 use super::renderer::{Calls, Memory};
 use super::{Config, log};
 use crate::library::{Kind, Piece, Sink};
@@ -118,28 +118,20 @@ struct Shared {
     sink: Arc<dyn Sink>,
     node: Mutex<Option<OwnedFd>>,
     server: Mutex<Option<OwnedFd>>,
-    /// Fences that were told.
-    told: AtomicU64,
-    /// How many fences of each context were not.
-    open: Mutex<HashMap<u32, u64>>,
+    /// Fences that were not told.
+    fences: Mutex<Fences>,
     /// One of them was.
     one_told: Condvar,
 }
 
 impl Shared {
-    fn open(&self) -> MutexGuard<'_, HashMap<u32, u64>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn fences(&self) -> MutexGuard<'_, Fences> {
+        self.fences.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A fence of a context is not open any more.
-    fn was_told(&self, context: u32) {
-        let mut open = self.open();
-        if let Some(count) = open.get_mut(&context) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&context);
-            }
-        }
+    fn was_told(&self, context: u32, fence: u64) {
+        self.fences().told(context, fence);
         self.one_told.notify_all();
     }
 }
@@ -153,8 +145,6 @@ const TURN: Duration = Duration::from_millis(1);
 pub(super) struct Started {
     functions: Functions,
     shared: &'static Shared,
-    /// Fences that were asked for.
-    asked: u64,
     /// Pages that the library uses.
     attached: HashMap<u32, Attached>,
     /// Commands that did not lie as the library wants them.
@@ -197,9 +187,8 @@ unsafe extern "C" fn write_fence(_: *mut c_void, _: u32) {}
 unsafe extern "C" fn write_context_fence(cookie: *mut c_void, context: u32, _ring: u32, id: u64) {
     // SAFETY: the cookie is the leaked `Shared` of `Started::new`.
     let shared = unsafe { &*cookie.cast::<Shared>() };
-    shared.told.fetch_add(1, Ordering::AcqRel);
     shared.sink.retired(Ticket(id));
-    shared.was_told(context);
+    shared.was_told(context, id);
 }
 
 unsafe extern "C" fn get_drm_fd(cookie: *mut c_void) -> c_int {
@@ -240,9 +229,8 @@ impl Started {
                 Kind::Vk => NO_VIRGL,
             };
         let has_node = node.is_some();
-        let told = AtomicU64::new(0);
-        let (open, one_told) = Default::default();
-        let shared = Shared { sink, node: node.into(), server: server.into(), told, open, one_told };
+        let (fences, one_told) = Default::default();
+        let shared = Shared { sink, node: node.into(), server: server.into(), fences, one_told };
         let shared: &'static Shared = Box::leak(Box::new(shared));
         let callbacks = Box::leak(Box::new(Callbacks {
             version: CALLBACKS_VERSION,
@@ -265,7 +253,7 @@ impl Started {
             return Err(code);
         }
         let (attached, aligned) = (HashMap::new(), Vec::new());
-        Ok(Self { functions, shared, asked: 0, attached, aligned, _one_thread: PhantomData })
+        Ok(Self { functions, shared, attached, aligned, _one_thread: PhantomData })
     }
 }
 
@@ -290,22 +278,22 @@ impl Calls for Started {
 
     fn settle(&mut self, context: u32) {
         let begin = Instant::now();
-        let mut open = self.shared.open();
-        while open.contains_key(&context) && begin.elapsed() < SETTLE {
-            drop(open);
+        let mut fences = self.shared.fences();
+        while fences.has(context) && begin.elapsed() < SETTLE {
+            drop(fences);
             // SAFETY: no arguments.
             unsafe { (self.functions.poll)() };
-            open = self.shared.open();
-            if open.contains_key(&context) {
-                let waited = self.shared.one_told.wait_timeout(open, TURN);
-                open = waited.unwrap_or_else(PoisonError::into_inner).0;
+            fences = self.shared.fences();
+            if fences.has(context) {
+                let waited = self.shared.one_told.wait_timeout(fences, TURN);
+                fences = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
         }
     }
 
     fn close(&mut self, context: u32) {
-        // What is left of them may never be told.
-        self.shared.open().remove(&context);
+        // What is left of them may never be told, or late: then it is none of the next context of this name.
+        self.shared.fences().forget(context);
         // SAFETY: a number.
         unsafe { (self.functions.context_destroy)(context) }
     }
@@ -337,13 +325,11 @@ impl Calls for Started {
     }
 
     fn fence(&mut self, context: u32, ring: u32, id: u64) -> i32 {
-        self.asked += 1;
-        *self.shared.open().entry(context).or_default() += 1;
+        self.shared.fences().asked(context, id);
         // SAFETY: numbers.
         let code = unsafe { (self.functions.context_fence)(context, 0, ring, id) };
         if code != 0 {
-            self.asked -= 1;
-            self.shared.was_told(context);
+            self.shared.was_told(context, id);
         }
         code
     }
@@ -480,7 +466,7 @@ impl Calls for Started {
     }
 
     fn open_fences(&self) -> bool {
-        self.shared.told.load(Ordering::Acquire) < self.asked
+        !self.shared.fences().is_empty()
     }
 
     fn poll(&mut self, contexts: &mut dyn Iterator<Item = u32>) {

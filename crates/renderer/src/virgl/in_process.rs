@@ -21,7 +21,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use vm_memory::VolatileSlice;
 
 use crate::isolated::memory::{Guest, Run};
-use crate::isolated::{IMAGE_BYTES, IMAGES, MAPPINGS, copy_part, offered};
+use crate::isolated::{Black, MAPPINGS, copy_part, in_the_way, offered};
 use crate::library::{Exported, Library, Piece, Sink};
 
 #[cfg(test)]
@@ -53,6 +53,7 @@ pub struct InProcess {
     due: Option<Instant>,
     /// What the library changes while it works.
     scratch: Vec<u8>,
+    black: Black,
 }
 
 #[derive(Default)]
@@ -111,6 +112,7 @@ impl InProcess {
             asked: 0,
             due: None,
             scratch: Vec::new(),
+            black: Black::default(),
         })
     }
 
@@ -214,14 +216,10 @@ impl InProcess {
 
     fn make_room(&mut self, len: u64) {
         loop {
-            let images =
-                || self.resources.iter().filter_map(|(id, there)| Some((*id, there.used, there.image_bytes()?)));
-            let bytes: u64 = images().map(|(_, _, bytes)| bytes).sum();
-            let is_crowded = images().count() >= IMAGES || bytes.saturating_add(len) > IMAGE_BYTES;
-            let Some((oldest, ..)) = images().min_by_key(|(_, used, _)| *used).filter(|_| is_crowded) else { return };
-            if let Some(there) = self.resources.get_mut(&oldest) {
-                there.image = None;
-            }
+            let images = self.resources.iter().filter_map(|(id, there)| Some((*id, there.used, there.image_bytes()?)));
+            let oldest = in_the_way(images, len).and_then(|oldest| self.resources.get_mut(&oldest));
+            let Some(there) = oldest else { return };
+            there.image = None;
         }
     }
 
@@ -352,8 +350,11 @@ impl ThreeD for InProcess {
     }
 
     fn pixels(&mut self, resource: ResourceId) -> Option<Pixels<'_>> {
-        self.image(resource)?;
-        self.resources.get(&resource)?.image.as_ref()?.pixels()
+        let Resource { size, image, .. } = self.resources.get(&resource)?;
+        let (width, height) = (*size)?;
+        // Who was never read is black, and takes no memory for that.
+        let len = u64::from(width) * u64::from(height) * PIXEL;
+        image.as_ref().and_then(SharedImage::pixels).or_else(|| self.black.pixels(len))
     }
 
     fn memory(&mut self, memory: &Memory) {

@@ -7,6 +7,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileSlice};
 
 use super::*;
+use crate::isolated::IMAGES;
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -145,9 +146,12 @@ fn a_part_of_a_picture_is_read_to_its_place() {
     let desc = Resource3d { width: 4, height: 4, ..Resource3d::default() };
     assert_eq!(three_d.create(T, PICTURE, &desc), DONE);
     let all = |three_d: &mut InProcess| {
-        let Some(Pixels::Shared(shared)) = three_d.pixels(PICTURE) else { panic!("No pixels") };
         let mut bytes = vec![1; 64];
-        shared.slice.read_slice(&mut bytes, 0).unwrap();
+        match three_d.pixels(PICTURE).unwrap() {
+            Pixels::Shared(shared) => drop(shared.slice.read_slice(&mut bytes, 0)),
+            Pixels::Private(black) => bytes.copy_from_slice(black),
+            Pixels::Guest(_) => panic!("Not the guest's"),
+        }
         bytes.chunks(4).map(|pixel| pixel[0]).collect::<Vec<_>>()
     };
     assert_eq!(all(&mut three_d), [0; 16]);
@@ -218,10 +222,12 @@ fn pixels_that_were_read_have_a_limit_and_the_oldest_make_room() {
     }
     assert_eq!(shown(&three_d), IMAGES);
     assert!(three_d.resources[&ResourceId(1)].image.is_none());
-    // A large one makes as much room as it takes.
+    // A large one makes as much room as it takes, and none before it is read.
     let large = Resource3d { width: 16384, height: 16384, ..Resource3d::default() };
     assert_eq!(three_d.create(T, ResourceId(100), &large), DONE);
-    assert!(three_d.pixels(ResourceId(100)).is_some());
+    assert!(matches!(three_d.pixels(ResourceId(100)), Some(Pixels::Private(_))));
+    assert_eq!(shown(&three_d), IMAGES);
+    assert_eq!(three_d.read(T, ResourceId(100), Rect::of_size(2, 1)), DONE);
     assert_eq!(shown(&three_d), 1);
 }
 
