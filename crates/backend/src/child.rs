@@ -14,7 +14,7 @@ mod lock;
 mod probe;
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -50,6 +50,10 @@ pub const PROBE_ROLE: &str = "as-probe";
 
 /// Addresses that a Vulkan driver takes and uses little of: code, stacks, heaps that it reserves. Seen: 0.9 GiB.
 const ADDRESSES: u64 = 1 << 30;
+
+/// By how much such a process comes before others when memory is short (`oom_score_adj`, 1000 are all of the host's, or of its control
+/// group's): as much as browsers' do. Another one is started; a device is not, and has its guest's memory counted among its own.
+const ENDS_FIRST: &str = "300";
 
 /// What such a process is told besides what it is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +126,8 @@ pub fn run(words: &[OsString]) -> Option<Result<()>> {
 fn render(kind: Option<&str>, socket: &str, spec: &str) -> Result<()> {
     let (kind, spec) = (kind_of(kind)?, Spec::from_word(spec)?);
     logging::start_inside(&spec.log);
+    // While its own files in /proc are its own. Who was told a larger number keeps it.
+    let _ = fs::write("/proc/self/oom_score_adj", ENDS_FIRST);
     let number = socket.parse().context("The socket is no number")?;
     let socket = inherited::unix_socket(number, SocketType::SEQPACKET)?;
     // Who watches over us goes: so do we. That the device goes, the socket tells.

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use protocol::CapsetId;
@@ -111,7 +111,9 @@ fn keep(file: &Path, key: String, finding: Finding) -> std::io::Result<()> {
     let stamps = watched.map(|path| Stamp::of(&path)).collect();
     let text = serde_json::to_vec(&Entry { key, stamps, finding })?;
     let new = file.with_extension(std::process::id().to_string());
-    File::create(&new)?.write_all(&text)?;
+    // Whoever starts us with a umask that lets a group write: what others can write is not believed.
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600).open(&new)?.write_all(&text)?;
     std::fs::rename(new, file)
 }
 
@@ -141,6 +143,7 @@ mod tests {
         std::fs::write(&library, "old").unwrap();
         keep(&file, "key".to_owned(), finding(&library)).unwrap();
         assert_eq!(recall(&file, "key"), Some(finding(&library)));
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
         assert_eq!(recall(&file, "other key"), None);
         std::fs::write(&library, "newer").unwrap();
         assert_eq!(recall(&file, "key"), None);
