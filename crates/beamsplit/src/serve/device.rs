@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use host::processes::{Identity, Processes};
 use manager::grant::{CONTROL_SOCKET, GPU_SOCKET, INPUT_SOCKET};
 use manager::profile::Renderer;
+use manager::value::Capset;
 use manager::{Gpu, Grant, Uuid};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chown};
 use rustix::process::geteuid;
@@ -35,6 +36,8 @@ const MARK: &str = "BEAMSPLIT_VGPU";
 const OPTIONS: &str = "device.toml";
 /// After so many times of the manager's own patience a device ends by itself what draws for it and does not get on.
 const PATIENCES: u32 = 6;
+/// What makes memory of the processor's one that can be given away.
+const UDMABUF: &str = "/dev/udmabuf";
 /// The longest path that fits a Unix socket's address.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -183,9 +186,7 @@ impl Devices {
         if let Some(users) = user {
             let uid = self.give(&folder, users)?;
             command.arg("--uid").arg(uid.to_string());
-            // Whoever may open the GPU.
-            let node = gpu.and_then(|gpu| gpu.node.as_deref()?.metadata().ok()).map(|there| there.gid());
-            if let Some(group) = node.filter(|group| *group != 0) {
+            if let Some(group) = group_that_draws(grant, gpu) {
                 command.arg("--group").arg(group.to_string());
             }
             if let Some(cache) = self.cache_for(uuid, uid) {
@@ -234,6 +235,13 @@ impl Devices {
 /// Whether it is a folder, no link to one, and belongs to us.
 fn is_ours(folder: &Path) -> bool {
     folder.symlink_metadata().is_ok_and(|there| there.is_dir() && there.uid() == geteuid().as_raw())
+}
+
+/// The group of those who may open what a device draws by: the GPU, or what Vulkan needs where the processor draws.
+fn group_that_draws(grant: &Grant, gpu: Option<&Gpu>) -> Option<u32> {
+    let vulkan = grant.profile.capsets.contains(&Capset::Venus);
+    let node = gpu.and_then(|gpu| gpu.node.as_deref()).or_else(|| vulkan.then_some(Path::new(UDMABUF)))?;
+    node.metadata().ok().map(|there| there.gid()).filter(|group| *group != 0)
 }
 
 /// The config file of a device.

@@ -141,6 +141,13 @@ pub struct Parts {
     pub runtime: tokio::runtime::Handle,
 }
 
+/// Nobody may be there who asks: who reads the journal is to see what did not come up, and what is no more.
+fn log_failure(status: &Status) {
+    if let State::Failed { why } = &status.state {
+        tracing::warn!("{} ({}): {why}", status.uuid, status.name.as_deref().unwrap_or("no name"));
+    }
+}
+
 /// Starts the thread that does. What it holds, the machine hears of.
 fn give_out_time(schedule: schedule::Options, desk: Desk) -> Result<slices::Handle> {
     let on_held = move |uuid, held| desk.happened(Event::Hung { uuid, held });
@@ -189,6 +196,7 @@ impl Keeper {
             self.look_after(uuid);
         }
         self.tell(Event::Begin { autostart });
+        self.machine.list().for_each(|status| log_failure(&status));
         Ok(())
     }
 
@@ -297,8 +305,12 @@ impl Keeper {
             _ => {}
         }
         let ready = if let Event::Ready { uuid } = &event { Some(*uuid) } else { None };
+        let ended = if let Event::Exited { uuid, .. } = &event { Some(*uuid) } else { None };
         if let Err(error) = self.command(event) {
             tracing::warn!("{error}");
+        }
+        if let Some(status) = ended.and_then(|uuid| self.machine.status(uuid)) {
+            log_failure(&status);
         }
         if let Some(uuid) = ready {
             self.give_time(uuid);
