@@ -4,4 +4,5 @@ pub mod cgroup;
 pub mod clocks;
 pub mod freezer;
 pub mod gpus;
+pub mod memory;
 pub mod processes;

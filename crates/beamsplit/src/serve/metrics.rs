@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use host::memory::{self, OfSession, Resident};
+use host::processes::Processes;
 use manager::State;
 use manager::grant::CONTROL_SOCKET;
 use manager::machine::Status;
@@ -24,17 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The sections of a device's statistics that hold counters.
 const SECTIONS: [&str; 3] = ["device", "input", "touch"];
 /// What a device counts that falls again; all else only grows.
-const GAUGES: [&str; 9] = [
-    "image_bytes",
-    "rendered_bytes",
-    "host_blob_bytes",
-    "resources",
-    "contexts",
-    "blob_bytes",
-    "quota_bytes",
-    "waiting",
-    "sessions",
-];
+const GAUGES: [&str; 7] =
+    ["charged_bytes", "image_bytes", "rendered_bytes", "host_blob_bytes", "resources", "contexts", "blob_bytes"];
 /// Names of one kind and buckets of a histogram that are taken of a device, which may be hostile: more than there are.
 const MAX_SAMPLES: usize = 64;
 
@@ -55,7 +48,21 @@ pub async fn sample(app: &App) -> Result<Vec<Value>, Failure> {
             vgpus[index]["stats"] = stats;
         }
     }
+    weigh(&mut vgpus).await;
     Ok(vgpus)
+}
+
+/// Says what memory the processes of those that run have.
+async fn weigh(vgpus: &mut [Value]) {
+    let pid = |vgpu: &Value| i32::try_from(vgpu["pid"].as_u64()?).ok();
+    let leaders: Vec<i32> = vgpus.iter().filter(|vgpu| runs(vgpu)).filter_map(pid).collect();
+    let looked = tokio::task::spawn_blocking(move || memory::of_sessions(&Processes::default(), &leaders)).await;
+    let Ok(sessions) = looked else { return };
+    for vgpu in vgpus {
+        let Some(OfSession { leader, group, others }) = pid(vgpu).and_then(|pid| sessions.get(&pid)) else { continue };
+        let told = |of: &Resident| json!({ "anonymous": of.anonymous, "shared": of.shared });
+        vgpu["processes"] = json!({ "device": told(leader), "beside": told(group), "renderers": told(others) });
+    }
 }
 
 fn runs(vgpu: &Value) -> bool {
@@ -156,6 +163,12 @@ pub fn text(vgpus: &[Value]) -> String {
         device(&mut families, &labels, &vgpu["stats"]);
         let named: Vec<_> = ["uuid", "name", "type"].map(|name| label(name, &vgpu[name])).into();
         traffic(&mut families, &named.join(","), &vgpu["stats"]);
+        for (process, kinds) in vgpu["processes"].as_object().into_iter().flatten() {
+            for (kind, bytes) in kinds.as_object().into_iter().flatten() {
+                let labels = format!("{},process=\"{process}\",kind=\"{kind}\"", named.join(","));
+                number(&mut families, "beamsplit_process_memory_bytes", Kind::Gauge, &labels, bytes);
+            }
+        }
     }
     families.print()
 }
@@ -165,7 +178,8 @@ fn device(families: &mut Families, labels: &str, stats: &Value) {
     for section in SECTIONS {
         // A hostile one's counter of a name that is a gauge's already would spoil the text for all.
         let members = stats[section].as_object().into_iter().flatten();
-        for (name, value) in members.filter(|(name, _)| is_name(name) && *name != "uptime_seconds") {
+        let members = members.filter(|(name, _)| is_name(name) && *name != "uptime_seconds");
+        for (name, value) in members.take(MAX_SAMPLES) {
             let kind = if GAUGES.contains(&name.as_str()) { Kind::Gauge } else { Kind::Counter };
             number(families, &format!("beamsplit_{section}_{name}"), kind, labels, value);
         }
@@ -188,7 +202,7 @@ fn traffic(families: &mut Families, labels: &str, stats: &Value) {
     ];
     for (section, family, kind, word) in sections {
         let members = stats[section].as_object().into_iter().flatten().filter(|(name, _)| is_name(name));
-        for (name, value) in members.take(MAX_SAMPLES).filter(|(_, value)| value.is_u64()) {
+        for (name, value) in members.take(MAX_SAMPLES) {
             number(families, family, kind, &format!("{labels},{word}=\"{name}\""), value);
         }
     }
@@ -198,7 +212,8 @@ fn traffic(families: &mut Families, labels: &str, stats: &Value) {
 }
 
 fn number(families: &mut Families, name: &str, kind: Kind, labels: &str, value: &Value) {
-    if let Some(value) = value.as_number() {
+    // A counter that is negative would spoil the text for all.
+    if let Some(value) = value.as_u64() {
         families.add(name, kind, labels, value);
     }
 }
@@ -209,10 +224,11 @@ fn seconds(families: &mut Families, name: &str, labels: &str, nanoseconds: Optio
     }
 }
 
-/// Devices choose the names of what they count, and one may be hostile.
+/// Devices choose the names of what they count, and one may be hostile: what OpenMetrics puts behind names is no part of one.
 fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        && !["_total", "_created", "_bucket", "_count", "_sum", "_info"].iter().any(|end| name.ends_with(end))
 }
 
 /// `name="value"`, with what would end it escaped.
@@ -286,6 +302,7 @@ mod tests {
             "memory": { "images": 4096 },
             "fence_latency": times,
         }))]);
+        assert!(!text.contains("-1"), "{text}");
         let labels = r#"uuid="a",name="x\"",type="t""#;
         let expected = [
             "# TYPE beamsplit_gpu_commands counter",
@@ -306,6 +323,39 @@ mod tests {
         ];
         let expected = expected.map(|line| line.replace('L', labels) + "\n").concat();
         assert!(text.starts_with(&expected) && text.ends_with("\n# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn what_processes_have_is_told_by_what_they_are() {
+        let told = json!({ "anonymous": 7, "shared": 9 });
+        let vgpu = json!({ "uuid": "a", "name": "x", "type": "t", "processes": { "device": told, "renderers": told } });
+        let labels = "uuid=\"a\",name=\"x\",type=\"t\"";
+        let line = |process: &str, kind: &str, bytes: u64| {
+            format!("beamsplit_process_memory_bytes{{{labels},process=\"{process}\",kind=\"{kind}\"}} {bytes}\n")
+        };
+        let expected = [
+            "# TYPE beamsplit_process_memory_bytes gauge\n".to_owned(),
+            line("device", "anonymous", 7),
+            line("device", "shared", 9),
+            line("renderers", "anonymous", 7),
+            line("renderers", "shared", 9),
+        ];
+        let text = text(&[vgpu]);
+        assert!(text.contains(&expected.concat()), "{text}");
+    }
+
+    #[test]
+    fn a_device_cannot_count_what_no_counter_can_be_or_under_a_name_that_is_another_s() {
+        let text = text(&[vgpu(json!({ "device": {
+            "frames": 1, "frames_total": 2, "frames_created": 3, "down": -1, "part": 0.5, "huge": 1e300, "word": "1" } }))]);
+        let counted: Vec<_> = text.lines().filter(|line| line.starts_with("beamsplit_device_")).collect();
+        assert_eq!(counted, ["beamsplit_device_frames_total{uuid=\"a\"} 1"]);
+        // However many it has.
+        let many: serde_json::Map<_, _> = (0..1000).map(|at| (format!("c{at}"), json!(1))).collect();
+        assert_eq!(
+            super::text(&[vgpu(json!({ "device": many }))]).matches("beamsplit_device_c").count(),
+            2 * MAX_SAMPLES
+        );
     }
 
     #[test]
