@@ -115,3 +115,52 @@ fn the_texts_that_are_mangled_are_sound_themselves() {
     Catalogue::parse(TYPES, &gpus()).unwrap();
     Definition::parse(VGPU).unwrap();
 }
+
+/// The lines of an example that are commented out, without their mark; prose has a space behind it.
+fn uncommented(example: &str) -> String {
+    let words =
+        example.lines().map(|line| line.strip_prefix('#').filter(|word| !word.starts_with(' ')).unwrap_or(line));
+    words.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_of_types_is_read_as_it_is_and_without_its_marks() {
+    let example = include_str!("../../../packaging/types.toml");
+    assert_eq!(Catalogue::parse(example, &gpus()), Ok(Catalogue::defaults(&gpus())));
+    let mut host = gpus();
+    // One whose kernel says nothing of its memory.
+    let gpu =
+        Gpu { id: GpuId::pci("0000:03:00.0"), memory: 0, software: false, timed: Timed::Fdinfo, ..host[0].clone() };
+    host.push(gpu);
+    let catalogue = Catalogue::parse(&uncommented(example), &host).unwrap();
+    assert_eq!(catalogue.gpus[1].memory, 8 << 30);
+    let kind = catalogue.types.get("render-2g").unwrap();
+    assert_eq!((kind.memory, kind.renderer_memory(), kind.weight), (2 << 30, 4 << 30, 200));
+    assert_eq!((kind.heads.len(), kind.max_instances, &kind.gpu), (2, Some(4), &host[1].id));
+    assert_eq!(catalogue.types.barred("render-2g"), None);
+    // With the default types of both, which it says.
+    assert!(catalogue.types.get("render-4g").is_some() && catalogue.types.get("desktop-2d-128m").is_some());
+}
+
+#[test]
+fn the_handbook_says_words_and_files_that_are_understood() {
+    let handbook = include_str!("../../../docs/vgpus.md");
+    let types = handbook.split("\n## Types\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = types.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let words: Vec<_> = rows.map(|(word, _)| word).collect();
+    assert!(words.len() >= 15 && words.contains(&"max-instances"), "{words:?}");
+    for word in words {
+        // No word takes this; one that is not known is told to be none.
+        let text = format!("[[type]]\n{word} = {{ a = {{}} }}\n");
+        let told = Catalogue::parse(&text, &gpus()).unwrap_err().why;
+        assert!(!told.contains("unknown field"), "{word}: {told}");
+    }
+    let files: Vec<_> = handbook.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(files.len() >= 2);
+    for file in files {
+        match file.contains("[[vgpu]]") {
+            true => assert!(!Declared::parse(file).unwrap().vgpus.is_empty()),
+            false => assert_eq!(Definition::parse(file).unwrap().name.as_deref(), Some("desk")),
+        }
+    }
+}
