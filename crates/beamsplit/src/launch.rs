@@ -13,11 +13,14 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
-use rustix::process::{Gid, Uid, setsid, umask};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit, setsid, umask};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// The word that lets it go on. Anything else is the end of the manager.
 pub const GO: u8 = b'!';
+/// Processes and threads that a device may have with all that it starts, where something can count them: its control group, or its
+/// user. Some for each of as many 3D contexts as a guest may have, and none for one who starts them for ever.
+pub const MOST_TASKS: u64 = 8192;
 /// Variables that speak of the manager's own service.
 const MANAGERS: &[&str] =
     &["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "MAINPID"];
@@ -70,6 +73,9 @@ pub fn run(words: &Words) -> Result<()> {
 /// This process has one thread, so what is of the thread is of the process.
 fn become_user(uid: u32, groups: &[u32]) -> rustix::io::Result<()> {
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+    // They are counted for each user, and this one has no others. A smaller limit of the host's stays.
+    let most = getrlimit(Resource::Nproc).maximum.map_or(MOST_TASKS, |limit| limit.min(MOST_TASKS));
+    setrlimit(Resource::Nproc, Rlimit { current: Some(most), maximum: Some(most) })?;
     set_thread_groups(&groups.iter().copied().map(Gid::from_raw).collect::<Vec<_>>())?;
     set_thread_res_gid(group, group, group)?;
     set_thread_res_uid(user, user, user)

@@ -15,6 +15,7 @@ mod fuse;
 pub mod guard;
 mod http;
 mod keeper;
+mod keys;
 mod lock;
 mod log;
 mod metrics;
@@ -51,6 +52,8 @@ use web::Door;
 
 /// Says in the runtime folder in which boot what starts with the host was started.
 const BEGUN: &str = "begun";
+/// How often the logs of those that run are looked at, all at once: each by itself would wake us as often as there are devices.
+const LOGS: Duration = Duration::from_secs(10);
 /// How often systemd hears that we live, where it does not say how often it wants to.
 const SELDOM: Duration = Duration::from_secs(3600);
 
@@ -95,6 +98,8 @@ pub fn run(words: Words) -> Result<()> {
         Some(socket) => socket,
         None => socket::bind(&folders::socket_in(&runtime))?,
     };
+    // Who needs a token to look at all screens needs one to look at each.
+    let guarded = words.tokens.is_some();
     let door = Door::new(words.tokens)?;
     let page = words.web.as_deref().map(web::bind).transpose()?;
     let notify = Notify::from_environment(|name| std::env::var_os(name), pid);
@@ -102,7 +107,7 @@ pub fn run(words: Words) -> Result<()> {
     let config = Config::read(&config_folder)?;
     let catalogue = facts::find(&config_folder, &config.device)?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().context("Cannot start a runtime")?;
-    let devices = Devices { runtime: runtime.clone(), cache: folders::cache() };
+    let devices = Devices { runtime: runtime.clone(), cache: folders::cache(), guarded };
     let (mut keeper, desk) = Keeper::new(Parts {
         catalogue,
         config,
@@ -180,7 +185,8 @@ async fn serve(
     socket.set_nonblocking(true).context("Cannot use the socket")?;
     let socket = tokio::net::UnixListener::from_std(socket).context("Cannot use the socket")?;
     let (mut hangup, mut end, mut interrupt) = signals().context("Cannot prepare for signals")?;
-    let desk = app.desk.clone();
+    let (desk, devices) = (app.desk.clone(), app.devices.clone());
+    let mut logs = tokio::time::interval(LOGS);
     let clients = tokio::spawn(http::serve(socket, routes::router(app)));
     let mut watchdog = tokio::time::interval(notify.watchdog().unwrap_or(SELDOM));
     notify.say("READY=1");
@@ -198,6 +204,9 @@ async fn serve(
                 // Who asked may have gone.
                 let _ = answer.send(reload(&notify, &desk, config_folder).await);
             }
+            _ = logs.tick() => if let Ok(running) = desk.look(Keeper::running).await {
+                running.into_iter().for_each(|uuid| log::bound(&devices.folder(uuid)));
+            },
             // Fed only as long as the keeper's thread answers, too.
             _ = watchdog.tick() => if desk.look(|_| ()).await.is_ok() { notify.say("WATCHDOG=1") },
         }

@@ -151,10 +151,69 @@ fn the_page_answers_for_this_host_only_and_without_a_token_it_only_looks() {
             "x-frame-options: DENY",
             "referrer-policy: no-referrer",
             "cache-control: no-cache",
+            "cross-origin-resource-policy: same-origin",
         ] {
             assert!(answer.contains(header), "{what} {host}: no {header}: {answer}");
         }
     }
+}
+
+/// A manager with a page, and who may look and control there.
+fn serve_guarded(home: &Home) -> (support::Manager, String) {
+    let tokens = home.path().join("tokens.toml");
+    fs::write(&tokens, "control = [\"a-token-that-may-control\"]\nlook = [\"a-token-that-may-look\"]\n").unwrap();
+    fs::set_permissions(&tokens, Permissions::from_mode(0o600)).unwrap();
+    let mut command = home.command();
+    command.args(["--web", "0", "--tokens"]).arg(tokens);
+    let manager = home.serve_by(command);
+    let log = home.log();
+    let port = log.rsplit_once("http://127.0.0.1:").unwrap().1.split('/').next().unwrap().to_owned();
+    (manager, port)
+}
+
+#[test]
+fn who_may_only_look_at_the_page_may_only_look_at_consoles() {
+    let home = Home::new();
+    // Where devices have users of their own they must be able to read their tokens.
+    fs::write(home.config().join("serve.toml"), "users = \"1879100010-1879100019\"\n").unwrap();
+    fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+    let (manager, port) = serve_guarded(&home);
+    let uuid = home.ok(&["define", TYPE, "--display", "web=127.0.0.1:0", "--start"]);
+    let dark = home.ok(&["define", TYPE, "--display", "none", "--start"]);
+    let console = |right: &str, port: &str| {
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        let head =
+            format!("Host: localhost\r\nConnection: close\r\nAuthorization: Bearer a-token-that-may-{right}\r\n");
+        stream.write_all(format!("GET /v1/vgpus/{uuid} HTTP/1.1\r\n{head}\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let vgpu: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        vgpu["console"].as_str().unwrap().to_owned()
+    };
+    let (control, look) = (console("control", &port), console("look", &port));
+    assert_eq!(home.show(&uuid)["console"], control.as_str());
+    let path = home.device(&uuid).join("tokens.toml");
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(&path).unwrap();
+    let token = |console: &str| console.split_once("/#token=").unwrap().1.to_owned();
+    assert!(text.contains(&format!("control = [\"{}\"]", token(&control))), "{text} {control}");
+    assert!(text.contains(&format!("look = [\"{}\"]", token(&look))), "{text} {look}");
+    assert!(!text.contains("that-may"), "a device knows what opens the others");
+    // Nobody listens there, so nothing is to be opened.
+    assert!(!home.device(&dark).join("tokens.toml").exists());
+
+    // The next manager knows them, also one without a page.
+    drop(manager);
+    let (manager, port) = serve_guarded(&home);
+    assert_eq!((console("control", &port), console("look", &port)), (control.clone(), look));
+    drop(manager);
+    let _manager = home.serve();
+    assert_eq!(home.show(&uuid)["console"], control.as_str());
+    // Those that are started now are open, as the page is that is not there.
+    home.ok(&["stop", &uuid]);
+    home.ok(&["start", &uuid]);
+    assert!(!home.show(&uuid)["console"].as_str().unwrap().contains("token"));
+    home.ok(&["stop", &uuid, &dark]);
 }
 
 #[test]
@@ -207,6 +266,14 @@ fn as_root_each_device_is_a_user_of_its_own_and_the_vmms_group_may_connect() {
         users.push(line("Uid:").split_whitespace().next().unwrap().to_owned());
         assert_eq!(line("CapEff:"), "0000000000000000");
         assert_eq!(line("Groups:"), "");
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let tasks = limits.lines().find_map(|line| line.strip_prefix("Max processes")).unwrap();
+        assert!(
+            tasks
+                .split_whitespace()
+                .all(|limit| limit.parse::<u64>().is_ok_and(|limit| limit <= 8192) || limit == "processes"),
+            "{tasks}"
+        );
         let group = fs::read_to_string("/etc/group").unwrap();
         let daemon: u32 =
             group.lines().find(|line| line.starts_with("daemon:")).unwrap().split(':').nth(2).unwrap().parse().unwrap();
@@ -224,4 +291,38 @@ fn as_root_each_device_is_a_user_of_its_own_and_the_vmms_group_may_connect() {
     for uuid in &uuids {
         home.ok(&["stop", uuid]);
     }
+}
+
+#[test]
+fn whoever_words_a_refusal_it_is_told_in_json() {
+    let home = Home::new();
+    let _manager = home.serve();
+    let uuid = home.ok(&["create", TYPE, "--start"]);
+    for (request, code) in [
+        ("GET /v1/vgpus/%ff".to_owned(), 400),
+        (format!("GET /v1/vgpus/{uuid}/screenshot?head=99999999999"), 400),
+        ("GET /nothing".to_owned(), 404),
+        ("PUT /v1/gpus".to_owned(), 405),
+    ] {
+        let answer = home.say(format!("{request} HTTP/1.1\r\nHost: m\r\n\r\n").as_bytes());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {code} ")), "{request}: {answer}");
+        assert!(head.to_lowercase().contains("content-type: application/json"), "{request}: {answer}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert!(body["version"] == 1 && !body["error"].as_str().unwrap().is_empty(), "{request}: {body}");
+    }
+    home.ok(&["stop", &uuid]);
+}
+
+#[test]
+fn a_runtime_folder_in_which_others_may_write_is_refused() {
+    let home = Home::new();
+    fs::create_dir(home.runtime()).unwrap();
+    for mode in [0o777, 0o775, 0o757] {
+        fs::set_permissions(home.runtime(), Permissions::from_mode(mode)).unwrap();
+        assert!(!home.command().status().unwrap().success());
+        assert!(home.log().lines().last().unwrap().contains("chmod go-w"), "{}", home.log());
+    }
+    fs::set_permissions(home.runtime(), Permissions::from_mode(0o1777)).unwrap();
+    let _manager = home.serve();
 }

@@ -134,6 +134,11 @@ impl Cgroup {
         self.write("memory.max", &limit(bytes))
     }
 
+    /// Processes and threads that it may have at most; beyond, none is started.
+    pub fn set_pids_max(&self, tasks: Option<u64>) -> Result<()> {
+        self.write("pids.max", &limit(tasks))
+    }
+
     /// Bytes of a region of a GPU's memory that it may have at most.
     pub fn set_device_memory_max(&self, region: &str, bytes: Option<u64>) -> Result<()> {
         self.write("dmem.max", &format!("{region} {}", limit(bytes)))

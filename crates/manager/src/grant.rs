@@ -65,6 +65,11 @@ impl Grant {
         self.profile.input && display::takes_input(&self.profile.display)
     }
 
+    /// Whether it listens on a port of the host, where every user can connect.
+    pub fn is_open(&self) -> bool {
+        display::is_open(&self.profile.display)
+    }
+
     /// The words of the device's config file, with its sockets in `folder`. `node` is the DRM render node of the type's GPU.
     pub fn device_toml(&self, folder: &Path, node: Option<&Path>) -> String {
         let Grant { definition, profile } = self;
@@ -235,6 +240,8 @@ input-socket = ["/run/b/7/input.sock"]
         let text = grant.device_toml(Path::new("/r"), None);
         assert!(text.contains("heads = \"1280x1024@75\"") && text.contains("display = [\"none\"]"), "{text}");
         assert!(!text.contains("capsets") && !text.contains("input-socket"), "{text}");
+        assert!(!grant.is_open() && !resolve("type = 'flat'\ndisplay = ['vmm', 'window']").unwrap().is_open());
+        assert!(resolve("type = 'flat'\ndisplay = ['vmm', 'vnc=127.0.0.1:0']").unwrap().is_open());
         for (words, named) in [
             ("heads = '1x1,1x1,1x1'", "2 heads, not 3"),
             ("heads = '2560x1440'", "1920x1080@60 is its largest"),

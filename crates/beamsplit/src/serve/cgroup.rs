@@ -11,13 +11,15 @@ use host::cgroup::{Cgroup, Error};
 use manager::Uuid;
 use manager::profile::Type;
 
+use crate::launch::MOST_TASKS;
+
 /// Where the manager itself is put (`DelegateSubgroup=`): systemd wants no process in a group that is divided.
 const MANAGER: &str = "manager";
 /// Where control groups are, on hosts with one hierarchy and on those with several.
 const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 /// What bounds devices.
-const CONTROLLERS: [&str; 3] = ["memory", "cpu", "dmem"];
+const CONTROLLERS: [&str; 4] = ["memory", "cpu", "dmem", "pids"];
 /// The largest there is: who gives out time must get to it.
 const MANAGER_WEIGHT: u32 = 10_000;
 
@@ -48,6 +50,7 @@ pub fn bound(group: &Path, profile: &Type) {
     let group = Cgroup::at(group);
     say(group.set_memory_max(Some(profile.most_memory())));
     say(group.set_cpu_weight(profile.weight));
+    say(group.set_pids_max(Some(MOST_TASKS)));
     say(bound_gpu(&group, profile));
 }
 
@@ -165,11 +168,14 @@ mod tests {
         assert_eq!(fs::read_dir(group).unwrap().count(), 1);
 
         let regions = "drm/0000:03:00.0/vram0 0\ndrm/0000:04:00.0/vram0 0\n";
-        for (name, text) in [("memory.max", ""), ("cpu.weight", ""), ("dmem.max", ""), ("dmem.current", regions)] {
+        let files =
+            [("memory.max", ""), ("cpu.weight", ""), ("pids.max", ""), ("dmem.max", ""), ("dmem.current", regions)];
+        for (name, text) in files {
             fs::write(group.join(name), text).unwrap();
         }
         bound(group, &drawn);
         assert_eq!([said("cpu.weight"), said("dmem.max")], ["300", "drm/0000:03:00.0/vram0 1073741824"]);
+        assert_eq!(said("pids.max"), MOST_TASKS.to_string());
 
         for name in ["memory.max", "dmem.max"] {
             fs::write(group.join(name), "").unwrap();
@@ -183,11 +189,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         let shared = || fs::read_to_string(folder.path().join("cgroup.subtree_control")).unwrap();
-        write("cgroup.controllers", "cpuset io pids\n");
+        write("cgroup.controllers", "cpuset io rdma\n");
         write("cgroup.subtree_control", "");
         share_controllers(folder.path());
         assert_eq!(shared(), "");
-        write("cgroup.controllers", "cpuset memory pids\n");
+        write("cgroup.controllers", "cpuset memory rdma\n");
         share_controllers(folder.path());
         assert_eq!(shared(), "+memory");
     }

@@ -24,6 +24,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chown};
 use rustix::process::geteuid;
 
 use super::config::{Config, Users};
+use super::keys::{self, Keys};
 use super::store::{self, Lasting};
 use super::{log, record};
 use crate::launch::GO;
@@ -48,6 +49,8 @@ pub struct Devices {
     pub runtime: PathBuf,
     /// What devices keep for the next time, and do not miss when it is gone.
     pub cache: Option<PathBuf>,
+    /// Whether consoles have tokens. Else every user of the host may look and type there.
+    pub guarded: bool,
 }
 
 /// The word in the environment of all processes that are started for this vGPU.
@@ -175,7 +178,14 @@ impl Devices {
             longest.display()
         );
         self.sweep(uuid);
-        let text = options(grant, gpu, &folder, config);
+        let mut text = options(grant, gpu, &folder, config);
+        let guarded = self.guarded && grant.is_open();
+        if guarded {
+            let path = folder.join(keys::FILE);
+            Keys::new().write(&folder).with_context(|| format!("Cannot write {}", path.display()))?;
+            let path = path.to_str().context("The runtime folder's name is no text")?;
+            text = format!("tokens = {}\n{text}", toml::Value::from(path));
+        }
         store::replace(&folder.join(OPTIONS), text.as_bytes(), Lasting::UntilBoot)
             .with_context(|| format!("Cannot write {}", folder.join(OPTIONS).display()))?;
         let log = log::open(&folder)?;
@@ -185,6 +195,10 @@ impl Devices {
         let user = geteuid().is_root().then_some(config.users).flatten();
         if let Some(users) = user {
             let uid = self.give(&folder, users)?;
+            if guarded {
+                let own = chown(folder.join(keys::FILE), Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)));
+                own.with_context(|| format!("Cannot give the tokens to user {uid}"))?;
+            }
             command.arg("--uid").arg(uid.to_string());
             if let Some(group) = group_that_draws(grant, gpu) {
                 command.arg("--group").arg(group.to_string());

@@ -15,9 +15,11 @@ use manager::profile::Catalogue;
 use manager::record::{Process, Record};
 use manager::{Action, Event, Grant, Machine, Refusal, State, Uuid, schedule};
 use tokio::sync::{oneshot, watch};
+use viewer::Right;
 
 use super::config::Config;
 use super::device::{ARBITER, Devices, Waiting};
+use super::keys::Keys;
 use super::slices::{self, Slices};
 use super::store::Store;
 use super::watch::{self as watching, Watch};
@@ -114,6 +116,8 @@ pub struct Keeper {
     cgroup: Option<PathBuf>,
     slices: slices::Handle,
     watches: HashMap<Uuid, Watch>,
+    /// What opens the consoles of those that are watched.
+    keys: HashMap<Uuid, Keys>,
     /// Processes that wait for the word until they are written down.
     waiting: HashMap<Uuid, Waiting>,
     /// What the machine has still to hear, in order.
@@ -176,6 +180,7 @@ impl Keeper {
             cgroup,
             slices,
             watches: HashMap::new(),
+            keys: HashMap::new(),
             waiting: HashMap::new(),
             news: VecDeque::new(),
             began: Instant::now(),
@@ -300,6 +305,7 @@ impl Keeper {
                 // Its descriptor goes too. Another process of the same vGPU is watched by another.
                 if self.watches.get(uuid).is_some_and(Watch::is_over) {
                     self.watches.remove(uuid);
+                    self.keys.remove(uuid);
                 }
             }
             _ => {}
@@ -471,7 +477,12 @@ impl Keeper {
     }
 
     fn watch(&mut self, uuid: Uuid, identity: Identity, pidfd: std::os::fd::OwnedFd) {
-        let watch = Watch::start(&self.runtime, self.desk.clone(), uuid, identity, pidfd, self.devices.folder(uuid));
+        let folder = self.devices.folder(uuid);
+        match Keys::read(&folder) {
+            Some(keys) => self.keys.insert(uuid, keys),
+            None => self.keys.remove(&uuid),
+        };
+        let watch = Watch::start(&self.runtime, self.desk.clone(), uuid, identity, pidfd, folder);
         self.watches.insert(uuid, watch);
     }
 
@@ -497,6 +508,16 @@ impl Keeper {
     /// The address of its web page, where it has one.
     pub fn console_of(&self, uuid: Uuid) -> Option<&str> {
         self.watches.get(&uuid).and_then(Watch::console)
+    }
+
+    /// What opens its console for one who has this right, where it takes anything.
+    pub fn key_of(&self, uuid: Uuid, right: Right) -> Option<&str> {
+        self.keys.get(&uuid).map(|keys| keys.of(right))
+    }
+
+    /// Those whose devices are there.
+    pub fn running(&self) -> Vec<Uuid> {
+        self.watches.keys().copied().collect()
     }
 
     /// The process of a started device.

@@ -12,6 +12,7 @@ use manager::machine::Status;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use viewer::Right;
 
 use super::ask;
 use super::keeper::{Failure, Keeper};
@@ -35,7 +36,7 @@ const MAX_SAMPLES: usize = 64;
 pub async fn sample(app: &App) -> Result<Vec<Value>, Failure> {
     // It is never closed.
     let _place = app.crowd.acquire().await;
-    let mut vgpus = app.desk.look(|keeper| keeper.told_all()).await?;
+    let mut vgpus = app.desk.look(|keeper| keeper.told_all(Right::Look)).await?;
     let mut asking = JoinSet::new();
     for (index, vgpu) in vgpus.iter().enumerate().filter(|(_, vgpu)| runs(vgpu)) {
         let Some(uuid) = vgpu["uuid"].as_str().and_then(|text| text.parse().ok()) else { continue };
@@ -239,19 +240,24 @@ fn label(name: &str, value: &Value) -> String {
 }
 
 impl Keeper {
-    /// Every vGPU as it is told.
-    pub fn told_all(&self) -> Vec<Value> {
+    /// Every vGPU as it is told to one who has this right.
+    pub fn told_all(&self, right: Right) -> Vec<Value> {
         let time = self.time();
-        self.machine.list().map(|status| self.told(&status, time.get(&status.uuid))).collect()
+        self.machine.list().map(|status| self.told(&status, time.get(&status.uuid), right)).collect()
     }
 
-    /// One of them.
-    pub fn told(&self, status: &Status, time: Option<&Slice>) -> Value {
+    /// One of them. Who may only look hears of a token that may only look.
+    pub fn told(&self, status: &Status, time: Option<&Slice>, right: Right) -> Value {
         let mut told = view::vgpu(&self.machine, status, time);
-        told["console"] = match status.state {
-            State::Running | State::Held { .. } => json!(self.console_of(status.uuid)),
-            _ => Value::Null,
+        let lives = matches!(status.state, State::Running | State::Held { .. });
+        let token = self.key_of(status.uuid, right).filter(|_| lives);
+        let address = self.console_of(status.uuid).filter(|_| lives);
+        told["console"] = match (address, token) {
+            // The page takes it out of its address before anybody can see it.
+            (Some(address), Some(token)) => json!(format!("{address}#token={token}")),
+            (address, _) => json!(address),
         };
+        told["token"] = json!(token);
         told
     }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use manager::attachment::Attachment;
 use manager::grant::{CONTROL_SOCKET, Grant};
 use manager::machine::{Outcome, Status};
@@ -18,6 +19,7 @@ use manager::{Definition, Event, Refusal, State as Life, Uuid};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use viewer::Right;
 
 use super::device::Devices;
 use super::foreign;
@@ -34,6 +36,9 @@ const LOG_PART: u64 = 256 << 10;
 
 /// How many clients have many devices asked for them at once; the others wait. What all devices say is held meanwhile.
 const CROWDS: usize = 4;
+
+/// Bytes of a refusal that somebody else worded.
+const MAX_REFUSAL: usize = 4096;
 
 /// What answers are made of.
 #[derive(Clone)]
@@ -143,7 +148,25 @@ pub fn router(app: App) -> Router {
             Refused::new(StatusCode::METHOD_NOT_ALLOWED, "invalid", why)
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::map_response(refusals_in_json))
+        // Whoever reaches the socket may do all.
+        .layer(Extension(Right::Control))
         .with_state(app)
+}
+
+/// What is refused before it comes to us, as a path that is no text, is told like all else.
+pub async fn refusals_in_json(response: Response) -> Response {
+    let json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let status = response.status();
+    if json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), MAX_REFUSAL).await.unwrap_or_default();
+    let why = match String::from_utf8_lossy(&text) {
+        text if text.is_empty() => status.canonical_reason().unwrap_or("Refused").to_owned(),
+        text => text.into_owned(),
+    };
+    Refused::new(status, if status == StatusCode::NOT_FOUND { "not-found" } else { "invalid" }, why).into_response()
 }
 
 /// `gpus`, see [`router`].
@@ -162,8 +185,8 @@ pub async fn types(State(app): State<App>) -> Answer {
 }
 
 /// `list`, see [`router`].
-pub async fn list(State(app): State<App>) -> Answer {
-    let vgpus = app.desk.look(Keeper::told_all).await?;
+pub async fn list(State(app): State<App>, Extension(right): Extension<Right>) -> Answer {
+    let vgpus = app.desk.look(move |keeper| keeper.told_all(right)).await?;
     let foreign = foreign::list(&app.devices.runtime, &app.crowd).await;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Ok(Json(json!({ "version": VERSION, "host": host, "vgpus": vgpus, "foreign": foreign })))
@@ -174,17 +197,17 @@ async fn find(app: &App, word: String) -> Result<Uuid, Refused> {
     Ok(app.desk.look(move |keeper| view::find(&keeper.machine, &word)).await??)
 }
 
-fn told(keeper: &Keeper, uuid: Uuid) -> Result<Value, Refusal> {
+fn told(keeper: &Keeper, uuid: Uuid, right: Right) -> Result<Value, Refusal> {
     let status = keeper.machine.status(uuid).ok_or_else(|| Refusal::NotFound(uuid.to_string()))?;
-    let mut view = keeper.told(&status, keeper.time().get(&uuid));
+    let mut view = keeper.told(&status, keeper.time().get(&uuid), right);
     view["version"] = VERSION.into();
     Ok(view)
 }
 
 /// `show`, see [`router`].
-pub async fn show(State(app): State<App>, Path(word): Path<String>) -> Answer {
+pub async fn show(State(app): State<App>, Path(word): Path<String>, Extension(right): Extension<Right>) -> Answer {
     let uuid = find(&app, word).await?;
-    Ok(Json(app.desk.look(move |keeper| told(keeper, uuid)).await??))
+    Ok(Json(app.desk.look(move |keeper| told(keeper, uuid, right)).await??))
 }
 
 /// The words of a request in JSON.
@@ -242,7 +265,7 @@ async fn create(State(app): State<App>, body: Bytes) -> Result<Response, Refused
     }
     let view = match run {
         true => started(&app, uuid).await?,
-        false => app.desk.look(move |keeper| told(keeper, uuid)).await??,
+        false => app.desk.look(move |keeper| told(keeper, uuid, Right::Control)).await??,
     };
     Ok((StatusCode::CREATED, Json(view)).into_response())
 }
@@ -255,15 +278,18 @@ async fn modify(State(app): State<App>, Path(word): Path<String>, body: Bytes) -
         let definition = definition(keeper, uuid)?;
         let definition = view::changed(&definition, changes).map_err(Refused::invalid)?;
         keeper.command(Event::Modify { definition })?;
-        Ok::<_, Refused>(told(keeper, uuid)?)
+        Ok::<_, Refused>(told(keeper, uuid, Right::Control)?)
     });
     Ok(Json(changed.await??))
 }
 
 fn definition(keeper: &Keeper, uuid: Uuid) -> Result<Definition, Refusal> {
     let status = keeper.machine.status(uuid).ok_or_else(|| Refusal::NotFound(uuid.to_string()))?;
-    let unreadable = || Refusal::Conflict(status.problem.unwrap_or_else(|| "Its file cannot be read".to_owned()));
-    keeper.machine.definition(uuid).cloned().ok_or_else(unreadable)
+    keeper.machine.definition(uuid).cloned().ok_or_else(|| {
+        let failed = if let Life::Failed { why } = status.state { Some(why) } else { None };
+        let why = status.problem.or(failed).unwrap_or_else(|| "nobody knows why".to_owned());
+        Refusal::Conflict(format!("The definition file of {uuid} cannot be read and is left as it is: {why}"))
+    })
 }
 
 async fn undefine(State(app): State<App>, Path(word): Path<String>) -> Answer {
@@ -283,7 +309,9 @@ pub async fn start(State(app): State<App>, Path(word): Path<String>) -> Answer {
 pub async fn started(app: &App, uuid: Uuid) -> Result<Value, Refused> {
     let status = settled(app, uuid, |status| matches!(status.state, Life::Starting | Life::Stopping)).await?;
     match status.map(|status| status.state) {
-        Some(Life::Running | Life::Held { .. }) => Ok(app.desk.look(move |keeper| told(keeper, uuid)).await??),
+        Some(Life::Running | Life::Held { .. }) => {
+            Ok(app.desk.look(move |keeper| told(keeper, uuid, Right::Control)).await??)
+        }
         Some(Life::Failed { why }) => Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "failed", why)),
         Some(Life::Starting | Life::Stopping) => Err(Refused::unavailable(format!(
             "It did not start within {} seconds; beamsplit log says more",
@@ -307,7 +335,7 @@ pub async fn stopped(app: &App, uuid: Uuid) -> Result<Value, Refused> {
         Some(Life::Stopping) => {
             Err(Refused::unavailable(format!("Its processes did not end within {} seconds", PATIENCE.as_secs())))
         }
-        Some(_) => Ok(app.desk.look(move |keeper| told(keeper, uuid)).await??),
+        Some(_) => Ok(app.desk.look(move |keeper| told(keeper, uuid, Right::Control)).await??),
         None => Ok(json!({ "version": VERSION, "uuid": uuid })),
     }
 }

@@ -22,14 +22,12 @@ use tokio::runtime;
 use tokio::task::AbortHandle;
 
 use super::keeper::Desk;
-use super::{ask, device, log};
+use super::{ask, device};
 
 /// How often a device that starts is asked whether it answers, at first and later.
 const IMPATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// How often those are counted that a device left behind, at first and later.
 const COUNTING: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
-/// How often the log of a device that runs is looked at.
-const LOGS: Duration = Duration::from_secs(10);
 
 /// A device that is watched.
 #[derive(Debug)]
@@ -164,10 +162,7 @@ async fn watch(desk: Desk, uuid: Uuid, identity: Identity, pidfd: Arc<OwnedFd>, 
             let _ = said.console.set(format!("http://{address}/"));
         }
         desk.happened(Event::Ready { uuid });
-        loop {
-            tokio::time::sleep(LOGS).await;
-            log::bound(&folder);
-        }
+        std::future::pending().await
     };
     tokio::select! {
         () = ended => {}

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -131,7 +131,8 @@ fn router(app: App, door: Door) -> Router {
         .route("/v1/vgpus/{vgpu}/stop", post(routes::stop))
         .layer(middleware::from_fn_with_state(door, admit));
     let pages = FILES.into_iter().fold(Router::new(), file);
-    pages.merge(api).with_state(app).layer(middleware::from_fn_with_state(POLICY, guard::check))
+    let all = pages.merge(api).layer(middleware::map_response(routes::refusals_in_json));
+    all.with_state(app).layer(middleware::from_fn_with_state(POLICY, guard::check))
 }
 
 async fn session(Extension(right): Extension<Right>) -> Json<serde_json::Value> {
@@ -142,7 +143,7 @@ async fn session(Extension(right): Extension<Right>) -> Json<serde_json::Value> 
 async fn admit(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     let refuse =
         |status: StatusCode, why: &str| (status, Json(json!({ "version": VERSION, "error": why }))).into_response();
-    let needed = if request.method() == Method::GET { Right::Look } else { Right::Control };
+    let needed = if request.method().is_safe() { Right::Look } else { Right::Control };
     match door.right(request.headers()) {
         None => refuse(StatusCode::UNAUTHORIZED, "A token is needed"),
         Some(right) if right < needed => {

@@ -45,6 +45,11 @@ pub(crate) fn takes_input(words: &[String]) -> bool {
     words.iter().any(|word| word.starts_with("vnc=") || word.starts_with("web=") || word.starts_with("window"))
 }
 
+/// Whether whoever can reach a port of the host can connect to one of these.
+pub(crate) fn is_open(words: &[String]) -> bool {
+    words.iter().any(|word| word.starts_with("vnc=") || word.starts_with("web="))
+}
+
 /// The word for this vGPU.
 pub(crate) fn resolve(word: &str, uuid: uuid::Uuid) -> String {
     word.replace(UUID, &uuid.hyphenated().to_string())

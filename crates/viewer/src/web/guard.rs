@@ -8,12 +8,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::debug;
 
-/// What every answer carries besides its content security policy: in no other page, and asked for again each time.
-const HEADERS: [(HeaderName, &str); 4] = [
+/// What every answer carries besides its content security policy: in no other page, not as a picture either, and asked for
+/// again each time.
+const HEADERS: [(HeaderName, &str); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::CACHE_CONTROL, "no-cache"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
 /// Every request passes here first; `policy` is the page's content security policy.
