@@ -195,10 +195,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused_by_name() {
-        for text in ["", "M", "-1", "+1", "1.5G", "18446744073709551615K", "1 G", "1€", "é"] {
-            assert!(text.parse::<Bytes>().unwrap_err().contains(text), "{text}");
+    fn the_words_that_devices_take_are_taken_as_they_take_them() {
+        let words: toml::Table = toml::from_str(include_str!("../../../tests/data/words.toml")).unwrap();
+        let taken = |kind: &str| words[kind]["taken"].as_table().unwrap();
+        let refused = |kind: &str| words[kind]["refused"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+        for (word, bytes) in taken("sizes") {
+            assert_eq!(word.parse(), Ok(Bytes(bytes.as_integer().unwrap().unsigned_abs())), "{word}");
         }
+        for word in refused("sizes") {
+            assert!(word.parse::<Bytes>().unwrap_err().contains(word), "{word}");
+        }
+        for (word, heads) in taken("heads") {
+            let numbers = |mode: Mode| [mode.width, mode.height, mode.refresh];
+            let read: Vec<_> = read_heads(word).unwrap().into_iter().map(numbers).collect();
+            assert_eq!(heads.clone().try_into(), Ok(read), "{word}");
+        }
+        refused("heads").for_each(|word| assert!(read_heads(word).is_err(), "{word}"));
+        let names: Vec<_> = Capset::ALL.into_iter().map(Capset::name).collect();
+        assert_eq!(
+            words["capsets"]["taken"].clone().try_into(),
+            Ok(names.iter().map(ToString::to_string).collect::<Vec<_>>())
+        );
+        names.iter().for_each(|word| assert_eq!(word.parse::<Capset>().map(Capset::name), Ok(*word)));
+        refused("capsets").for_each(|word| assert!(word.parse::<Capset>().is_err(), "{word}"));
+        let shown = |word: &str| crate::profile::display::check(&[word.to_owned()]);
+        for word in words["displays"]["taken"].as_array().unwrap() {
+            assert_eq!(shown(word.as_str().unwrap()), Ok(()), "{word}");
+        }
+        refused("displays").for_each(|word| assert!(shown(word).is_err(), "{word}"));
     }
 
     #[test]
@@ -216,13 +240,5 @@ mod tests {
             assert!(read_heads(text).unwrap_err().contains(named), "{text}");
         }
         assert!(read_heads(&vec!["1x1"; MAX_HEADS + 1].join(",")).unwrap_err().contains("at most 16"));
-    }
-
-    #[test]
-    fn kinds_of_3d_have_one_word_each() {
-        for capset in Capset::ALL {
-            assert_eq!(capset.name().parse(), Ok(capset));
-        }
-        assert!("gl".parse::<Capset>().is_err());
     }
 }
