@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::error::{Doing, Error, Result};
 use crate::frontend::message::request;
 use crate::frontend::{Channel, FrontEnd, Kind, Options, command};
+use crate::process::{cores, pin};
 use crate::three_d::scene::{self, IMAGE, SIDE, VERTICES};
 
 /// Frames in one submit of a guest that never rests: their time dwarfs that of the way there.
@@ -28,6 +29,7 @@ const LIGHT: Duration = Duration::from_millis(40);
 const LIMIT: Duration = Duration::from_secs(120);
 /// How long a guest that is to end may finish what it does.
 const PATIENCE: Duration = Duration::from_secs(5);
+const ARBITER: &str = "arbiter";
 const VIRGL: u64 = 1;
 const VIRGL2: u32 = 2;
 
@@ -42,11 +44,14 @@ pub struct Programs {
 
 impl Programs {
     /// Those beside this program; the device inside of the tests' bed, if `BEAMSPLIT_INSIDE` has the words for that, a line each.
+    /// What draws stays on the last core, which is the GPU.
     pub fn find() -> Result<Self> {
         let here = std::env::current_exe().doing("find this program")?;
         let inside = std::env::var("BEAMSPLIT_INSIDE").unwrap_or_default();
         let device = here.with_file_name("beamsplit-device").display().to_string();
-        let device = inside.lines().map(str::to_owned).chain([device]).collect();
+        let core = cores()?.last().copied().unwrap_or_default().to_string();
+        let pinned = ["taskset", "-c", &core].map(str::to_owned);
+        let device = pinned.into_iter().chain(inside.lines().map(str::to_owned)).chain([device]).collect();
         Ok(Programs { device, beamsplit: here.with_file_name("beamsplit") })
     }
 }
@@ -78,7 +83,7 @@ pub struct Guest {
     device: Child,
     said: Arc<Said>,
     thread: Option<JoinHandle<Result<()>>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Guest {
@@ -89,10 +94,11 @@ impl Guest {
         let mut words = programs.device.iter();
         let mut process = Command::new(words.next().map_or("beamsplit-device", String::as_str));
         process.args(words).args(["--display=none", "--renderer=virgl", "--capsets=virgl2", "--memory=64M"]);
+        process.arg("--arbiter-socket").arg(folder.path().join(ARBITER));
         process.arg("--socket-path").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let device = process.spawn().doing("start a device")?;
         let said = Arc::new(Said::default());
-        let mut guest = Guest { device, said: said.clone(), thread: None, _folder: folder };
+        let mut guest = Guest { device, said: said.clone(), thread: None, folder };
         let begin = Instant::now();
         let socket = loop {
             match UnixStream::connect(&socket) {
@@ -105,6 +111,11 @@ impl Guest {
         driver.draw(1)?;
         guest.thread = Some(std::thread::spawn(move || live(&mut driver, &said)));
         Ok(guest)
+    }
+
+    /// Where its time is granted.
+    pub fn arbiter(&self) -> PathBuf {
+        self.folder.path().join(ARBITER)
     }
 
     /// The device's process.
@@ -262,7 +273,8 @@ impl Slices {
 
     /// Gives time to a device. Its number stands for its UUID.
     pub fn add(&mut self, number: usize, guest: &Guest, weight: u32) -> Result<()> {
-        self.ask(&format!("add {} {} {weight}", uuid(number), guest.pid())).map(drop)
+        let (pid, arbiter) = (guest.pid(), guest.arbiter());
+        self.ask(&format!("add {} {pid} {weight} normal {}", uuid(number), arbiter.display())).map(drop)
     }
 
     /// What each had so far.
@@ -332,112 +344,138 @@ fn load() -> String {
     text.split(' ').take(1).collect()
 }
 
-/// Measures all; one second of `seconds` is one sample.
+/// Measures all; one second of `seconds` is one sample. What draws is on the last core, all else, this thread too, on the first.
 pub fn table(programs: &Programs, seconds: u32, most: usize) -> Result<String> {
-    let second = Duration::from_secs(1);
+    if let [first, _, ..] = cores()?[..] {
+        pin(first)?;
+    }
     let mut text = String::from(
-        "| what | N | Jain of a second, median / least | furthest from its share, all / median second | frames/s | stop us | load |\n\
-         |---|---|---|---|---|---|---|\n",
+        "| how | weights | Jain's index of a second, median / least | furthest from its share, in all / in a median second \
+         | of one alone | switch, stop (us) | load |\n|---|---|---|---|---|---|---|\n",
     );
-    let mut alone = f64::NAN;
-    let rows = [2, 4, 8, 15].into_iter().filter(|count| *count <= most).map(|count| ("equal", vec![1; count]));
-    for (what, weights) in rows.chain([("2:4:8:16", vec![2, 4, 8, 16])]) {
-        let guests = weights.iter().map(|_| Guest::start(programs)).collect::<Result<Vec<_>>>()?;
-        // What one does alone, just before.
+    let equal = [2, 4, 8, 15].into_iter().filter(|count| *count <= most);
+    let equal = equal.map(|count| ("strict", format!("{count} x 1"), vec![1; count]));
+    let weights = vec![2, 4, 8, 16];
+    for (mode, name, weights) in equal.chain([
+        ("strict", "2:4:8:16".to_owned(), weights.clone()),
+        ("batch", "4 x 1".to_owned(), vec![1; 4]),
+        ("batch", "2:4:8:16".to_owned(), weights),
+    ]) {
+        let row = format!("| {mode} | {name} | {} | {} |", all_busy(programs, mode, &weights, seconds)?, load());
+        eprintln!("{row}");
+        let _ = writeln!(text, "{row}");
+    }
+    text.push('\n');
+    some_idle(programs, seconds, &mut text)?;
+    Ok(text)
+}
+
+/// All draw without rest.
+fn all_busy(programs: &Programs, mode: &str, weights: &[u32], seconds: u32) -> Result<String> {
+    let second = Duration::from_secs(1);
+    let guests = weights.iter().map(|_| Guest::start(programs)).collect::<Result<Vec<_>>>()?;
+    let alone = || {
+        guests.iter().enumerate().for_each(|(at, guest)| guest.does(if at == 0 { Habit::Busy } else { Habit::Still }));
+        std::thread::sleep(second);
+        rate(&guests[..1], second * seconds.min(4))
+    };
+    let before = alone();
+    let mut slices = Slices::start(programs, &["--mode", mode])?;
+    for ((number, guest), weight) in guests.iter().enumerate().zip(weights) {
+        guest.does(Habit::Busy);
+        slices.add(number, guest, *weight)?;
+    }
+    std::thread::sleep(second * 2);
+    let (begin, frames) = (slices.used()?, guests.iter().map(Guest::frames).sum::<u64>());
+    let (clock, mut last, mut each) = (Instant::now(), begin.clone(), Vec::new());
+    for _ in 0..seconds {
+        std::thread::sleep(second);
+        let now = slices.used()?;
+        each.push(differences(&last, &now));
+        last = now;
+    }
+    let frames = guests.iter().map(Guest::frames).sum::<u64>() - frames;
+    let together = frames as f64 / clock.elapsed().as_secs_f64();
+    let told = slices.snapshot()?;
+    let mean = |name: &str| {
+        told.values().map(|slice| slice[name].as_f64().unwrap_or(0.0)).sum::<f64>() / told.len() as f64 / 1000.0
+    };
+    let (switch, stop) = (mean("switch_time"), mean("stop_time"));
+    drop(slices);
+    let one = (before + alone()) / 2.0;
+    let of_weight = |uses: &Vec<f64>| -> Vec<f64> {
+        uses.iter().zip(weights).map(|(used, weight)| used / f64::from(*weight)).collect()
+    };
+    let sorted = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let indices = sorted(each.iter().map(|uses| jain(&of_weight(uses))).collect());
+    let distances = sorted(each.iter().map(|uses| worst(uses, weights)).collect());
+    Ok(format!(
+        "{:.4} / {:.4} | {:.1} % / {:.1} % | {:.0} % | {switch:.0}, {stop:.0}",
+        indices[indices.len() / 2],
+        indices[0],
+        worst(&differences(&begin, &last), weights) * 100.0,
+        distances[distances.len() / 2] * 100.0,
+        together / one * 100.0,
+    ))
+}
+
+/// One alone, one of four that idles, and one that draws now and then.
+fn some_idle(programs: &Programs, seconds: u32, text: &mut String) -> Result<()> {
+    let second = Duration::from_secs(1);
+    let wait = second * seconds.min(5);
+    let guests = (0..4).map(|_| Guest::start(programs)).collect::<Result<Vec<_>>>()?;
+    let median = |rates: Vec<f64>| crate::timing::median(rates).unwrap_or(f64::NAN);
+    let still = || guests.iter().for_each(|guest| guest.does(Habit::Still));
+    // In turns: nobody gives out time, one is alone under the schedule, three are busy beside one that idles.
+    let (mut without, mut with, mut effort, mut fixed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut waits = BTreeMap::<&str, Vec<Duration>>::new();
+    for _ in 0..3 {
+        still();
         guests[0].does(Habit::Busy);
         std::thread::sleep(second);
-        let one = rate(&guests[..1], second * seconds.min(4));
-        alone = if alone.is_nan() { one } else { alone };
-        let mut slices = Slices::start(programs, &[])?;
-        for (number, guest) in guests.iter().enumerate() {
-            guest.does(Habit::Busy);
-            slices.add(number, guest, weights[number])?;
-        }
-        std::thread::sleep(second * 2);
-        let (begin, frames) = (slices.used()?, guests.iter().map(Guest::frames).sum::<u64>());
-        let (clock, mut last, mut each) = (Instant::now(), begin.clone(), Vec::new());
-        for _ in 0..seconds {
-            std::thread::sleep(second);
-            let now = slices.used()?;
-            each.push(differences(&last, &now));
-            last = now;
-        }
-        let together = (guests.iter().map(Guest::frames).sum::<u64>() - frames) as f64 / clock.elapsed().as_secs_f64();
-        let weighted = |uses: &Vec<f64>| -> Vec<f64> {
-            uses.iter().zip(&weights).map(|(used, weight)| used / f64::from(*weight)).collect()
-        };
-        let mut indices: Vec<f64> = each.iter().map(|uses| jain(&weighted(uses))).collect();
-        indices.sort_by(f64::total_cmp);
-        let mut distances: Vec<f64> = each.iter().map(|uses| worst(uses, &weights)).collect();
-        distances.sort_by(f64::total_cmp);
-        let all = worst(&differences(&begin, &last), &weights);
-        let stops: f64 = slices.snapshot()?.values().map(|slice| slice["stop_time"].as_f64().unwrap_or(0.0)).sum();
-        let _ = writeln!(
-            text,
-            "| {what} | {} | {:.4} / {:.4} | {:.1} % / {:.1} % | {together:.0}, {:.0} % of one alone | {:.0} | {} |",
-            guests.len(),
-            indices[indices.len() / 2],
-            indices[0],
-            all * 100.0,
-            distances[distances.len() / 2] * 100.0,
-            together / one * 100.0,
-            stops / 1000.0 / guests.len() as f64,
-            load(),
-        );
-        eprintln!("{}", text.lines().last().unwrap_or_default());
-    }
-    let guests = (0..4).map(|_| Guest::start(programs)).collect::<Result<Vec<_>>>()?;
-    let wait = second * seconds.min(5);
-    // One alone, with and without anybody who gives out time, in turns.
-    guests[0].does(Habit::Busy);
-    let (mut with, mut without) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
         without.push(rate(&guests[..1], wait));
         let mut slices = Slices::start(programs, &[])?;
         slices.add(0, &guests[0], 1)?;
-        with.push(rate(&guests[..1], wait));
-    }
-    let median = |rates: &[f64]| crate::timing::median(rates.iter().copied()).unwrap_or(f64::NAN);
-    let (with, without) = (median(&with), median(&without));
-    let _ = writeln!(
-        text,
-        "\nOne alone under the schedule: {with:.0} frames/s, without {without:.0}: {:.1} %",
-        with / without * 100.0
-    );
-    // Three busy, one idle; then that one light.
-    for policy in ["best-effort", "fixed-share"] {
-        let mut slices = Slices::start(programs, &["--policy", policy])?;
-        for (number, guest) in guests.iter().enumerate() {
-            guest.does(if number == 3 { Habit::Still } else { Habit::Busy });
-            slices.add(number, guest, 1)?;
-        }
         std::thread::sleep(second);
-        let busy = rate(&guests, wait);
-        let _ = writeln!(
-            text,
-            "{policy}: three busy, one idle: {busy:.0} frames/s, {:.0} % of one alone",
-            busy / without * 100.0
-        );
+        with.push(rate(&guests[..1], wait));
+        drop(slices);
+        for (policy, rates) in [("best-effort", &mut effort), ("fixed-share", &mut fixed)] {
+            let mut slices = Slices::start(programs, &["--policy", policy])?;
+            for (number, guest) in guests.iter().enumerate() {
+                guest.does(if number == 3 { Habit::Still } else { Habit::Busy });
+                slices.add(number, guest, 1)?;
+            }
+            std::thread::sleep(second);
+            rates.push(rate(&guests, wait));
+            guests[3].does(Habit::Light);
+            std::thread::sleep(second);
+            guests[3].waits();
+            std::thread::sleep(wait);
+            waits.entry(policy).or_default().extend(guests[3].waits());
+        }
+        still();
         guests[3].does(Habit::Light);
         std::thread::sleep(second);
         guests[3].waits();
-        std::thread::sleep(wait * 2);
-        let mut waits = guests[3].waits();
+        std::thread::sleep(wait);
+        waits.entry("alone").or_default().extend(guests[3].waits());
+    }
+    let alone = median(without);
+    let of_alone = |rates: Vec<f64>| median(rates) / alone * 100.0;
+    let _ = writeln!(text, "One alone under the schedule: {:.1} % of {alone:.0} frames/s", of_alone(with));
+    let _ = writeln!(text, "Three busy, one idle, best-effort: {:.1} %", of_alone(effort));
+    let _ = writeln!(text, "Three busy, one idle, fixed-share: {:.1} %", of_alone(fixed));
+    for (beside, mut waits) in waits {
         let (p50, p99) = (part(&mut waits, 0.5), part(&mut waits, 0.99));
+        let count = waits.len();
         let _ = writeln!(
             text,
-            "{policy}: a light one beside three busy: frame in {p50:.1} ms p50, {p99:.1} ms p99 ({} frames)",
-            waits.len()
+            "A light one, {beside}{}: a frame in {p50:.1} ms p50, {p99:.1} ms p99 ({count} frames)",
+            if beside == "alone" { "" } else { " beside three busy ones" }
         );
     }
-    guests.iter().for_each(|guest| guest.does(Habit::Still));
-    guests[3].does(Habit::Light);
-    std::thread::sleep(second);
-    guests[3].waits();
-    std::thread::sleep(wait);
-    let mut waits = guests[3].waits();
-    let (p50, p99) = (part(&mut waits, 0.5), part(&mut waits, 0.99));
-    let _ =
-        writeln!(text, "A light one alone: frame in {p50:.1} ms p50, {p99:.1} ms p99. Load of the machine: {}", load());
-    Ok(text)
+    Ok(())
 }

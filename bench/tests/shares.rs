@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on ends.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use bench::shares::{Guest, Habit, Programs, Slices};
 use tests::{bed, workspace};
@@ -56,6 +59,35 @@ fn two_that_draw_without_rest_have_what_their_weights_say_and_both_draw() {
         assert!(Instant::now() < limit, "One stands still");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn at_the_ends_of_batches_time_is_given_out_without_stopping_anybody() {
+    let Some(programs) = programs() else { return };
+    let weights = [1, 3];
+    let guests: Vec<_> = weights.iter().map(|_| Guest::start(&programs).unwrap()).collect();
+    // Long: no batch is stopped for its length on a busy machine.
+    let mut slices = Slices::start(&programs, &["--mode", "batch", "--preempt-timeout", "2000"]).unwrap();
+    for (number, guest) in guests.iter().enumerate() {
+        guest.does(Habit::Busy);
+        slices.add(number, guest, weights[number]).unwrap();
+    }
+    let limit = Instant::now() + Duration::from_secs(300);
+    let gates = |told: &BTreeMap<usize, Value>| told.values().map(|slice| slice["gates"].as_u64()).min().flatten();
+    let mut until = |count: u64| loop {
+        let told = slices.snapshot().unwrap();
+        if told.len() == weights.len() && gates(&told) >= Some(count) {
+            return told;
+        }
+        assert!(Instant::now() < limit, "{told:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let used = |told: &BTreeMap<usize, Value>, number: usize| told[&number]["used"].as_f64().unwrap();
+    let (before, after) = (until(20), until(150));
+    let gained = |number| used(&after, number) - used(&before, number);
+    assert!(after.values().all(|slice| slice["stops"] == 0), "{after:?}");
+    let ratio = gained(1) / gained(0);
+    assert!((2.0..4.5).contains(&ratio), "{ratio}, not 3: {after:?}");
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub enum Grant {
 /// What a device says of its 3D. Nothing is decided by it that a lie could turn against others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Requests that its processes have not done.
+    /// Requests that its processes have not done; while [`Grant::Gated`], of those that they have begun.
     pub waiting: u32,
     /// Requests that they have done, modulo 2^32.
     pub done: u32,

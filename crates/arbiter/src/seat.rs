@@ -134,14 +134,16 @@ impl Seat {
         self.known
     }
 
-    /// Tells how 3D gets on, and wakes the manager when there is work after there was none.
+    /// Tells how 3D gets on, and wakes the manager when there is work after there was none, and when nothing is under way any
+    /// more behind a shut gate.
     pub fn report(&mut self, report: Report) {
         if report == self.report {
             return;
         }
         if let Some(ruler) = &self.ruler {
             ruler.page.report(report);
-            if self.report.waiting == 0 && report.waiting > 0 {
+            let (before, now) = (self.report.waiting > 0, report.waiting > 0);
+            if now && !before || before && !now && ruler.page.granted() == Grant::Gated {
                 ring(&ruler.work);
             }
         }

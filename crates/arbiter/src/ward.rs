@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::page::{Grant, Page, Report, now};
@@ -62,7 +63,8 @@ impl Ward {
         self.page.reported()
     }
 
-    /// Readable when the device had nothing to do and has now; [`heard`](Self::heard) ends that.
+    /// Readable when the device had nothing to do and has now, and when it is done behind a shut gate; [`heard`](Self::heard)
+    /// ends that.
     pub fn work(&self) -> BorrowedFd<'_> {
         self.work.as_fd()
     }
@@ -72,9 +74,9 @@ impl Ward {
         seat::stop_ringing(&self.work);
     }
 
-    /// Readable when the device may be gone; [`is_there`](Self::is_there) tells.
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    /// The process that listens there, as the kernel says.
+    pub fn peer(&self) -> Option<i32> {
+        socket_peercred(&self.socket).ok().map(|peer| peer.pid.as_raw_pid())
     }
 
     /// Whether the device is there, and is ours.

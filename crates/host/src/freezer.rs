@@ -50,8 +50,10 @@ impl Freezer {
     }
 
     /// Brings those that are new to where they can be stopped.
-    pub fn gather(&self, renderers: &Renderers) {
+    pub fn gather(&self, renderers: &mut Renderers) {
         if let Freezer::Cgroup(group) = self {
+            // The number of one that ended may be a stranger's by now.
+            renderers.bury();
             for member in renderers.members() {
                 // Moving one that is there already changes nothing; one that has ended cannot be moved.
                 let _ = group.add(member.pid());

@@ -251,11 +251,6 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
         self.clients.insert(key, Client::new(share, self.average));
     }
 
-    /// Changes its part from now on. Returns whether it is there.
-    pub fn change(&mut self, key: K, share: Share) -> bool {
-        self.clients.get_mut(&key).map(|client| client.share = share).is_some()
-    }
-
     /// Removes it. Its processes are to go on, whatever was said before.
     pub fn remove(&mut self, key: K) -> Option<Account> {
         let account = self.account(key);
@@ -292,10 +287,5 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
     /// What each had so far.
     pub fn accounts(&self) -> impl Iterator<Item = (K, Account)> {
         self.clients.iter().map(|(key, client)| (*key, self.account_of(client)))
-    }
-
-    /// Mean time that stopping a client takes.
-    pub fn stop_time(&self) -> Duration {
-        self.stop
     }
 }

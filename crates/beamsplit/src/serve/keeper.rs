@@ -335,6 +335,7 @@ impl Keeper {
             priority: profile.priority,
             promise: profile.share,
             timed: gpu.timed,
+            gate: profile.capsets.iter().all(|capset| gpu.grips(*capset).gate),
             arbiter: Some(self.devices.folder(uuid).join(ARBITER)),
             cgroup: self.cgroup.as_deref().map(|groups| cgroup::of(groups, uuid)).filter(|group| group.exists()),
         };

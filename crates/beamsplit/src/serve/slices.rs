@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use host::processes::{Identity, Processes};
+use host::processes::{Identity, MOST, Processes};
 use manager::gpu::Timed;
 use manager::profile::{Priority, Promise};
 use manager::schedule::{self, Account, Act, Grips, Held, Policy, Schedule, Share};
@@ -79,6 +79,8 @@ pub struct Device {
     pub timed: Timed,
     /// Its seam to us.
     pub arbiter: Option<PathBuf>,
+    /// Whether all that it draws passes its device, which can hold it back: OpenGL does, Vulkan's own rings do not.
+    pub gate: bool,
     /// Its control group, if it was given to us.
     pub cgroup: Option<PathBuf>,
 }
@@ -100,8 +102,12 @@ pub struct Slice {
     pub escapes: u64,
     /// Stops of its processes.
     pub stops: u64,
+    /// Times that new work of its was held back.
+    pub gates: u64,
     /// Nanoseconds that stopping it takes.
     pub stop_time: u64,
+    /// Nanoseconds from the order to stop it until the next one went on.
+    pub switch_time: u64,
     /// Nanoseconds that it is ahead of its share.
     pub debt: u64,
     /// `cpu` or `drm-fdinfo`: where that was read.
@@ -201,6 +207,8 @@ struct Gpu {
     schedule: Schedule<Uuid>,
     clients: BTreeMap<Uuid, Client>,
     next: Option<Duration>,
+    /// Whose turn ended, and when: nobody runs since.
+    ended: Option<(Uuid, Instant)>,
 }
 
 /// What the thread has.
@@ -298,10 +306,10 @@ impl Turner {
             schedule: Schedule::new(options),
             clients: BTreeMap::new(),
             next: None,
+            ended: None,
         });
-        // Both can be stopped; only work that passes a device can be held back, and Vulkan's does not.
-        let share =
-            Share { weight: device.weight, priority: device.priority, grips: Grips { gate: false, freeze: true } };
+        let grips = Grips { gate: device.gate && device.arbiter.is_some(), freeze: true };
+        let share = Share { weight: device.weight, priority: device.priority, grips };
         gpu.clients.insert(uuid, client);
         gpu.schedule.add(uuid, share);
         gpu.keep_promises(options);
@@ -361,6 +369,14 @@ impl Gpu {
                 due |= client.find(now) || rang;
             }
         }
+        let crowds = self.clients.iter().filter(|(_, client)| client.is_too_many()).map(|(uuid, _)| *uuid);
+        for uuid in crowds.collect::<Vec<_>>() {
+            if self.schedule.account(uuid).is_some_and(|account| account.held.is_none()) {
+                let why = format!("It has more than {MOST} processes that draw");
+                self.schedule.hold(uuid, Held { why, last: None });
+                self.act(&[Act::Hold(uuid)], on_held);
+            }
+        }
         for _ in 0..LOOKS {
             if !due {
                 return;
@@ -376,18 +392,29 @@ impl Gpu {
 
     /// Returns whether somebody was stopped.
     fn act(&mut self, acts: &[Act<Uuid>], on_held: &dyn Fn(Uuid, Held)) -> bool {
+        let limit = self.schedule.options().preempt_timeout;
         let mut stopping = Vec::new();
         for act in acts {
             let (Act::Freeze(uuid) | Act::Thaw(uuid) | Act::Gate(uuid) | Act::Open(uuid) | Act::Hold(uuid)) = act;
             let Some(client) = self.clients.get_mut(uuid) else { continue };
             match act {
                 Act::Freeze(_) => {
+                    self.ended = Some((*uuid, Instant::now()));
                     client.freeze();
                     stopping.push(*uuid);
                 }
-                Act::Thaw(_) => client.thaw(),
-                Act::Gate(_) => client.grant(arbiter::Grant::Gated),
-                Act::Open(_) => client.grant(arbiter::Grant::Open),
+                Act::Thaw(_) => {
+                    client.thaw();
+                    self.switched(limit);
+                }
+                Act::Gate(_) => {
+                    self.ended = Some((*uuid, Instant::now()));
+                    client.gate();
+                }
+                Act::Open(_) => {
+                    client.open();
+                    self.switched(limit);
+                }
                 Act::Hold(_) => {
                     client.grant(arbiter::Grant::Held);
                     client.freeze();
@@ -399,11 +426,21 @@ impl Gpu {
             }
         }
         // Waited for when whoever is next has been let go on.
-        let limit = self.schedule.options().preempt_timeout;
         for uuid in &stopping {
             self.clients.get_mut(uuid).into_iter().for_each(|client| client.finish(limit));
         }
         !stopping.is_empty()
+    }
+
+    /// Somebody goes on.
+    fn switched(&mut self, limit: Duration) {
+        let ended = self.ended.take().map(|(uuid, at)| (uuid, at.elapsed()));
+        // What took longer was nobody's turn.
+        if let Some((uuid, took)) = ended.filter(|(_, took)| *took <= limit)
+            && let Some(client) = self.clients.get_mut(&uuid)
+        {
+            client.switched(took);
+        }
     }
 }
 

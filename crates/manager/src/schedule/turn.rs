@@ -74,8 +74,8 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
                 client.escapes += 1;
                 client.freeze(key, now, acts);
             }
-            // Nothing to do, as it says itself.
-            State::Waiting if measured.pending == Some(false) && self.may_idle(client) => {
+            // Nothing to do, as it says itself. (Behind a gate it says whether anything is under way.)
+            State::Waiting if measured.pending == Some(false) && !client.gated && self.may_idle(client) => {
                 client.enter(State::Idle, now);
                 client.go(key, acts);
             }

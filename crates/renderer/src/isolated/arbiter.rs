@@ -24,7 +24,7 @@ pub enum Grant {
 /// How it gets on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Requests that are not answered.
+    /// Requests that are not answered; while gated, of those that were begun.
     pub waiting: u32,
     /// Requests taken and answers given since the device started, modulo 2^32.
     pub done: u32,

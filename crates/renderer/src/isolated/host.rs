@@ -206,9 +206,9 @@ impl Process {
         self.gated = shut;
     }
 
-    /// How many of the requests are not answered.
+    /// How many of the requests are not answered; behind a gate, of those that had passed it.
     pub fn waiting(&self) -> u32 {
-        u32::try_from(self.promises.len()).unwrap_or(u32::MAX)
+        if self.gated { self.awaited } else { u32::try_from(self.promises.len()).unwrap_or(u32::MAX) }
     }
 
     /// Requests that it has taken and answers that it gave, modulo 2^32.

@@ -41,6 +41,10 @@ pub struct Client {
     told: bool,
     stopped: bool,
     stops: u64,
+    /// Its device holds back what is new.
+    gated: bool,
+    gates: u64,
+    switch: Duration,
     /// At the last look, and when that was.
     used: Duration,
     looked: Duration,
@@ -68,12 +72,15 @@ impl Client {
             told: false,
             stopped: false,
             stops: 0,
+            gated: false,
+            gates: 0,
+            switch: Duration::ZERO,
             used: Duration::ZERO,
             looked: Duration::ZERO,
         };
         // Whoever gave out its time before may have left it stopped.
         while client.renderers.find() {}
-        client.freezer.gather(&client.renderers);
+        client.freezer.gather(&mut client.renderers);
         client.freezer.go_on(&mut client.renderers);
         client.connect();
         Some(client)
@@ -93,10 +100,20 @@ impl Client {
         if self.seam.as_ref().is_some_and(Ward::is_there) {
             return;
         }
-        self.seam = self.path.as_deref().and_then(|path| Ward::connect(path).ok());
+        let seam = self.path.as_deref().and_then(|path| Ward::connect(path).ok());
+        // Whoever put a socket of its own there would be ruled in its place.
+        self.seam = seam.filter(|seam| seam.peer() == Some(self.renderers.device().pid));
         if let (Some(seam), true) = (&mut self.seam, self.told) {
             seam.stopped();
         }
+        if self.gated {
+            self.grant(Grant::Gated);
+        }
+    }
+
+    /// Whether more processes draw for it than can be stopped.
+    pub fn is_too_many(&self) -> bool {
+        self.renderers.beyond() > 0
     }
 
     /// Readable when it has work after it had none.
@@ -123,7 +140,7 @@ impl Client {
         let ended = !self.renderers.bury().is_empty();
         let new = self.renderers.find();
         if new {
-            self.freezer.gather(&self.renderers);
+            self.freezer.gather(&mut self.renderers);
             self.stopped = false;
         }
         new || ended
@@ -152,8 +169,8 @@ impl Client {
         let runnable = !self.told && used.saturating_sub(self.used) < BUSY && self.renderers.want_a_processor();
         self.used = used;
         let report = self.seam.as_ref().map(Ward::report);
-        // What waits is known; that nothing waits is not: work of Vulkan's passes no device.
-        let pending = report.and_then(|report| (report.waiting > 0).then_some(true));
+        // What waits is known; that nothing waits is not, but behind a gate: work of Vulkan's passes no device.
+        let pending = report.map(|report| report.waiting > 0).filter(|waits| *waits || self.gated);
         Measured {
             alive: self.is_alive(),
             used,
@@ -204,6 +221,24 @@ impl Client {
         }
     }
 
+    /// The next one went on so long after this one was told to stop.
+    pub fn switched(&mut self, took: Duration) {
+        self.switch = if self.switch.is_zero() { took } else { (self.switch * 7 + took) / 8 };
+    }
+
+    /// Has its device hold back what is new.
+    pub fn gate(&mut self) {
+        self.gated = true;
+        self.gates += 1;
+        self.grant(Grant::Gated);
+    }
+
+    /// Has it hold back nothing.
+    pub fn open(&mut self) {
+        self.gated = false;
+        self.grant(Grant::Open);
+    }
+
     /// It is not held any more.
     pub fn released(&self) {
         self.grant(Grant::Open);
@@ -213,7 +248,7 @@ impl Client {
     pub fn let_go(&mut self) {
         while self.renderers.find() {}
         self.thaw();
-        self.grant(Grant::Open);
+        self.open();
     }
 
     /// What it had, for others to read.
@@ -233,7 +268,9 @@ impl Client {
             overruns: account.overruns,
             escapes: account.escapes,
             stops: self.stops,
+            gates: self.gates,
             stop_time: nanos(account.stop_time),
+            switch_time: nanos(self.switch),
             debt: nanos(account.debt),
             measured: if self.timed == Timed::Fdinfo { "drm-fdinfo" } else { "cpu" },
             stopped_by: self.freezer.name(),

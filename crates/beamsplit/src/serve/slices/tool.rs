@@ -1,17 +1,18 @@
 //! `beamsplit slices`: the thread without a manager, for measurements and for people who look for what takes their time.
 //!
 //! ```text
-//! add UUID PID WEIGHT [low|normal|high]      remove UUID      release UUID      snapshot      end
+//! add UUID PID WEIGHT [low|normal|high [ARBITER_SOCKET]]      remove UUID      release UUID      snapshot      end
 //! ```
 
 use std::io::{BufRead, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use host::processes::Processes;
 use manager::gpu::Timed;
 use manager::profile::{Priority, Promise};
-use manager::schedule::{self, Policy, Quantum};
+use manager::schedule::{self, Mode, Policy, Quantum};
 use manager::{GpuId, Uuid};
 
 use super::{Device, Handle, Options, Slices};
@@ -22,6 +23,12 @@ pub struct Words {
     /// Milliseconds of the longest slice, 1 to 30; `fine`: 2, or 1 for more than 8.
     #[arg(long, default_value = "16")]
     quantum: String,
+    /// How a slice ends: strict, or batch for devices that have a seam (which may draw OpenGL only).
+    #[arg(long, default_value = "strict")]
+    mode: String,
+    /// Milliseconds for which one that does not stop is waited for.
+    #[arg(long, default_value = "16")]
+    preempt_timeout: u64,
     /// What is promised: best-effort, equal-share, fixed-share.
     #[arg(long, default_value = "best-effort")]
     policy: String,
@@ -39,7 +46,13 @@ pub fn run(words: &Words) -> Result<()> {
         "fixed-share" => Policy::FixedShare,
         other => bail!("There is no policy {other}"),
     };
-    let schedule = schedule::Options { quantum, policy, ..schedule::Options::default() };
+    let mode = match words.mode.as_str() {
+        "strict" => Mode::Strict,
+        "batch" => Mode::Batch,
+        other => bail!("There is no mode {other}"),
+    };
+    let preempt_timeout = Duration::from_millis(words.preempt_timeout);
+    let schedule = schedule::Options { quantum, policy, mode, preempt_timeout, ..schedule::Options::default() };
     let slices = Slices::start(Options { schedule, ..Options::default() })?;
     for line in std::io::stdin().lock().lines() {
         let line = line.context("Cannot read orders")?;
@@ -59,7 +72,7 @@ pub fn run(words: &Words) -> Result<()> {
 fn obey(slices: &Handle, words: &[&str]) -> Result<serde_json::Value> {
     let uuid = |word: &str| word.parse::<Uuid>().with_context(|| format!("{word} is no UUID"));
     match words {
-        ["add", name, pid, weight, priority @ ..] => slices.add(uuid(name)?, device(pid, weight, priority)?),
+        ["add", name, pid, weight, more @ ..] => slices.add(uuid(name)?, device(pid, weight, more)?),
         ["remove", name] => slices.remove(uuid(name)?),
         ["release", name] => slices.release(uuid(name)?),
         ["snapshot"] => {
@@ -72,12 +85,18 @@ fn obey(slices: &Handle, words: &[&str]) -> Result<serde_json::Value> {
     Ok(serde_json::json!({}))
 }
 
-fn device(pid: &str, weight: &str, priority: &[&str]) -> Result<Device> {
+fn device(pid: &str, weight: &str, more: &[&str]) -> Result<Device> {
     let stat = Processes::default().stat(pid.parse().context("A process is a number")?);
+    let (priority, arbiter) = match more {
+        [] => ("normal", None),
+        [priority] => (*priority, None),
+        [priority, arbiter] => (*priority, Some(PathBuf::from(arbiter))),
+        _ => bail!("Too many words"),
+    };
     let priority = match priority {
-        [] | ["normal"] => Priority::Normal,
-        ["low"] => Priority::Low,
-        ["high"] => Priority::High,
+        "normal" => Priority::Normal,
+        "low" => Priority::Low,
+        "high" => Priority::High,
         _ => bail!("There is no such priority"),
     };
     Ok(Device {
@@ -87,7 +106,8 @@ fn device(pid: &str, weight: &str, priority: &[&str]) -> Result<Device> {
         priority,
         promise: Promise::Advisory,
         timed: Timed::Processor,
-        arbiter: None,
+        gate: arbiter.is_some(),
+        arbiter,
         cgroup: None,
     })
 }
