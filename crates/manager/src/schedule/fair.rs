@@ -16,7 +16,7 @@ const QUANTA: u32 = 6;
 /// Windows of its own share that a client can be ahead.
 pub const DEBT: u32 = 10;
 /// Slices are so many times as long as stopping takes, where there is room for that in a window.
-const WORTH: u32 = 20;
+const WORTH: u32 = 28;
 
 /// Who has the next turn.
 pub enum Next<K> {
@@ -86,7 +86,9 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
         let weights = (self.weights() + spare).max(weight).max(1);
         let count = self.sharing().count() as u32 + u32::from(spare > 0);
         let (window, stops) = (self.window(), self.stop * count);
-        let round = (stops * WORTH).clamp(window / 3, window).saturating_sub(stops).max(window / 4);
+        // Somebody who is late would be next before the round is over: two slices of the window are left for that.
+        let longest = (window * count / (count + 2)).max(window / 3);
+        let round = (stops * WORTH).clamp(window / 3, longest).saturating_sub(stops).max(window / 4);
         let part = (round.as_nanos() as i128 * weight / weights) as u64;
         let quantum = self.quantum();
         Duration::from_nanos(part).max(SHORTEST).min(quantum)
@@ -112,7 +114,8 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
         let average = self.average();
         let candidates = || self.clients.iter().filter(|(_, client)| client.is_candidate());
         // Nobody waits for longer than a window, whatever it owes.
-        let patience = self.window().saturating_sub(self.quantum() + self.stop * 2);
+        let longest = self.sharing().map(|client| self.slice(self.weight(client)) * 3 / 2).max().unwrap_or_default();
+        let patience = self.window().saturating_sub(longest.min(self.quantum()) + self.stop * 2);
         let waited = |client: &Client| now.saturating_sub(client.waits_since);
         let late = |client: &Client| waited(client) >= patience * if self.can_end(client) { 1 } else { DEBT };
         let latest = candidates().filter(|(_, client)| late(client)).max_by_key(|(_, client)| waited(client));
