@@ -1,6 +1,7 @@
 //! The manager's page in a real browser: what each vGPU shows, how it is, and what who may can do about it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tests::browser::Browser;
 use tests::{Config, Gpu, Guest, Manager, workspace};
 
@@ -68,6 +69,19 @@ fn a_page_shows_all_vgpus_and_starts_them_for_who_may() -> Result<()> {
     browser.until(&format!("{}?.dataset.state === 'running'", card("spare")))?;
     browser.until(&format!("{}?.querySelector('.dark').textContent === 'No picture yet'", card("spare")))?;
     browser.until(&format!("{}?.querySelector('img').naturalWidth === 480", card("lobby")))?;
+    // What runs has its part of the memory, and a bar says so; one by which nothing is drawn in 3D has no share of the time.
+    let width =
+        |of: &str, part: &str| format!("{}.querySelector('{part}').getBoundingClientRect().width > 0.5", card(of));
+    browser.until(&width("lobby", ".kept"))?;
+    ensure!(browser.evaluate(&width("lobby", ".used"))? == false, "Who draws nothing in 3D uses its time");
+    let meter = "[...document.querySelectorAll('.memory [data-uuid]:not(.rest)')]";
+    browser.until(&format!("{meter}.length === 3 && {meter}.every(one => one.offsetWidth > 2)"))?;
+    let names =
+        "[...document.querySelectorAll('button, a[href]')].filter(one => one.offsetParent && one.tabIndex >= 0)";
+    let unnamed = format!("{names}.filter(one => !(one.ariaLabel || one.textContent)).length");
+    ensure!(browser.evaluate(&unnamed)? == 0, "A button has no name");
+    ensure!(browser.evaluate("document.querySelector('.open').ariaLabel")? == "Console of anna");
+
     let picture = workspace::target().join("tmp/overview.png");
     browser.resize(1280, 800, false)?;
     browser.screenshot(&picture)?;
@@ -78,9 +92,20 @@ fn a_page_shows_all_vgpus_and_starts_them_for_who_may() -> Result<()> {
     browser.evaluate("document.querySelector('#sure [value=yes]').click()")?;
     manager.wait_for("spare", "defined", 60)?;
 
+    browser.evaluate("document.querySelector('#which [value=off]').click()")?;
+    browser.until(&format!("{}.hidden && !{}.hidden", card("anna"), card("spare")))?;
+    browser.evaluate("document.querySelector('#which [value=all]').click()")?;
+    browser.key("Slash", "/", true)?;
+    browser.key("Slash", "/", false)?;
+    browser.until("document.activeElement.id === 'filter' && document.activeElement.value === ''")?;
     browser
         .evaluate("document.getElementById('filter').value = 'kiosk'; document.getElementById('filter').oninput()")?;
     browser.until(&format!("{}.hidden && !{}.hidden", card("anna"), card("lobby")))?;
+    browser
+        .evaluate("document.getElementById('filter').value = 'nobody'; document.getElementById('filter').oninput()")?;
+    browser.until("!document.getElementById('nothing').hidden")?;
+    browser.evaluate("document.getElementById('show-all').click()")?;
+    browser.until(&format!("!{}.hidden && document.getElementById('nothing').hidden", card("anna")))?;
 
     // What a click opens is the console.
     let console = browser.evaluate(&format!("{}.querySelector('a.open').href", card("anna")))?;
@@ -90,6 +115,17 @@ fn a_page_shows_all_vgpus_and_starts_them_for_who_may() -> Result<()> {
     };
     let complaints: Vec<String> = browser.complaints().into_iter().filter(|line| !meant(line)).collect();
     ensure!(complaints.is_empty(), "The browser complains: {complaints:?}");
-    browser.navigate(console.as_str().unwrap_or_default())?;
-    browser.until("document.body?.dataset?.state === 'connected' && document.querySelector('canvas')?.width === 800")
+    let console = console.as_str().unwrap_or_default();
+    // Who only knows where it is sees nothing there.
+    let (port, _) = console.split_once('#').context("The console takes no token")?;
+    browser.navigate(port)?;
+    browser.until("document.body?.dataset?.state === 'missing'")?;
+    browser.navigate("about:blank")?;
+    browser.navigate(console)?;
+    browser
+        .until("document.body?.dataset?.state === 'connected' && document.querySelector('canvas')?.width === 800")?;
+    // Who may only look at the page may only look there, too.
+    let look: Value = serde_json::from_slice(&manager.get("/v1/vgpus/anna", "a-token-that-may-look")?)?;
+    ensure!(look["console"].is_string() && look["console"] != console, "Who may look hears how to control");
+    Ok(())
 }
