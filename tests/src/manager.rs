@@ -107,7 +107,8 @@ impl Manager {
         self.process.as_ref().map(Process::log_tail).unwrap_or_default()
     }
 
-    fn runtime(&self) -> PathBuf {
+    /// Its runtime folder.
+    pub fn runtime(&self) -> PathBuf {
         self.dir.path().join("r")
     }
 
@@ -247,7 +248,7 @@ fn drawing_in_the_bed() -> Result<String> {
 /// the pipe tells.
 fn reaper(runtime: &Path) -> Result<Child> {
     let script = "read line; for record in \"$1\"/*/record.json; do pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/;t;d' \"$record\" | head -n 1); \
-                  grep -qs beamsplit-device /proc/$pid/cmdline && kill -9 -$pid 2>/dev/null; done";
+                  grep -qsF -e \"$1/\" /proc/$pid/cmdline && kill -9 -$pid 2>/dev/null; done";
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]).arg(runtime);
     shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);

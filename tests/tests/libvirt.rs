@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::libvirt::Libvirt;
+use tests::manager::Manager;
 use tests::process::wait_until;
 use tests::progress::say;
 use tests::{Draw, bed, workspace};
@@ -14,15 +15,17 @@ use tests::{Draw, bed, workspace};
 const DEVICE: &str = "beamsplit-device";
 const VIEWER: &str = "beamsplit";
 const QEMU: &str = "qemu-system-x86_64";
+/// A file of types for whom it does not matter.
+const NO_TYPES: &str = "defaults = true\n";
 
 #[test]
 fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<()> {
     let program = workspace::binary(DEVICE)?;
     let libvirt = Libvirt::start(&description(&program)?)?;
-    let sockets = libvirt.path("sockets");
-    fs::create_dir_all(&sockets)?;
+    // The host's manager offers nothing of its own here, and lists what it did not start.
+    let manager = Manager::start(NO_TYPES)?;
     // What libvirt cannot pass comes from the daemon's user's own file.
-    let settings = format!("control-socket = \"{}/{{pid}}\"\n", sockets.display());
+    let settings = format!("control-socket = \"{}/{{pid}}.sock\"\n", manager.runtime().display());
     fs::create_dir_all(libvirt.path("config/beamsplit"))?;
     fs::write(libvirt.path("config/beamsplit/device.toml"), settings)?;
 
@@ -30,7 +33,13 @@ fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<
     let devices = libvirt.programs(DEVICE)?;
     assert_eq!(devices.len(), 2, "One process for each display");
     assert_eq!(libvirt.programs(QEMU)?.len(), 1);
-    assert_eq!(fs::read_dir(&sockets)?.count(), 2, "A control socket for each, by the config file");
+    assert_eq!(
+        listed(&manager)?,
+        sorted(&devices),
+        "Each by its control socket, as the process that the kernel says it is"
+    );
+    let table = manager.tell(&["list"])?;
+    assert!(devices.iter().all(|pid| table.contains(&pid.to_string())), "{table}");
 
     domain.wait_for_boot()?;
     let cards = domain.run("dmesg | grep -c 'Initialized virtio_gpu'")?;
@@ -67,6 +76,10 @@ fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<
     domain.assert_shows(&fourth)?;
     assert_eq!(libvirt.programs(DEVICE)?, devices);
 
+    // A manager that ends leaves what is not its own.
+    drop(manager);
+    assert_eq!(libvirt.programs(DEVICE)?, devices);
+
     domain.virsh(&["destroy"])?;
     nothing_is_left(&libvirt)?;
 
@@ -78,6 +91,22 @@ fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<
     wait_until(60, "the firmware's text", || Ok((next.screenshot(0)?.colours() > 1).then_some(())))?;
     next.virsh(&["destroy"])?;
     nothing_is_left(&libvirt)
+}
+
+/// The processes of devices that a manager lists and did not start.
+fn listed(manager: &Manager) -> Result<Vec<u32>> {
+    let list = manager.ask(&["list"])?;
+    let foreign = list["foreign"].as_array().context("No list of others")?;
+    let pid = |device: &Value| u32::try_from(device["pid"].as_u64()?).ok();
+    let pids: Vec<u32> = foreign.iter().filter_map(pid).collect();
+    ensure!(pids.len() == foreign.len() && foreign.iter().all(|device| device["managed"] == false), "{list}");
+    Ok(sorted(&pids))
+}
+
+fn sorted(pids: &[u32]) -> Vec<u32> {
+    let mut pids = pids.to_vec();
+    pids.sort_unstable();
+    pids
 }
 
 /// What a package installs as libvirt's file, for a program that lies elsewhere.
