@@ -44,6 +44,7 @@ impl Meter {
     }
 
     /// A command comes.
+    #[inline]
     pub fn ask(&self, bytes: &[u8]) -> Asked {
         let header = Header::peek(bytes).unwrap_or_default();
         let asked = Asked { place: header.place(), fenced: header.fence().is_some(), errors: self.stats.errors.get() };
@@ -52,6 +53,7 @@ impl Meter {
     }
 
     /// What became of it.
+    #[inline]
     pub fn answer(&mut self, asked: Asked, answer: Answer, reply: &[u8]) {
         match answer {
             Answer::Later(ticket) => return self.fresh.push((ticket, asked)),
@@ -67,8 +69,11 @@ impl Meter {
     }
 
     /// A batch that began at `began` is over. `clock` is asked once, if there were commands that are done.
+    #[inline]
     pub fn batch(&mut self, began: Instant, clock: impl FnOnce() -> Instant) {
-        self.open.extend(self.fresh.drain(..).map(|(ticket, asked)| (ticket, (asked, began))));
+        if !self.fresh.is_empty() {
+            self.open.extend(self.fresh.drain(..).map(|(ticket, asked)| (ticket, (asked, began))));
+        }
         if self.done > 0 {
             let time = clock().saturating_duration_since(began);
             self.stats.traffic.queue.add(time, std::mem::take(&mut self.done));
@@ -80,6 +85,7 @@ impl Meter {
 
     /// Commands of earlier batches have their answers. `clock` is asked once, if there are any. An error that has no room for
     /// its reply is not seen here.
+    #[inline]
     pub fn complete(&mut self, completions: &[Completion], clock: impl FnOnce() -> Instant) {
         if completions.is_empty() {
             return;

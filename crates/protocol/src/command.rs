@@ -35,10 +35,13 @@ impl Header {
     }
 
     /// The header that `bytes` begin with, if they are long enough.
+    #[inline]
     pub fn peek(bytes: &[u8]) -> Option<Self> {
-        Self::read(&mut Reader(bytes))
+        // Their length is looked at once, not for each field.
+        Self::read(&mut Reader(bytes.first_chunk::<{ Self::SIZE }>()?))
     }
 
+    #[inline]
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let kind = reader.u32()?;
         let flags = reader.u32()?;

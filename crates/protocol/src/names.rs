@@ -46,6 +46,7 @@ const RANGES: [(u32, u32, usize); 3] = [
 
 impl Header {
     /// Its command's place among [`NAMES`], the last where it is none.
+    #[inline]
     pub fn place(&self) -> usize {
         let range = RANGES.iter().find(|(first, last, _)| (*first..=*last).contains(&self.kind));
         range.map_or(COMMANDS - 1, |(first, _, place)| place + (self.kind - first) as usize)

@@ -66,12 +66,20 @@ pub struct Times {
     pub sum_us: u64,
 }
 
+/// The bucket of what lasts so long. Asked for after each batch: bounds are powers of four, so their logarithm is counted, not found.
+#[inline]
+fn bucket(nanoseconds: u64) -> usize {
+    let beyond_one = nanoseconds.div_ceil(1000).saturating_sub(1);
+    let bits = (u64::BITS - beyond_one.leading_zeros()) as usize;
+    bits.div_ceil(2).min(BOUNDS_US.len())
+}
+
 impl Histogram {
     /// `count` times something lasted `time`.
     pub fn add(&self, time: Duration, count: u64) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS_US.partition_point(|bound| bound * 1000 < nanoseconds);
-        self.counts[bucket].add(count);
+        const SECOND: u64 = 1_000_000_000;
+        let nanoseconds = time.as_secs().saturating_mul(SECOND).saturating_add(time.subsec_nanos().into());
+        self.counts[bucket(nanoseconds)].add(count);
         self.sum_ns.add(nanoseconds.saturating_mul(count));
     }
 
@@ -85,6 +93,16 @@ impl Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_bucket_ends_with_its_bound() {
+        let expected = |nanoseconds: u64| BOUNDS_US.partition_point(|bound| bound * 1000 < nanoseconds);
+        let around = BOUNDS_US.iter().flat_map(|bound| [bound * 1000 - 1, bound * 1000, bound * 1000 + 1]);
+        let others = (0..64).flat_map(|bit| [1u64 << bit, (1 << bit) - 1, (1 << bit) + 999]).chain([u64::MAX]);
+        for nanoseconds in around.chain(others) {
+            assert_eq!(bucket(nanoseconds), expected(nanoseconds), "{nanoseconds}");
+        }
+    }
 
     #[test]
     fn what_lasts_as_long_as_a_bound_is_within_it() {
