@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -135,6 +136,44 @@ fn whatever_a_record_says_nobody_elses_process_is_touched() {
     }
     innocent.kill().unwrap();
     innocent.wait().unwrap();
+}
+
+#[test]
+fn what_a_device_left_behind_is_ended_by_the_next_manager_and_others_of_its_number_are_not() {
+    let home = Home::new();
+    let manager = home.serve();
+    let uuid = home.ok(&["define", TYPE, "--start"]);
+    let path = home.device(&uuid).join("record.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    home.ok(&["stop", &uuid]);
+    kill(manager);
+    for (mark, ours) in [(uuid.as_str(), true), ("11111111-2222-4333-8444-555555555555", false)] {
+        // A session whose leader has ended, and one that it started.
+        let mut leader = Command::new("setsid");
+        leader.args(["--wait", "sh", "-c", "sleep 1000 >&- & echo $$ $!; read word"]).env("BEAMSPLIT_VGPU", mark);
+        let mut leader = leader.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(leader.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pids: Vec<u64> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pids[0])).unwrap();
+        let start_time: u64 = stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap().parse().unwrap();
+        record["process"]["pid"] = pids[0].into();
+        record["process"]["start_time"] = start_time.into();
+        fs::create_dir_all(home.device(&uuid)).unwrap();
+        fs::write(&path, record.to_string()).unwrap();
+        drop(leader.stdin.take());
+        leader.wait().unwrap();
+
+        let manager = home.serve();
+        // As any that ended by itself: it is started again.
+        wait_until("it runs again", || home.show(&uuid)["state"] == "running" && home.show(&uuid)["crashes"] == 1);
+        assert_eq!(lives(pids[1]), !ours);
+        home.ok(&["stop", &uuid]);
+        kill(manager);
+        if !ours {
+            signal(pids[1], "-9");
+        }
+    }
 }
 
 #[test]
