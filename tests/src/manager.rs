@@ -37,23 +37,23 @@ impl Manager {
         Self::with(types, None, &drawing_in_the_bed()?)
     }
 
-    /// The same with a page, for who knows one of these tokens (as `--tokens` has them).
+    /// The same with a page, for who knows one of these tokens (as `--tokens` has them). Consoles take tokens, too.
     pub fn with_page(types: &str, tokens: &str) -> Result<Self> {
         Self::with(types, Some(((Ipv4Addr::LOCALHOST, 0).into(), tokens)), &drawing_in_the_bed()?)
     }
 
     /// One with a page at an address of this host, and devices that run as the host has them: without the libraries for 3D,
-    /// which the bed has.
+    /// which the bed has. Consoles are open to all users.
     pub fn plain(types: &str, page: SocketAddr, tokens: &str) -> Result<Self> {
-        Self::with(types, Some((page, tokens)), "")
+        Self::with(types, Some((page, tokens)), "open-consoles = true\n")
     }
 
-    fn with(types: &str, page: Option<(SocketAddr, &str)>, device: &str) -> Result<Self> {
+    fn with(types: &str, page: Option<(SocketAddr, &str)>, words: &str) -> Result<Self> {
         // A short path: sockets have room for 107 bytes.
         let dir = workspace::scratch("m-")?;
         fs::create_dir(dir.path().join("c"))?;
         // Users of their own could neither enter the bed's tree nor reach a folder of the project.
-        let serve = format!("{device}users = \"none\"\nhang-timeout = 4\n");
+        let serve = format!("{words}users = \"none\"\nhang-timeout = 4\n");
         fs::write(dir.path().join("c/serve.toml"), serve)?;
         fs::write(dir.path().join("c/types.toml"), types)?;
         let reaper = reaper(&dir.path().join("r"))?;

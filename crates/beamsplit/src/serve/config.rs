@@ -29,6 +29,7 @@ struct Words {
     users: Option<String>,
     vmm_group: Option<String>,
     sandbox: Option<String>,
+    open_consoles: bool,
     policy: Option<Policy>,
     mode: Option<Mode>,
     quantum_ms: Option<u32>,
@@ -98,6 +99,8 @@ pub struct Config {
     pub group: Option<u32>,
     /// `--sandbox` of the devices.
     pub sandbox: Option<String>,
+    /// Whether consoles take no tokens though the manager's page does.
+    pub open_consoles: bool,
     /// How time is given out; as the manager starts.
     pub schedule: schedule::Options,
 }
@@ -166,7 +169,7 @@ impl Config {
         if let Some(word) = words.sandbox.as_deref().filter(|word| !["on", "log", "off"].contains(word)) {
             anyhow::bail!("sandbox: '{word}' is none of on, log, off");
         }
-        Ok(Config { device, users, group, sandbox: words.sandbox, schedule })
+        Ok(Config { device, users, group, sandbox: words.sandbox, open_consoles: words.open_consoles, schedule })
     }
 }
 

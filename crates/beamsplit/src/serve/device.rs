@@ -179,7 +179,7 @@ impl Devices {
         );
         self.sweep(uuid);
         let mut text = options(grant, gpu, &folder, config);
-        let guarded = self.guarded && grant.is_open();
+        let guarded = self.guarded && !config.open_consoles && grant.is_open();
         if guarded {
             let path = folder.join(keys::FILE);
             Keys::new().write(&folder).with_context(|| format!("Cannot write {}", path.display()))?;
