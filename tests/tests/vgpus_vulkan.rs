@@ -16,7 +16,7 @@ use tests::{Config, Gpu, Guest, Manager, Scene};
 const TYPES: &str = r#"
 [[type]]
 name = "light"
-memory = "512M"
+memory = "256M"
 heads = "640x480"
 weight = 100
 capsets = ["venus"]
