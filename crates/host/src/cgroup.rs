@@ -5,7 +5,6 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::processes::Processes;
 
@@ -83,20 +82,9 @@ impl Cgroup {
         }
     }
 
-    /// Removes it; it must be empty.
-    pub fn remove(&self) -> Result<()> {
-        fs::remove_dir(&self.path).map_err(|source| Error::Io { path: self.path.clone(), source })
-    }
-
     /// Moves a process with all its threads into it.
     pub fn add(&self, pid: i32) -> Result<()> {
         self.write("cgroup.procs", &pid.to_string())
-    }
-
-    /// The processes in it.
-    pub fn processes(&self) -> Result<Vec<i32>> {
-        let text = self.read("cgroup.procs")?;
-        Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
     }
 
     /// Whether we may freeze it.
@@ -112,16 +100,6 @@ impl Cgroup {
     /// Whether all stand still.
     pub fn is_frozen(&self) -> Result<bool> {
         Ok(self.number_in("cgroup.events", "frozen")? == 1)
-    }
-
-    /// Whether any process is in it or below.
-    pub fn is_populated(&self) -> Result<bool> {
-        Ok(self.number_in("cgroup.events", "populated")? == 1)
-    }
-
-    /// Time on processors of all that are or were in it. What runs just now is as old as the last tick.
-    pub fn used(&self) -> Result<Duration> {
-        self.number_in("cpu.stat", "usage_usec").map(Duration::from_micros)
     }
 
     /// Its part of processors beside its siblings, 1 to 10000; 100 is usual.

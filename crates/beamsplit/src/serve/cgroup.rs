@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use host::cgroup::{Cgroup, Error};
+use host::processes::Processes;
 use manager::Uuid;
 use manager::profile::Type;
 
@@ -15,9 +16,6 @@ use crate::launch::MOST_TASKS;
 
 /// Where the manager itself is put (`DelegateSubgroup=`): systemd wants no process in a group that is divided.
 const MANAGER: &str = "manager";
-/// Where control groups are, on hosts with one hierarchy and on those with several.
-const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-
 /// What bounds devices.
 const CONTROLLERS: [&str; 4] = ["memory", "cpu", "dmem", "pids"];
 /// The largest there is: who gives out time must get to it.
@@ -26,9 +24,8 @@ const MANAGER_WEIGHT: u32 = 10_000;
 /// The group below which devices get theirs, where the manager was given one. Nobody says so but systemd.
 pub fn for_devices() -> Option<PathBuf> {
     env::var_os("INVOCATION_ID")?;
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let root = ROOTS.into_iter().map(Path::new).find(|root| root.join("cgroup.procs").exists())?;
-    let groups = divided(root, &own)?;
+    let processes = Processes::default();
+    let groups = delegated(&processes, &Cgroup::mount(&processes)?, std::process::id().cast_signed())?;
     share_controllers(&groups);
     Some(groups)
 }
@@ -71,14 +68,10 @@ fn say(done: Result<(), Error>) {
     }
 }
 
-/// The group that `own`, as `/proc/self/cgroup` says it, was delegated, if it was.
-fn divided(root: &Path, own: &str) -> Option<PathBuf> {
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let own = root.join(path);
-    if !own.ends_with(MANAGER) {
-        return None;
-    }
-    let above = own.parent()?;
+/// The group that this process was delegated, if it was one.
+fn delegated(processes: &Processes, mount: &Path, own: i32) -> Option<PathBuf> {
+    let own = Cgroup::of(processes, mount, own)?;
+    let above = own.path().parent().filter(|_| own.path().ends_with(MANAGER))?;
     // Who may write there was given it.
     rustix::fs::access(above.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).ok()?;
     Some(above.to_owned())
@@ -122,12 +115,18 @@ mod tests {
         let service = root.path().join("system.slice/beamsplit.service");
         fs::create_dir_all(service.join(MANAGER)).unwrap();
         fs::write(service.join("cgroup.procs"), "").unwrap();
-        let own = |path: &str| divided(root.path(), &format!("4:memory:/x\n0::{path}\n"));
+        let said = |text: &str| {
+            let proc = root.path().join("proc");
+            fs::create_dir_all(proc.join("7")).unwrap();
+            fs::write(proc.join("7/cgroup"), text).unwrap();
+            delegated(&Processes::at(proc), root.path(), 7)
+        };
+        let own = |path: &str| said(&format!("4:memory:/x\n0::{path}\n"));
         assert_eq!(own("/system.slice/beamsplit.service/manager"), Some(service.clone()));
         assert_eq!(own("/system.slice/beamsplit.service"), None);
         assert_eq!(own("/"), None);
         assert_eq!(own("/user.slice/manager"), None);
-        assert_eq!(divided(root.path(), "4:memory:/x\n"), None);
+        assert_eq!(said("4:memory:/x\n"), None);
         let uuid = Uuid::from_u128(1);
         let group = make(&service, uuid).unwrap();
         assert_eq!(make(&service, uuid), Some(group.clone()));

@@ -41,6 +41,7 @@ impl Busy {
             priority: Priority::Normal,
             promise: Promise::Advisory,
             timed: Timed::Processor,
+            gate: false,
             arbiter: None,
             cgroup: None,
         }
