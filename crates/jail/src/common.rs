@@ -6,7 +6,7 @@ use super::calls::Group;
 const EXECUTABLE: u64 = libc::PROT_EXEC as u64;
 const UNIX: &[u64] = &[libc::AF_UNIX as u64];
 const THREAD_NAMES: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, libc::PR_SET_VMA as u64];
-const SOCKETS_AND_TERMINALS: &[u64] = &[libc::FIONBIO, libc::FIONREAD, libc::TCGETS];
+const SOCKETS_AND_TERMINALS: &[u64] = &[libc::FIONBIO, libc::FIONREAD, libc::TIOCOUTQ, libc::TCGETS];
 
 /// Input and output.
 pub const OPEN: Group = Group {

@@ -9,7 +9,7 @@ use rustix::ioctl::{Getter, Opcode, ioctl};
 const UNREAD: Opcode = libc::TIOCOUTQ as Opcode;
 
 /// About how many bytes lie in a local socket's receiver's queue; less than a message has once all was read.
-pub(crate) fn unread(socket: impl AsFd) -> Result<usize, Errno> {
+pub fn unread(socket: impl AsFd) -> Result<usize, Errno> {
     // SAFETY: SIOCOUTQ writes one int and has no other effect.
     let unread = unsafe { ioctl(socket, Getter::<UNREAD, libc::c_int>::new()) }?;
     Ok(usize::try_from(unread).unwrap_or(0))
