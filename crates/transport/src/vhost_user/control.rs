@@ -31,6 +31,8 @@ pub(super) mod protocol_feature {
     pub const CONFIG: u64 = 1 << 9;
     pub const BACKEND_SEND_FD: u64 = 1 << 10;
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+    /// We share no objects with other devices: what a [fence](crate::vhost_user::dialect::fence) says is about none.
+    pub const SHARED_OBJECT: u64 = 1 << 18;
     pub const SHMEM: u64 = 1 << 22;
     /// crosvm's, before there was the one above.
     pub const SHARED_MEMORY_REGIONS: u64 = 1 << 31;
@@ -277,7 +279,7 @@ impl<'a, W: Worker<Wire>> Control<'a, W> {
     fn offered_protocol_features(&self) -> u64 {
         use protocol_feature::*;
         let shared = self.identity.shared_memory.iter().any(|len| *len > 0);
-        let shared = if shared { SHMEM | SHARED_MEMORY_REGIONS | BACKEND_SEND_FD } else { 0 };
+        let shared = if shared { SHMEM | SHARED_MEMORY_REGIONS | BACKEND_SEND_FD | SHARED_OBJECT } else { 0 };
         MQ | REPLY_ACK | BACKEND_REQ | CONFIG | CONFIGURE_MEM_SLOTS | shared
     }
 

@@ -5,15 +5,17 @@
 
 use device::WindowRequest;
 
-use super::control::protocol_feature::{BACKEND_REQ, BACKEND_SEND_FD, REPLY_ACK, SHARED_MEMORY_REGIONS, SHMEM};
+use super::control::protocol_feature::{
+    BACKEND_REQ, BACKEND_SEND_FD, REPLY_ACK, SHARED_MEMORY_REGIONS, SHARED_OBJECT, SHMEM,
+};
 use super::message::{HEADER_BYTES, NEED_REPLY, REPLY, VERSION, VERSION_MASK, Words, code, frame};
 use crate::window::place;
 
 /// Whom a request to map is for, as far as it matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dialect {
-    /// As specified, and with the care that QEMU 11.1 needs: a request is sent in two steps, and done when what was mapped has
-    /// come back as memory of the guest.
+    /// As specified, and with the care that QEMU 11.1 needs: a request is sent in two steps, and what was mapped is in force when
+    /// something of ours has come back as memory of the guest, or the [`fence`] behind it is answered.
     #[default]
     Careful,
     /// As specified: crosvm since August 2026.
@@ -29,7 +31,7 @@ impl Dialect {
         let all = |needed: u64| features & needed == needed;
         if all(SHMEM | BACKEND_REQ | REPLY_ACK) {
             // QEMU acknowledges whatever it is offered and knows. crosvm and others take descriptors without a word of it.
-            return Some(if all(BACKEND_SEND_FD) { Self::Careful } else { Self::Plain });
+            return Some(if all(BACKEND_SEND_FD | SHARED_OBJECT) { Self::Careful } else { Self::Plain });
         }
         // It is always answered.
         all(SHARED_MEMORY_REGIONS | BACKEND_REQ).then_some(Self::Early)
@@ -40,9 +42,9 @@ impl Dialect {
         self == Self::Careful
     }
 
-    /// Whether what was mapped comes back as memory of the guest, and is there for it only then.
-    pub fn comes_back(self) -> bool {
-        self == Self::Careful
+    /// Whether this request has a [`fence`] behind it, because its own answer comes too early.
+    pub fn is_fenced(self, request: &WindowRequest) -> bool {
+        self == Self::Careful && matches!(request, WindowRequest::Map(_))
     }
 
     /// The number of such a request.
@@ -85,6 +87,15 @@ impl Dialect {
         frame(self.number(request) | UNKNOWN, VERSION, &[])
     }
 }
+
+/// A request that changes nothing and is answered when all before it was carried out: that an object is gone which nobody has.
+/// QEMU 11.1 survives it also when it takes it after it stopped the device.
+pub fn fence() -> Vec<u8> {
+    frame(code::BACKEND_SHARED_OBJECT_REMOVE, VERSION | NEED_REPLY, &NOTHING)
+}
+
+/// No object has it: whoever makes UUIDs today sets the first bit of the ninth byte.
+const NOTHING: [u8; 16] = *b"beamsplit\0fence\0";
 
 /// The guest may write.
 const MAP_READ_WRITE: u64 = 1;
@@ -156,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_features_that_a_front_end_acknowledges_say_how_it_is_spoken_to() {
-        let qemu = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10 | 1 << 15 | 1 << 22;
+        let qemu = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10 | 1 << 15 | 1 << 18 | 1 << 22;
         let crosvm = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 22;
         let crosvm_of_2025 = 1 | 1 << 5 | 1 << 9 | 1 << 31;
         let cases = [
@@ -164,6 +175,8 @@ mod tests {
             (crosvm, Some(Dialect::Plain)),
             (crosvm_of_2025, Some(Dialect::Early)),
             (qemu | 1 << 31, Some(Dialect::Careful)),
+            (qemu & !(1 << 10), Some(Dialect::Plain)),
+            (qemu & !(1 << 18), Some(Dialect::Plain)),
             (crosvm | 1 << 31, Some(Dialect::Plain)),
             // What is specified is answered only where that was agreed on.
             (crosvm & !(1 << 3), None),

@@ -48,6 +48,8 @@ pub mod code {
     pub const GET_SHARED_MEMORY_REGIONS: u32 = 1004;
     /// The back-end's own request: the configuration changed.
     pub const BACKEND_CONFIG_CHANGE: u32 = 2;
+    /// The back-end's own request: an object that it shares with other devices is gone.
+    pub const BACKEND_SHARED_OBJECT_REMOVE: u32 = 7;
     /// The back-end's own request: a file is to be seen in a shared memory region.
     pub const BACKEND_SHMEM_MAP: u32 = 9;
     /// The back-end's own request: it is to be seen there no longer.

@@ -6,8 +6,9 @@
 //! request is carried out. A stop that began before is known before, because the front-end waits for our word then: the byte
 //! becomes the beginning of a message that nobody knows, and means nothing.
 //!
-//! QEMU answers a map before its guest sees what was mapped, and a write that comes too early is lost. It is there when the
-//! front-end shares it with us, as it does with all that is the guest's memory: only then is the device told.
+//! QEMU answers a map before its guest sees what was mapped, and a store that comes too early is lost. It is there when QEMU
+//! tells us of a change of its guest's memory next, and surely when it does something else for us: so there is a [`fence`]
+//! behind each map, and the device is told when either comes.
 //!
 //! Other front-ends get a request in one piece, and their answer is believed: [`Dialect`] says whom it is to.
 //!
@@ -28,11 +29,11 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 
-use super::dialect::{Answer, Dialect};
+use super::dialect::{Answer, Dialect, fence};
 use super::exports::{Name, Shared, name};
 use super::message::{code, notice};
 use crate::kernel::unread::unread;
-use crate::window::{ANSWER_LIMIT, Mapper, Requests, place};
+use crate::window::{Mapper, Requests, place};
 
 /// The channel on which the back-end asks, and what was asked.
 #[derive(Debug)]
@@ -46,12 +47,15 @@ pub struct BackendChannel {
     rest: Vec<u8>,
     /// What follows when the front-end has taken the first byte of a request.
     held: Option<Held>,
-    /// How often something of ours had come back as memory when the rest of the last request was sent.
-    returned_before: u64,
-    /// Something was mapped, but has not come back: until when to wait for that.
-    unseen: Option<Unseen>,
-    /// Nothing came back that was waited for.
-    never_returns: bool,
+    /// How often something of ours had come back as memory when the rest of the last request was sent; nothing where that was
+    /// perhaps while the front-end did what came before.
+    returned_before: Option<u64>,
+    /// The last request was a map and is answered, but perhaps not in force.
+    unseen: bool,
+    /// How many fences were sent and not answered. The last one is the last request's.
+    fences: usize,
+    /// It was said that nobody knows how much the front-end has read.
+    complained: bool,
     /// The front-end is to hear that the configuration changed.
     news: bool,
     /// What has come of an answer.
@@ -74,15 +78,6 @@ struct Held {
     look: Option<Instant>,
 }
 
-/// A map that was answered, and may not be in force.
-#[derive(Clone, Copy, Debug)]
-struct Unseen {
-    /// Until when to wait; known from the next poll on.
-    limit: Option<Instant>,
-}
-
-/// How long to wait for the first thing to come back: the front-end may be one that shares nothing with us.
-const RETURN_LIMIT: Duration = Duration::from_secs(1);
 /// So many bytes of a request go ahead.
 const BEGINNING: usize = 1;
 /// How often to look.
@@ -98,9 +93,10 @@ impl BackendChannel {
             dialect: Dialect::default(),
             rest: Vec::new(),
             held: None,
-            returned_before: 0,
-            unseen: None,
-            never_returns: false,
+            returned_before: None,
+            unseen: false,
+            fences: 0,
+            complained: false,
             news: false,
             answer: Vec::new(),
             exported: BTreeMap::new(),
@@ -129,14 +125,14 @@ impl BackendChannel {
         self.rest.clear();
         self.answer.clear();
         self.held = None;
-        self.unseen = None;
+        self.unseen = false;
+        self.fences = 0;
         self.news = false;
     }
 
     /// The front-end is gone.
     pub fn reset(&mut self) {
         self.close();
-        self.never_returns = false;
         self.exported.clear();
         self.shared.reset();
     }
@@ -180,12 +176,17 @@ impl BackendChannel {
                 let answer = Answer::parse(bytes);
                 self.answer.clear();
                 match (self.requests.oldest(), answer) {
-                    // Twice.
-                    _ if self.unseen.is_some() => return self.give_up(&"it answered what it was not asked"),
-                    (Some(asked), Some(answer)) if self.dialect.number(asked) == answer.request => {
-                        let mapped = answer.done && matches!(asked, WindowRequest::Map(_));
-                        if mapped && self.dialect.comes_back() {
-                            self.unseen = Some(Unseen { limit: None });
+                    // There is no such object, so whether that was done does not count.
+                    (_, Some(Answer { request: code::BACKEND_SHARED_OBJECT_REMOVE, .. })) if self.fences > 0 => {
+                        self.fences -= 1;
+                        if self.fences == 0 {
+                            self.see();
+                        }
+                    }
+                    // Not twice.
+                    (Some(asked), Some(answer)) if self.dialect.number(asked) == answer.request && !self.unseen => {
+                        if answer.done && self.dialect.is_fenced(asked) {
+                            self.unseen = true;
                         } else {
                             self.take_answer(answer.done);
                         }
@@ -196,23 +197,9 @@ impl BackendChannel {
         }
     }
 
-    /// Whether what was mapped is in force, or will not be known to be.
-    fn is_seen(&mut self, now: Instant) -> bool {
-        let Some(unseen) = &mut self.unseen else { return false };
-        let returned = self.shared.returned();
-        if returned != self.returned_before {
-            self.never_returns = false;
-            return true;
-        }
-        let patience = if returned > 0 { ANSWER_LIMIT } else { RETURN_LIMIT };
-        self.never_returns |= *unseen.limit.get_or_insert(now + patience) <= now;
-        self.never_returns
-    }
-
-    /// Tells that something is mapped, when it is.
-    fn see(&mut self, now: Instant) {
-        if self.is_seen(now) {
-            self.unseen = None;
+    /// What was mapped, if something was, is in force.
+    fn see(&mut self) {
+        if std::mem::take(&mut self.unseen) {
             self.take_answer(true);
         }
     }
@@ -241,24 +228,42 @@ impl BackendChannel {
     /// Sends the rest of a request whose beginning was taken. Returns whether something else may be sent.
     fn send_held(&mut self, now: Option<Instant>) -> bool {
         let (Some(socket), Some(held)) = (&self.socket, &mut self.held) else { return true };
-        // Where that cannot be known it is not waited for. The kernel counts more than it was given, until all is taken.
-        if unread(socket).is_ok_and(|unread| unread > BEGINNING) {
-            if let Some(now) = now {
-                held.look = Some(now + LOOK);
+        let taken = match unread(socket) {
+            // The kernel counts more than it was given, until all is taken.
+            Ok(unread) if unread > BEGINNING => {
+                if let Some(now) = now {
+                    held.look = Some(now + LOOK);
+                }
+                return false;
             }
-            return false;
-        }
-        self.finish_held();
+            Ok(_) => true,
+            // Where that cannot be known it is not waited for.
+            Err(error) => {
+                if !std::mem::replace(&mut self.complained, true) {
+                    guest_log!(
+                        warn,
+                        "What the front-end has read is not known: a stop of its guest may end QEMU: {error}"
+                    );
+                }
+                false
+            }
+        };
+        self.finish_held(taken);
         self.socket.is_some()
     }
 
-    fn finish_held(&mut self) {
+    /// Sends the rest of a request; `taken` if its beginning was read.
+    fn finish_held(&mut self, taken: bool) {
         let Some(Held { bytes, instead, .. }) = self.held.take() else { return };
         let shared = self.shared.clone();
         // Who has taken a byte is done with what came before.
-        self.returned_before = shared.returned();
+        self.returned_before = taken.then(|| shared.returned());
         match shared.while_running(|| self.send(&bytes, None)) {
-            Some(sent) => self.keep_rest(bytes, sent),
+            Some(sent) => {
+                let fenced = self.requests.oldest().is_some_and(|asked| self.dialect.is_fenced(asked));
+                self.fences += usize::from(fenced);
+                self.keep_rest(bytes, sent);
+            }
             None => {
                 if let Some(WindowRequest::Map(map)) = self.requests.oldest() {
                     let (place, name) = ((map.region, map.at), name(&map.mapping.file));
@@ -313,7 +318,10 @@ impl BackendChannel {
             }
             WindowRequest::Unmap(_) => None,
         };
-        let (bytes, instead) = (dialect.request(request), dialect.taken_back(request));
+        let (mut bytes, instead) = (dialect.request(request), dialect.taken_back(request));
+        if dialect.is_fenced(request) {
+            bytes.extend(fence());
+        }
         // It comes back as guest memory before it is answered.
         let exported = file.as_ref().map(name);
         match exported {
@@ -414,17 +422,17 @@ impl Mapper for BackendChannel {
         if ready || self.requests.under_way() > 0 {
             self.read();
         }
-        self.see(now);
+        if self.returned_before.is_some_and(|before| before != self.shared.returned()) {
+            self.see();
+        }
         if runs {
             self.requests.expire(now);
         } else {
             self.requests.stop();
             // It is mapped, and nobody waits for it: it is undone.
-            if self.unseen.take().is_some() {
-                self.take_answer(true);
-            }
+            self.see();
             // The front-end, which takes the beginning later, must not wait for the rest.
-            self.finish_held();
+            self.finish_held(false);
         }
         self.flush(Some(now));
         self.requests.take_answers(answers);
@@ -432,8 +440,7 @@ impl Mapper for BackendChannel {
 
     fn deadline(&self) -> Option<Instant> {
         let look = self.held.as_ref().and_then(|held| held.look);
-        let seen = self.unseen.and_then(|unseen| unseen.limit);
-        self.requests.deadline().into_iter().chain(look).chain(seen).min()
+        self.requests.deadline().into_iter().chain(look).min()
     }
 
     fn clear(&mut self, answers: &mut Vec<(Ticket, bool)>) {

@@ -75,7 +75,7 @@ impl Crosvm {
         self.regions(&front);
         front.set_up();
         enable(&mut front);
-        (front, Channel(ours))
+        (front, Channel { socket: ours, fenced: false })
     }
 
     fn regions(self, front: &Front) -> Vec<u8> {
@@ -153,8 +153,8 @@ fn crosvm_gets_a_request_in_one_piece() {
         let served = Served::showing();
         let (_front, channel) = crosvm.ready(&served);
         served.seen.map(1, 0, LEN);
-        wait_readable(&channel.0);
-        assert_eq!(ioctl_fionread(&channel.0).unwrap(), if crosvm == Plain { 52 } else { 44 });
+        wait_readable(&channel.socket);
+        assert_eq!(ioctl_fionread(&channel.socket).unwrap(), if crosvm == Plain { 52 } else { 44 });
     }
 }
 
@@ -167,7 +167,7 @@ fn crosvm_is_never_sent_what_it_does_not_know() {
         for round in 0..3 {
             // It does not read while its guest is stopped.
             served.seen.map(1, 0, LEN);
-            wait_readable(&channel.0);
+            wait_readable(&channel.socket);
             let bases = pause(&front);
             assert_eq!(served.seen.wait_mapped(1), [(1, false)], "{round}");
             served.seen.map(2, LEN, LEN);
@@ -234,10 +234,10 @@ fn crosvm_that_answers_what_it_was_not_asked_is_not_asked_again() {
             channel.answer(crosvm.map(), 1);
         }),
         ("in pieces, and hung up", |channel, crosvm| {
-            (&channel.0).write_all(&crosvm.map().to_ne_bytes()).unwrap();
-            channel.0.shutdown(Shutdown::Both).unwrap();
+            (&channel.socket).write_all(&crosvm.map().to_ne_bytes()).unwrap();
+            channel.socket.shutdown(Shutdown::Both).unwrap();
         }),
-        ("none, and hung up", |channel, _| channel.0.shutdown(Shutdown::Both).unwrap()),
+        ("none, and hung up", |channel, _| channel.socket.shutdown(Shutdown::Both).unwrap()),
     ];
     for crosvm in [Plain, Early] {
         for (name, say) in wrong {

@@ -18,12 +18,17 @@ use super::front::{Front, MEMORY, Served, USER, memfd, pair, region, single};
 
 const MAP: u32 = code::BACKEND_SHMEM_MAP;
 const UNMAP: u32 = code::BACKEND_SHMEM_UNMAP;
+const FENCE: u32 = code::BACKEND_SHARED_OBJECT_REMOVE;
 pub const LEN: u64 = 0x10000;
 const NEED_REPLY: u32 = 8;
-const BITS: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10 | 1 << 15 | 1 << 22;
+const BITS: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10 | 1 << 15 | 1 << 18 | 1 << 22;
 
 /// The front-end's end of the back-end's channel.
-pub struct Channel(pub UnixStream);
+pub struct Channel {
+    pub socket: UnixStream,
+    /// Whether a fence is behind each map.
+    pub fenced: bool,
+}
 
 /// One request of the back-end.
 #[derive(Debug)]
@@ -45,12 +50,17 @@ impl Channel {
     pub fn open(front: &Front) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         assert_eq!(front.acknowledged(code::SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()]), 0);
-        Self(ours)
+        Self { socket: ours, fenced: true }
     }
 
-    /// The next message, waited for.
+    /// The next message, waited for, and the fence behind it.
     pub fn next(&self) -> Asked {
-        self.take(RecvFlags::empty()).unwrap()
+        let next = self.take(RecvFlags::empty()).unwrap();
+        if self.fenced && next.request == MAP {
+            let fence = self.take(RecvFlags::empty()).unwrap();
+            assert!(fence.request == FENCE && fence.flags == 1 | NEED_REPLY && fence.words.len() == 2, "{fence:?}");
+        }
+        next
     }
 
     /// Whether nothing has come.
@@ -77,7 +87,7 @@ impl Channel {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let rest = &mut [IoSliceMut::new(&mut bytes[done..])];
-            let count = recvmsg(&self.0, rest, &mut control, flags).ok()?.bytes;
+            let count = recvmsg(&self.socket, rest, &mut control, flags).ok()?.bytes;
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(mut fds) = message {
                     assert_eq!(done, 0);
@@ -93,15 +103,23 @@ impl Channel {
         Some(fd)
     }
 
+    /// Answers a request, and the fence behind it: there is no such object.
     pub fn answer(&self, request: u32, code: u64) {
         self.say(request, 5, &code.to_ne_bytes());
+        if self.fenced && request == MAP {
+            self.fence();
+        }
+    }
+
+    fn fence(&self) {
+        self.say(FENCE, 5, &1u64.to_ne_bytes());
     }
 
     pub fn say(&self, request: u32, flags: u32, payload: &[u8]) {
         let head = [request, flags, payload.len() as u32];
         let bytes: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).chain(payload.iter().copied()).collect();
         // It may have hung up.
-        let _ = (&self.0).write_all(&bytes);
+        let _ = (&self.socket).write_all(&bytes);
     }
 }
 
@@ -153,7 +171,7 @@ fn shared_memory_is_bit_22_or_crosvm_s_and_never_21() {
     let front = Front::connect(&served);
     let protocol = front.ask_word(code::GET_PROTOCOL_FEATURES);
     let bits: Vec<u32> = (0..64).filter(|bit| protocol >> bit & 1 == 1).collect();
-    assert_eq!(bits, [0, 3, 5, 9, 10, 15, 22, 31]);
+    assert_eq!(bits, [0, 3, 5, 9, 10, 15, 18, 22, 31]);
     let regions = front.ask(code::GET_SHMEM_CONFIG, &[]);
     assert_eq!(regions.len(), 8 + 8 * 256);
     assert_eq!((regions[0], &regions[16..24]), (2, &(1u64 << 30).to_ne_bytes()[..]));
@@ -180,36 +198,94 @@ fn what_the_device_shows_is_mapped_and_unmapped_in_its_order() {
 
 /// QEMU 11.1 answers before its guest sees it.
 #[test]
-fn what_was_mapped_is_told_when_it_came_back() {
+fn what_was_mapped_is_told_when_it_came_back_or_the_fence_behind_it_is_answered() {
     let served = Served::showing();
     let (mut front, channel) = ready(&served);
-    for index in 0..20 {
+    let mut due = 0;
+    for index in 0..40 {
         served.seen.map(index, index * LEN, LEN);
         let fd = channel.next().fd.unwrap();
+        // It does one thing after the other: this is of what came before.
+        (0..std::mem::take(&mut due)).for_each(|_| channel.fence());
         let returns = |front: &Front| {
             assert_eq!(front.acknowledged(code::ADD_MEM_REG, &shown(index * LEN), &[fd.as_fd()]), 1);
         };
-        if index % 2 == 0 {
-            channel.answer(MAP, 0);
+        let nothing = |front: &mut Front| {
             assert_eq!(front.request(0, b"e", 1), b"e");
-            assert_eq!(served.seen.lock().mapped, []);
-            returns(&front);
-        } else {
-            returns(&front);
-            assert_eq!(front.request(0, b"e", 1), b"e");
-            assert_eq!(served.seen.lock().mapped, []);
-            channel.answer(MAP, 0);
+            assert_eq!(served.seen.lock().mapped, [], "{index}");
+        };
+        match index % 4 {
+            0 => {
+                channel.say(MAP, 5, &[0; 8]);
+                nothing(&mut front);
+                returns(&front);
+                due = 1;
+            }
+            1 => {
+                returns(&front);
+                nothing(&mut front);
+                channel.say(MAP, 5, &[0; 8]);
+                due = 1;
+            }
+            2 => {
+                channel.say(MAP, 5, &[0; 8]);
+                nothing(&mut front);
+                channel.fence();
+            }
+            // It could not.
+            _ => {
+                channel.say(MAP, 5, &1u64.to_ne_bytes());
+                due = 1;
+            }
         }
-        assert_eq!(served.seen.wait_mapped(1), [(index, true)]);
+        assert_eq!(served.seen.wait_mapped(1), [(index, index % 4 != 3)]);
     }
     // A stop meanwhile: it is undone.
-    served.seen.map(20, 20 * LEN, LEN);
+    served.seen.map(40, 40 * LEN, LEN);
+    channel.next();
+    (0..due).for_each(|_| channel.fence());
+    channel.say(MAP, 5, &[0; 8]);
+    pause(&front);
+    assert_eq!(served.seen.wait_mapped(1), [(40, false)]);
+    channel.fence();
+    resume(&front);
+    assert!(channel.next().is(UNMAP, 40 * LEN));
+    // Without another word from the guest's memory, the fence counts.
+    channel.answer(UNMAP, 0);
+    served.seen.map(41, 40 * LEN, LEN);
     channel.next();
     channel.answer(MAP, 0);
-    pause(&front);
-    assert_eq!(served.seen.wait_mapped(1), [(20, false)]);
-    resume(&front);
-    assert!(channel.next().is(UNMAP, 20 * LEN));
+    assert_eq!(served.seen.wait_mapped(1), [(41, true)]);
+}
+
+/// Each change of its memory makes QEMU tell of all that it has, that of an unmap too, which it answered before.
+#[test]
+fn what_comes_back_of_what_came_before_is_not_what_was_mapped() {
+    let served = Served::showing();
+    let (mut front, channel) = ready(&served);
+    served.seen.map(1, 0, LEN);
+    let fd = channel.next().fd.unwrap();
+    channel.answer(MAP, 0);
+    served.seen.map(2, LEN, LEN);
+    channel.next();
+    channel.answer(MAP, 0);
+    served.seen.wait_mapped(2);
+    served.seen.unmap(3, LEN, LEN);
+    channel.next();
+    channel.answer(UNMAP, 0);
+    served.seen.map(4, LEN, LEN);
+    wait_readable(&channel.socket);
+    // It has not taken the first byte yet.
+    assert_eq!(front.acknowledged(code::ADD_MEM_REG, &shown(0), &[fd.as_fd()]), 1);
+    assert_eq!(front.request(0, b"e", 1), b"e");
+    channel.next();
+    channel.say(MAP, 5, &[0; 8]);
+    assert_eq!(front.request(0, b"e", 1), b"e");
+    assert_eq!(served.seen.wait_mapped(1), [(3, true)]);
+    assert_eq!(front.request(0, b"e", 1), b"e");
+    assert_eq!(served.seen.lock().mapped, [], "the guest would write where nothing is yet");
+    assert_eq!(front.acknowledged(code::ADD_MEM_REG, &shown(0), &[fd.as_fd()]), 1);
+    assert_eq!(served.seen.wait_mapped(1), [(4, true)]);
 }
 
 /// QEMU 11.1 crashes at a start when it was told yes and unmapped the region since; it cannot start when it is told no.
@@ -344,9 +420,9 @@ fn a_request_follows_its_first_byte_when_that_was_taken() {
     let served = Served::showing();
     let (mut front, channel) = ready(&served);
     served.seen.map(1, 0, LEN);
-    wait_readable(&channel.0);
+    wait_readable(&channel.socket);
     assert_eq!(front.request(0, b"e", 1), b"e", "nobody waits for it");
-    assert_eq!(ioctl_fionread(&channel.0).unwrap(), 1);
+    assert_eq!(ioctl_fionread(&channel.socket).unwrap(), 1);
     assert!(channel.next().is(MAP, 0));
     channel.answer(MAP, 0);
     assert_eq!(served.seen.wait_mapped(1), [(1, true)]);
@@ -358,7 +434,7 @@ fn a_request_that_a_stop_overtakes_is_taken_back() {
     let (front, channel) = ready(&served);
     for round in 0..3 {
         served.seen.map(1, 0, LEN);
-        wait_readable(&channel.0);
+        wait_readable(&channel.socket);
         pause(&front);
         assert_eq!(served.seen.wait_mapped(1), [(1, false)], "{round}");
         let nothing = channel.next();
@@ -370,7 +446,7 @@ fn a_request_that_a_stop_overtakes_is_taken_back() {
         channel.answer(MAP, 0);
         assert_eq!(served.seen.wait_mapped(1), [(2, true)]);
         served.seen.unmap(3, 0, LEN);
-        wait_readable(&channel.0);
+        wait_readable(&channel.socket);
         pause(&front);
         assert_eq!(served.seen.wait_mapped(1), [(3, false)]);
         assert_eq!(channel.next().request, UNMAP | 0x100);
@@ -396,21 +472,22 @@ fn who_hung_up_maps_nothing_for_the_next_driver() {
 #[test]
 fn an_answer_to_nothing_ends_the_asking_and_nothing_else() {
     type Say = fn(&Channel);
-    let wrong: [(&str, Say); 8] = [
+    let wrong: [(&str, Say); 9] = [
         ("to another request", |channel| channel.answer(UNMAP, 0)),
         ("to a request of the front-end's", |channel| channel.answer(code::GET_FEATURES, 0)),
         ("not a reply", |channel| channel.say(MAP, 1, &[0; 8])),
         ("of another version", |channel| channel.say(MAP, 6, &[0; 8])),
         ("too short", |channel| channel.say(MAP, 5, &[0; 20])),
         ("twice", |channel| {
-            channel.answer(MAP, 0);
-            channel.answer(MAP, 0);
+            channel.say(MAP, 5, &[0; 8]);
+            channel.say(MAP, 5, &[0; 8]);
         }),
+        ("to the fence alone", Channel::fence),
         ("in pieces, and hung up", |channel| {
-            (&channel.0).write_all(&MAP.to_ne_bytes()).unwrap();
-            channel.0.shutdown(std::net::Shutdown::Both).unwrap();
+            (&channel.socket).write_all(&MAP.to_ne_bytes()).unwrap();
+            channel.socket.shutdown(std::net::Shutdown::Both).unwrap();
         }),
-        ("none, and hung up", |channel| channel.0.shutdown(std::net::Shutdown::Both).unwrap()),
+        ("none, and hung up", |channel| channel.socket.shutdown(std::net::Shutdown::Both).unwrap()),
     ];
     for (name, say) in wrong {
         let served = Served::showing();
@@ -435,9 +512,10 @@ fn answers_may_come_in_pieces() {
     channel.next();
     let answer: Vec<u8> = [MAP, 5, 8, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
     for piece in answer.chunks(7) {
-        (&channel.0).write_all(piece).unwrap();
+        (&channel.socket).write_all(piece).unwrap();
         front.enable(0, true);
     }
+    channel.fence();
     assert_eq!(served.seen.wait_mapped(1), [(1, true)]);
 }
 
