@@ -62,6 +62,8 @@ enum Command {
     Apply(verbs::apply::Words),
     /// Fail when the vGPUs are not as a file declares them.
     Assert(verbs::apply::Words),
+    /// Have the manager read its files again.
+    Reload(verbs::reload::Words),
     /// Show who uses what, as it changes.
     Top(verbs::top::Words),
     /// Show what a vGPU's device says.
@@ -124,6 +126,7 @@ fn run(command: Command) -> Result<()> {
         Command::Detach(words) => verbs::attach::detach(&words),
         Command::Apply(words) => verbs::apply::apply(&words),
         Command::Assert(words) => verbs::apply::assert(&words),
+        Command::Reload(words) => verbs::reload::run(&words),
         Command::Top(words) => verbs::top::run(&words),
         Command::Log(words) => verbs::log::run(&words),
         Command::Guard(words) => serve::guard::run(&words),

@@ -6,6 +6,7 @@ pub mod define;
 pub mod life;
 pub mod list;
 pub mod log;
+pub mod reload;
 pub mod show;
 pub mod top;
 pub mod types;

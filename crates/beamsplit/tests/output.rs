@@ -95,6 +95,20 @@ fn words_that_can_name_nothing_are_wrong_usage() {
 }
 
 #[test]
+fn what_is_wrong_with_a_file_is_said_to_who_has_it_read() {
+    let home = Home::new();
+    let _manager = home.serve();
+    let types = home.config().join("types.toml");
+    std::fs::write(&types, "[[type]]\nname = 'a'\nmemory = '1G'\ncolour = 'red'\n").unwrap();
+    let told = home.fails(&["reload"]);
+    assert!(told.contains("types.toml: line 4") && told.contains("colour"), "{told}");
+    home.ok(&["types", "software"]);
+    std::fs::write(&types, "[[type]]\nname = 'a'\nmemory = '1G'\n").unwrap();
+    home.ok(&["reload"]);
+    assert_eq!(home.json(&["types"])["types"][0]["name"], "a");
+}
+
+#[test]
 fn everything_that_is_listed_is_listed_for_programs_too() {
     let home = Home::new();
     let _manager = home.serve();
