@@ -82,9 +82,9 @@ impl VirtioDevice for Vgpu {
     }
 
     fn request(&mut self, memory: &Memory, queue: u16, request: Request<'_>, reply: &mut Vec<u8>) -> Answer {
-        let asked = self.meter.ask(request.bytes);
+        let (bytes, errors) = (request.bytes, self.meter.errors());
         let answer = self.gpu.request(memory, queue, request, reply);
-        self.meter.answer(asked, answer, reply);
+        self.meter.count(bytes, errors, answer, reply);
         answer
     }
 

@@ -67,9 +67,9 @@ impl VirtioDevice for Counted {
 
     fn request(&mut self, memory: &Memory, queue: u16, request: Request<'_>, reply: &mut Vec<u8>) -> Answer {
         let Some(meter) = &mut self.meter else { return self.gpu.request(memory, queue, request, reply) };
-        let asked = meter.ask(request.bytes);
+        let (bytes, errors) = (request.bytes, meter.errors());
         let answer = self.gpu.request(memory, queue, request, reply);
-        meter.answer(asked, answer, reply);
+        meter.count(bytes, errors, answer, reply);
         answer
     }
 

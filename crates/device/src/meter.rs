@@ -30,11 +30,9 @@ pub struct Meter {
 
 /// A command that is to be counted.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+struct Asked {
     place: usize,
     fenced: bool,
-    /// Errors that the device had counted before.
-    errors: u64,
 }
 
 impl Meter {
@@ -43,24 +41,22 @@ impl Meter {
         Self { stats, done: 0, fenced: 0, fresh: Vec::new(), open: HashMap::new() }
     }
 
-    /// A command comes.
+    /// Errors that the device has counted: [`count`](Self::count) wants to know how many there were before its command.
     #[inline]
-    pub fn ask(&self, bytes: &[u8]) -> Asked {
-        let header = Header::peek(bytes).unwrap_or_default();
-        let asked = Asked { place: header.place(), fenced: header.fence().is_some(), errors: self.stats.errors.get() };
-        self.stats.traffic.came(asked.place);
-        asked
+    pub fn errors(&self) -> u64 {
+        self.stats.errors.get()
     }
 
-    /// What became of it.
+    /// A command came, and this became of it. Counted afterwards, so that nothing of it has to be kept meanwhile.
     #[inline]
-    pub fn answer(&mut self, asked: Asked, answer: Answer, reply: &[u8]) {
+    pub fn count(&mut self, bytes: &[u8], errors: u64, answer: Answer, reply: &[u8]) {
+        let header = Header::peek(bytes).unwrap_or_default();
+        let asked = Asked { place: header.place(), fenced: header.fence().is_some() };
+        self.stats.traffic.came(asked.place);
         match answer {
             Answer::Later(ticket) => return self.fresh.push((ticket, asked)),
             // The pointer's commands have no room for a reply, so the device's own count is looked at as well.
-            Answer::Done if is_error(reply) || self.stats.errors.get() != asked.errors => {
-                self.stats.traffic.failed(asked.place);
-            }
+            Answer::Done if is_error(reply) || self.errors() != errors => self.stats.traffic.failed(asked.place),
             Answer::Done => {}
             Answer::Broken => self.stats.traffic.failed(asked.place),
         }
@@ -144,8 +140,7 @@ mod tests {
             start + Duration::from_micros(after)
         };
         for (kind, fenced, reply) in [(0x104, false, OK), (0x104, true, OK), (0x102, false, ERROR)] {
-            let asked = meter.ask(&bytes(kind, fenced));
-            meter.answer(asked, Answer::Done, &reply);
+            meter.count(&bytes(kind, fenced), 0, Answer::Done, &reply);
         }
         meter.batch(start, || clock(10));
         meter.complete(&[], || clock(0));
@@ -163,8 +158,7 @@ mod tests {
         let (mut meter, start) = (Meter::new(stats.clone()), Instant::now());
         let after = |micros| start + Duration::from_micros(micros);
         for (ticket, fenced) in [(1, true), (2, false), (3, true)] {
-            let asked = meter.ask(&bytes(0x207, fenced));
-            meter.answer(asked, Answer::Later(Ticket(ticket)), &[]);
+            meter.count(&bytes(0x207, fenced), 0, Answer::Later(Ticket(ticket)), &[]);
         }
         meter.batch(start, || panic!("nothing is done"));
         let done = |ticket, reply: &[u8]| Completion { ticket: Ticket(ticket), reply: reply.to_vec() };
@@ -183,12 +177,11 @@ mod tests {
         let stats = Arc::new(Stats::default());
         let mut meter = Meter::new(stats.clone());
         for bytes in [vec![], bytes(7, false)] {
-            let asked = meter.ask(&bytes);
+            let errors = meter.errors();
             stats.errors.add(1);
-            meter.answer(asked, Answer::Done, &[]);
+            meter.count(&bytes, errors, Answer::Done, &[]);
         }
-        let asked = meter.ask(&bytes(0x300, false));
-        meter.answer(asked, Answer::Done, &[]);
+        meter.count(&bytes(0x300, false), meter.errors(), Answer::Done, &[]);
         assert_eq!(of(stats.traffic.commands()), [("update_cursor", 1), ("unknown", 2)]);
         assert_eq!(of(stats.traffic.errors()), [("unknown", 2)]);
     }
