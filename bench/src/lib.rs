@@ -5,6 +5,7 @@
 
 pub mod console;
 pub mod daemon;
+pub mod draw;
 pub mod error;
 pub mod frontend;
 pub mod limits;

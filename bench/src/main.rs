@@ -60,6 +60,9 @@ struct Arguments {
     /// Measures the manager of vGPUs instead: start and stop of one, a list of a thousand
     #[arg(long)]
     manager: bool,
+    /// Draws at the socket of a device that runs: so many frames, and before so many pictures of 16 MiB that are kept
+    #[arg(long, hide = true, num_args = 3, value_names = ["SOCKET", "FRAMES", "PICTURES"])]
+    draw: Vec<String>,
     /// One place of these, in this process
     #[arg(long, hide = true)]
     three_d_place: Option<String>,
@@ -103,6 +106,10 @@ fn measure(arguments: &Arguments) -> Result<()> {
         }
         print!("{}", three_d::rows(place, folder.path(), budget)?);
         return Ok(());
+    }
+    if let [socket, frames, pictures] = arguments.draw.as_slice() {
+        let number = |word: &String| word.parse().with_context(|| format!("{word} is no number"));
+        return Ok(bench::draw::run(socket.as_ref(), number(frames)?, number(pictures)?)?);
     }
     if let Some(kind) = &arguments.three_d_probe {
         print!("{}", three_d::programs::probed(kind)?);

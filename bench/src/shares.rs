@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ARBITER: &str = "arbiter";
 const VIRGL: u64 = 1;
 const VIRGL2: u32 = 2;
+/// The first of the pictures that only take room.
+const KEPT: u32 = 1000;
 
 /// What is run.
 #[derive(Debug, Clone)]
@@ -181,14 +183,15 @@ fn live(driver: &mut Driver, said: &Said) -> Result<()> {
 
 /// A guest's driver with the scene.
 #[derive(Debug)]
-struct Driver {
+pub(crate) struct Driver {
     front_end: FrontEnd,
     fences: u64,
     number: u32,
 }
 
 impl Driver {
-    fn new(socket: UnixStream) -> Result<Self> {
+    /// At a device that listens: the scene, and nothing drawn yet.
+    pub(crate) fn new(socket: UnixStream) -> Result<Self> {
         let mut options = Options::new(Kind::Generic);
         options.features |= VIRGL;
         options.memory = vec![(0, 16 << 20)];
@@ -233,10 +236,30 @@ impl Driver {
     }
 
     /// Answered when they are drawn.
-    fn draw(&mut self, frames: u32) -> Result<()> {
+    pub(crate) fn draw(&mut self, frames: u32) -> Result<()> {
         let numbers = self.number..self.number + frames;
         self.number = numbers.end % 100_000;
         self.submit(&numbers.flat_map(scene::frame).collect::<Vec<_>>())
+    }
+
+    /// What was drawn last, as the guest reads it: four bytes a pixel.
+    pub(crate) fn picture(&mut self) -> Result<Vec<u8>> {
+        let bytes = SIDE * SIDE * 4;
+        let at = self.front_end.memory().allocate(bytes.into(), 4096)?;
+        self.must(&command::attach_backing(IMAGE, &[(at, bytes)]))?;
+        self.fences += 1;
+        let get = command::Command::new(0x206).context(1).fence(self.fences);
+        self.must(&get.words(&[0, 0, 0, SIDE, SIDE, 1, 0, 0]).words(&[IMAGE, 0, 0, 0]))?;
+        Ok(self.front_end.memory().read_vec(at, bytes as usize)?)
+    }
+
+    /// Makes a picture of 16 MiB, has all of it written, and keeps it.
+    pub(crate) fn keep_image(&mut self, number: u32) -> Result<()> {
+        let image = KEPT + number;
+        let words = [image, 2, 1, 2 | 8, 2048, 2048, 1, 1, 0, 0, 0, 0];
+        self.must(&command::Command::new(0x204).context(1).words(&words))?;
+        self.must(&command::Command::new(0x202).context(1).words(&[image, 0]))?;
+        self.submit(&scene::wiped(image, 100 + number))
     }
 }
 

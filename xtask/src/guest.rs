@@ -60,5 +60,6 @@ pub fn make_bed() -> Result<()> {
     bed::vm_window()?;
     bed::desktop()?;
     bed::mesa_disk()?;
+    bed::service_disk()?;
     Ok(())
 }

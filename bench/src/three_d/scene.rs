@@ -67,6 +67,18 @@ pub fn set_up() -> Vec<u32> {
     words
 }
 
+/// Another picture, of all one colour; `surface` is a handle that nothing else has. What is drawn goes on to [`IMAGE`].
+pub fn wiped(image: u32, surface: u32) -> Vec<u32> {
+    let mut words = Vec::new();
+    let [low, high] = [1.0f64.to_bits() as u32, (1.0f64.to_bits() >> 32) as u32];
+    let grey = 0.25f32.to_bits();
+    command(&mut words, 1, SURFACE, &[surface, image, 1, 0, 0]);
+    command(&mut words, 5, 0, &[1, 0, surface]);
+    command(&mut words, 7, 0, &[4, grey, grey, grey, 1f32.to_bits(), low, high, 0]);
+    command(&mut words, 5, 0, &[1, 0, 1]);
+    words
+}
+
 /// The vertices of a cube's six sides, four each.
 pub fn vertices() -> Vec<u8> {
     let mut floats = Vec::new();

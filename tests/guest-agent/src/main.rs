@@ -11,6 +11,7 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chroot};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ fn main() {
         }
         return;
     }
-    if let Err(error) = init() {
+    let begun = if words.get(1).is_some_and(|word| word == AGENT) { enter() } else { init() };
+    if let Err(error) = begun {
         println!("guest agent: {error:#}");
     }
     let state = State::default();
@@ -60,10 +62,32 @@ fn picture(hint: &str) -> Result<()> {
     screens.draw(Draw::Release).map(drop)
 }
 
+/// The word with which this program is the agent, and not the first program.
+const AGENT: &str = "agent";
+/// A pipe, where another program is to be the first one: its name is written there.
+const NEXT: &str = "/run/init";
+
 fn init() -> Result<()> {
     let script = Command::new("/bin/busybox").args(["sh", "-c", include_str!("init.sh")]).status();
     let status = script.context("Cannot run the first script")?;
     anyhow::ensure!(status.success(), "The first script failed: {status}");
+    if fs::exists(NEXT)? {
+        Command::new("/proc/self/exe").arg(AGENT).spawn().context("Cannot start the agent")?;
+        return Err(become_next());
+    }
+    enter()
+}
+
+/// Waits for the name of a program, and becomes that. Returns only when it cannot.
+fn become_next() -> anyhow::Error {
+    // Somebody's orphan that ends interrupts it.
+    let script = format!("until read -r program <{NEXT}; do :; done; exec /bin/busybox switch_root /newroot $program");
+    let error = Command::new("/bin/busybox").args(["sh", "-c", &script]).exec();
+    anyhow::Error::new(error).context("Cannot run a shell")
+}
+
+/// Goes to the root that programs are in.
+fn enter() -> Result<()> {
     if fs::read_dir("/newroot")?.next().is_some() {
         chroot("/newroot")?;
         std::env::set_current_dir("/")?;

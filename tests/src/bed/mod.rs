@@ -14,6 +14,7 @@
 //! | [`page`] | noVNC | every device with a web page |
 //! | [`desktop`] | weston, Xorg, modetest | guests with a desktop, as a disk image |
 //! | [`mesa`] | OpenGL and Vulkan in software, virglrenderer, programs that draw | renderers of tests, and as a disk guests that draw |
+//! | [`service`] | systemd, udev | as a disk on top of that of [`mesa`]: hosts in guests |
 //! | [`window`] | Xvfb, a window manager, weston, what a viewer's window loads | a window on a host's desktop |
 //!
 //! Each lies under `target/bed/NAME-KEY`, where KEY is made of its inputs, and is built in another folder and renamed,
@@ -227,6 +228,33 @@ pub const MESA: Layer = Layer {
     ..EMPTY
 };
 
+/// What makes a host of a guest that has [`MESA`]: it lies on top of that.
+pub const SERVICE: Layer = Layer {
+    name: "service",
+    packages: &["systemd", "udev"],
+    // What a boot would spend time on that nobody looks at: a translated processor has a second for each of these.
+    without: &[
+        "./usr/lib/systemd/boot/*",
+        "./usr/lib/systemd/catalog/*",
+        "./usr/lib/systemd/system/*.wants/*.automount",
+        "./usr/lib/systemd/system/*.wants/*.mount",
+        "./usr/lib/systemd/system/*.wants/*.timer",
+        "./usr/lib/systemd/system/*.wants/getty*",
+        "./usr/lib/systemd/system/*.wants/kmod*",
+        "./usr/lib/systemd/system/*.wants/ldconfig*",
+        "./usr/lib/systemd/system/*.wants/systemd-[abcfhiklpr]*",
+        "./usr/lib/systemd/system/*.wants/systemd-journal-*",
+        "./usr/lib/systemd/system/*.wants/systemd-machine-id*",
+        "./usr/lib/systemd/system/*.wants/systemd-sysext*",
+        "./usr/lib/systemd/system/*.wants/systemd-tpm2*",
+        "./usr/lib/systemd/system/*.wants/systemd-up*",
+        "./usr/lib/systemd/system/*.wants/systemd-user*",
+        "./usr/lib/udev/hwdb.d/*",
+        "./usr/lib/udev/rules.d/[6-9]*",
+    ],
+    ..EMPTY
+};
+
 /// The tree with the kernel.
 pub fn linux() -> Result<&'static Tree> {
     static TREE: OnceLock<Result<Tree, String>> = OnceLock::new();
@@ -297,6 +325,12 @@ pub fn mesa() -> Result<&'static Tree> {
 pub fn mesa_disk() -> Result<&'static PathBuf> {
     static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     once(&IMAGE, || image::of_tree(linux()?, &MESA, mesa()?))
+}
+
+/// The disk image of systemd, for guests that have the one of [`mesa_disk`] too.
+pub fn service_disk() -> Result<&'static PathBuf> {
+    static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&IMAGE, || image::desktop(linux()?, &SERVICE))
 }
 
 /// Makes what is there only once a process, and tells everybody the same error when it cannot be made.

@@ -172,6 +172,7 @@ enum Root {
     Initramfs,
     Desktop,
     Mesa,
+    Service,
 }
 
 /// How a guest's memory is not shared.
@@ -261,6 +262,18 @@ impl Config {
     pub fn mesa() -> Self {
         let config = Config { root: Root::Mesa, memory: vec![1536], modules: vec!["gpu", "disk"], ..Config::mini() };
         config.arguments(["-smp", "2"])
+    }
+
+    /// The same as a host of vGPUs: systemd and udev, a real `/dev/udmabuf`, and no GPU. The agent is there before systemd is,
+    /// see [`Guest::begin`](super::Guest::begin).
+    pub fn service() -> Self {
+        let modules = vec!["gpu", "disk", "udmabuf"];
+        let config = Config { root: Root::Service, memory: vec![2048], modules, ..Config::mesa() };
+        // Chance from the processor: systemd waits for some.
+        let config = config.arguments(["-cpu", "qemu64,+rdrand"]);
+        config.kernel_words(
+            "beamsplit.over=/dev/vdb beamsplit.init systemd.unit=multi-user.target systemd.show_status=no",
+        )
     }
 
     /// Adds a display device.
@@ -411,14 +424,16 @@ impl Config {
         qemu.args(["-device", "virtio-serial-pci"]).arg("-chardev");
         qemu.arg(path_option("socket,id=agent,path=", &dir.join("agent")).with(",server=on,wait=off"));
         qemu.arg("-device").arg(format!("virtserialport,chardev=agent,name={}", guest_agent::PORT));
-        let disk = match self.root {
-            Root::Initramfs => None,
-            Root::Desktop => Some(bed::desktop()?),
-            Root::Mesa => Some(bed::mesa_disk()?),
+        let disks = match self.root {
+            Root::Initramfs => vec![],
+            Root::Desktop => vec![bed::desktop()?],
+            Root::Mesa => vec![bed::mesa_disk()?],
+            Root::Service => vec![bed::mesa_disk()?, bed::service_disk()?],
         };
-        if let Some(disk) = disk {
-            qemu.arg("-drive").arg(path_option("if=none,id=root,format=raw,readonly=on,file=", disk));
-            qemu.args(["-device", "virtio-blk-pci,drive=root"]);
+        for (index, disk) in disks.into_iter().enumerate() {
+            let words = format!("if=none,id=disk{index},format=raw,readonly=on,file=");
+            qemu.arg("-drive").arg(path_option(&words, disk));
+            qemu.arg("-device").arg(format!("virtio-blk-pci,drive=disk{index}"));
         }
         for (index, (gpu, options)) in self.gpus.iter().enumerate() {
             let id = format!("gpu{index}");

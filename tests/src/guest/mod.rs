@@ -100,6 +100,12 @@ impl Guest {
         Ok(())
     }
 
+    /// Makes systemd the guest's first program, where it has it ([`Config::service`]). Whatever was put into the guest before is there when
+    /// it comes up, as after a boot; the agent goes on.
+    pub fn begin(&mut self) -> Result<()> {
+        self.run("echo /usr/lib/systemd/systemd >/run/init").map(drop)
+    }
+
     fn greet(&mut self) -> Result<Reply> {
         self.agent.set_read_timeout(Some(Duration::from_secs(PATIENCE)))?;
         read_hello(&mut self.agent).context("The guest's agent does not report")?;
