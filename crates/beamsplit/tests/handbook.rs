@@ -98,9 +98,24 @@ fn each_request_has_an_answer() {
             let code = answer.split(' ').nth(1).unwrap_or_default();
             // That there is no such vGPU any more is an answer.
             assert!(!["", "405"].contains(&code) && !answer.contains("There is no /v1"), "{request}: {answer}");
-            assert!(answer.contains("\"version\":1") || path == "/v1/metrics", "{request}: {answer}");
+            assert!(
+                answer.contains("\"version\":1") || ["/v1/metrics", "/v1/types.toml"].contains(&path.as_str()),
+                "{request}: {answer}"
+            );
             seen += 1;
         }
     }
     assert!(seen >= 15, "{seen}");
+}
+
+#[test]
+fn the_types_can_be_had_as_a_file_that_says_the_same() {
+    let home = Home::new();
+    let manager = home.serve();
+    let types = home.json(&["types"]);
+    let file = home.ok(&["types", "--toml"]);
+    drop(manager);
+    std::fs::write(home.config().join("types.toml"), file).unwrap();
+    let _manager = home.serve();
+    assert_eq!(home.json(&["types"]), types);
 }

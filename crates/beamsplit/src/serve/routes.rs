@@ -128,6 +128,7 @@ pub fn router(app: App) -> Router {
     Router::new()
         .route("/v1/gpus", get(gpus))
         .route("/v1/types", get(types))
+        .route("/v1/types.toml", get(types_file))
         .route("/v1/vgpus", get(list).post(create))
         .route("/v1/vgpus/{vgpu}", get(show).patch(modify).delete(undefine))
         .route("/v1/vgpus/{vgpu}/start", post(start))
@@ -182,6 +183,11 @@ pub async fn types(State(app): State<App>) -> Answer {
         json!(machine.offers().collect::<Vec<_>>())
     });
     Ok(Json(json!({ "version": VERSION, "types": types.await? })))
+}
+
+async fn types_file(State(app): State<App>) -> Result<Response, Refused> {
+    let text = app.desk.look(|keeper| keeper.machine.types().print()).await?;
+    Ok(([(header::CONTENT_TYPE, "application/toml")], text).into_response())
 }
 
 /// `list`, see [`router`].

@@ -1,6 +1,6 @@
 //! `beamsplit types`: what can be made, and how many are left.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{line, list_of, size, text};
@@ -18,6 +18,9 @@ pub struct Words {
     /// Print JSON, for programs.
     #[arg(long)]
     json: bool,
+    /// Print all of them as a file of types, types.toml, to be changed and kept.
+    #[arg(long, conflicts_with_all = ["gpu", "min_memory", "max_memory", "json"])]
+    toml: bool,
     #[command(flatten)]
     manager: Manager,
 }
@@ -50,6 +53,10 @@ impl Memory {
 
 /// Prints them.
 pub fn run(words: &Words) -> Result<()> {
+    if words.toml {
+        let file = words.manager.bytes("GET", "/v1/types.toml", None)?;
+        return output::print(String::from_utf8(file).context("The manager's file is no text")?);
+    }
     let answer = words.manager.get("/v1/types")?;
     let types = answer["types"].as_array().map_or(&[][..], Vec::as_slice);
     if let Some(gpu) = &words.gpu
