@@ -9,7 +9,7 @@
 //! its image changes meanwhile: that is written later, after the work that came before the change and before the work that came
 //! after it, which waits at its gate. A twin that fails is dropped; the image stays as it is.
 
-use std::collections::{BTreeSet, HashMap};
+mod table;
 
 use protocol::{CapsetId, ContextId, Format, MemEntry, Rect, ReplyError, Resource3d, ResourceId};
 
@@ -25,199 +25,13 @@ use crate::memory::Memory;
 use crate::render::Progress;
 use crate::stats::Kind;
 use crate::virtio::Ticket;
+pub(super) use table::Twins;
+use table::{Job, Look, Twin, What, is_before};
 
 /// `PIPE_TEXTURE_2D`.
 const TEXTURE_2D: u32 = 2;
 /// `PIPE_BIND_RENDER_TARGET` and `PIPE_BIND_SAMPLER_VIEW`: a guest's driver that finds an image takes it for either.
 const DRAWN_AND_SAMPLED: u32 = 1 << 1 | 1 << 3;
-
-/// A twin as the device knows it.
-#[derive(Debug)]
-struct Twin {
-    /// The request that made it: tells it from an earlier one of the same image.
-    made: Ticket,
-    /// The work up to which the image shows what was drawn.
-    seen: u64,
-    /// The last work of contexts that are gone.
-    left: u64,
-    /// Reads and writes that are not answered. One at a time: both use the same memory, which may not be overtaken.
-    owed: usize,
-    /// Parts of the image that changed and were not written yet, and when. All are newer than all work that was passed on.
-    stale: Vec<(Ticket, Rect)>,
-    /// What is to be shown once more when what was drawn was read.
-    look: Option<Look>,
-}
-
-/// Flushes whose answer did not wait for what was drawn.
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    /// The first of them.
-    since: Ticket,
-    /// The last of them.
-    until: Ticket,
-    rect: Rect,
-}
-
-impl Twin {
-    fn new(made: Ticket, seen: u64) -> Self {
-        Self { made, seen, left: 0, owed: 0, stale: Vec::new(), look: None }
-    }
-
-    /// A part of the image changed. `fence` is the last work that came before and was not passed on.
-    fn mark_stale(&mut self, now: Ticket, rect: Rect, fence: Option<Ticket>) {
-        let is_last = |changed: &Ticket| fence.is_none_or(|fence| *changed > fence);
-        if self.stale.iter().any(|(changed, other)| is_last(changed) && contains(other, &rect)) {
-            return;
-        }
-        self.stale.retain(|(changed, other)| !is_last(changed) || !contains(&rect, other));
-        self.stale.push((now, rect));
-        if self.stale.len() > caps::STALE_PARTS {
-            // The work that waits may have to see some of it before, and all that is the image's is above it afterwards.
-            let all = self.stale.iter().fold(rect, |all, (_, part)| all.union(part));
-            let first = self.stale[0].0;
-            self.stale = match is_last(&first) {
-                true => vec![(now, all)],
-                false => vec![(first, all), (now, all)],
-            };
-        }
-    }
-
-    /// Whether a part has to be written before the work `next`, or at all if there is none.
-    fn is_due(&self, next: Option<Ticket>) -> bool {
-        self.stale.iter().any(|(changed, _)| is_before(*changed, next))
-    }
-
-    /// What was flushed is to be shown once more.
-    fn want_look(&mut self, now: Ticket, rect: Rect) {
-        self.look = Some(match self.look {
-            Some(Look { since, until, rect: earlier }) => {
-                Look { since, until: until.max(now), rect: earlier.union(&rect) }
-            }
-            None => Look { since: now, until: now, rect },
-        });
-    }
-}
-
-fn is_before(ticket: Ticket, next: Option<Ticket>) -> bool {
-    next.is_none_or(|next| ticket < next)
-}
-
-fn contains(outer: &Rect, inner: &Rect) -> bool {
-    outer.union(inner) == *outer
-}
-
-/// What the renderer was asked for.
-#[derive(Clone, Copy, Debug)]
-enum What {
-    Make,
-    Write,
-    Read {
-        /// The work that it shows.
-        work: u64,
-        /// What is to be shown then.
-        flush: Option<Rect>,
-    },
-    /// A read whose result nobody uses.
-    Abandoned,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Job {
-    what: What,
-    resource: ResourceId,
-    made: Ticket,
-}
-
-/// The table of twins, which holds the cap.
-#[derive(Debug, Default)]
-pub(super) struct Twins {
-    table: HashMap<ResourceId, Twin>,
-    jobs: HashMap<Ticket, Job>,
-    /// Those that are stale, or that something of is to be shown once more.
-    behind: BTreeSet<ResourceId>,
-    /// Counts what contexts were given to do.
-    work: u64,
-}
-
-impl Twins {
-    /// Whether an image has one, as far as is known.
-    pub fn has(&self, resource: ResourceId) -> bool {
-        self.table.contains_key(&resource)
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-
-    /// The images that have one.
-    pub fn images(&self) -> Vec<ResourceId> {
-        self.table.keys().copied().collect()
-    }
-
-    /// A context is given work. Returns its number.
-    pub fn work(&mut self) -> u64 {
-        self.work += 1;
-        self.work
-    }
-
-    /// The image is gone, or its twin. Returns whether it had one.
-    pub fn remove(&mut self, resource: ResourceId) -> bool {
-        self.behind.remove(&resource);
-        self.table.remove(&resource).is_some()
-    }
-
-    /// A context that may have drawn into it uses it no more.
-    fn left(&mut self, resource: ResourceId, work: u64) {
-        if let Some(twin) = self.table.get_mut(&resource) {
-            twin.left = twin.left.max(work);
-        }
-    }
-
-    /// The renderer is to copy between the twin of an image, if it has one, and its pages: the twin does not go before that is done.
-    pub fn uses_pages(&mut self, resource: ResourceId) {
-        if self.has(resource) {
-            let work = self.work();
-            self.left(resource, work);
-        }
-    }
-
-    /// A request about one goes to the renderer.
-    fn owe(&mut self, ticket: Ticket, resource: ResourceId, what: What) {
-        let Some(twin) = self.table.get_mut(&resource) else { return };
-        twin.owed += 1;
-        self.jobs.insert(ticket, Job { what, resource, made: twin.made });
-    }
-
-    /// A request was answered. Returns it if it is of a twin that is there.
-    fn answered(&mut self, ticket: Ticket) -> Option<(Job, bool)> {
-        let job = self.jobs.remove(&ticket)?;
-        let twin = self.table.get_mut(&job.resource).filter(|twin| twin.made == job.made);
-        let is_there = twin.is_some();
-        if let Some(twin) = twin.filter(|_| !matches!(job.what, What::Make)) {
-            twin.owed = twin.owed.saturating_sub(1);
-        }
-        Some((job, is_there))
-    }
-
-    /// The device stops: what is read now is not used. It is read anew afterwards.
-    pub fn abandon(&mut self) {
-        for job in self.jobs.values_mut() {
-            let What::Read { flush, .. } = job.what else { continue };
-            job.what = What::Abandoned;
-            let twin = self.table.get_mut(&job.resource).filter(|twin| twin.made == job.made);
-            if let (Some(twin), Some(rect)) = (twin, flush) {
-                twin.want_look(Ticket(0), rect);
-                self.behind.insert(job.resource);
-            }
-        }
-    }
-
-    /// All are gone.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-}
 
 /// What a renderer is to make of an image. Its first row is the first one in memory, as of any resource that a guest's driver
 /// makes.
