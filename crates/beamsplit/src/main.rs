@@ -47,6 +47,8 @@ enum Command {
     /// Write a vGPU down, so that it lasts.
     Define(verbs::define::Define),
     /// Change what is written down of a vGPU.
+    ///
+    /// It counts from its next start. An empty value takes back what was said.
     Modify(verbs::define::Modify),
     /// Remove what is written down of vGPUs.
     Undefine(verbs::life::Words),
@@ -63,8 +65,14 @@ enum Command {
     /// Fail when the vGPUs are not as a file declares them.
     Assert(verbs::apply::Words),
     /// Have the manager read its files again.
+    ///
+    /// Those are types.toml, serve.toml and all definitions. When one of the first two cannot be read, all stays as it was; a definition
+    /// that cannot be is listed as failed.
     Reload(verbs::reload::Words),
     /// Show who uses what, as it changes.
+    ///
+    /// GPU% is the share of the GPU's time that was used since the last look, WAIT% that in which there was work that had to wait; 100 is
+    /// one processor's time where the processor draws. MEMORY is what a vGPU may have, USED what it has of that. On a terminal q ends it.
     Top(verbs::top::Words),
     /// Show what a vGPU's device says.
     Log(verbs::log::Words),

@@ -122,6 +122,8 @@ fn wrong_commands_are_refused_in_one_line() {
         (&["attach", "desk", "--qmp", "/nowhere"], "beamsplit start"),
         (&["detach", "desk", "--qmp", "/nowhere"], "/nowhere"),
         (&["apply", "/nowhere"], "/nowhere"),
+        (&["apply", "/dev/zero"], "larger than 1M"),
+        (&["apply", support::PROGRAM], "UTF-8"),
     ] {
         let told = home.fails(words);
         assert!(told.contains(named), "{words:?}: {told}");

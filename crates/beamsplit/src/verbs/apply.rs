@@ -1,13 +1,19 @@
 //! `beamsplit apply` and `assert`: a declared set of vGPUs.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{line, text};
 use crate::client::Manager;
 use crate::output;
+use crate::table::bytes;
+
+/// What the manager takes at once: ten thousand vGPUs have as much.
+const LARGEST: u64 = 1 << 20;
 
 /// Which set.
 #[derive(Debug, clap::Args)]
@@ -25,8 +31,13 @@ pub struct Words {
 impl Words {
     fn ask(&self, target: &str) -> Result<Value> {
         let name = self.file.display();
-        let declared = std::fs::read(&self.file).with_context(|| format!("Cannot read {name}"))?;
-        let answer = self.manager.bytes("POST", target, Some(&declared)).with_context(|| name.to_string())?;
+        let mut declared = String::new();
+        let file = File::open(&self.file).with_context(|| format!("Cannot read {name}"))?;
+        let length = file.take(LARGEST + 1).read_to_string(&mut declared);
+        let length = length.with_context(|| format!("Cannot read {name}"))? as u64;
+        ensure!(length <= LARGEST, "{name} is larger than {}", bytes(LARGEST));
+        let declared = declared.as_bytes();
+        let answer = self.manager.bytes("POST", target, Some(declared)).with_context(|| name.to_string())?;
         serde_json::from_slice(&answer).context("The manager's answer is no JSON")
     }
 

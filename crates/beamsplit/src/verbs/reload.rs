@@ -4,8 +4,7 @@ use anyhow::Result;
 
 use crate::client::Manager;
 
-/// Have the manager read types.toml, serve.toml and all definitions again. When one of the first two cannot be read, all stays as it
-/// was; a definition that cannot be is listed as failed.
+/// Whom to tell.
 #[derive(Debug, clap::Args)]
 pub struct Words {
     #[command(flatten)]

@@ -13,10 +13,7 @@ use crate::output;
 use look::Look;
 use screen::{News, Screen};
 
-/// Show who uses what, as it changes, until interrupted (on a terminal also by q).
-///
-/// GPU% is the share of the GPU's time that was used since the last look, WAIT% that in which there was work that had to wait; 100 is
-/// one processor's time where the processor draws. MEMORY is what it may have, USED what it has of that.
+/// How often, and for whom.
 #[derive(Debug, clap::Args)]
 pub struct Words {
     /// Print it once, after one interval, and end.
