@@ -461,6 +461,11 @@ fn a_command_looks_at_each_twin_that_is_behind_a_few_times_however_many_there_ar
     guest.all("ok", &[flush(100, 4, 4)]);
     let looks = guest.library.known().looks - before;
     assert!(looks <= 16 * caps::TWINS as u64, "{looks}");
+    // A command that comes asks whether there is room, not for each of them.
+    let before = guest.library.known().looks;
+    guest.send(&transfer(100, [0, 0, 4, 4], 0));
+    let looks = guest.library.known().looks - before;
+    assert!(looks <= 8, "{looks}");
     guest.library.known().full.clear();
     go_on(&mut guest);
     assert_eq!(called(&guest, ["write"]), [2 * caps::TWINS as u64]);
