@@ -256,6 +256,7 @@ impl Host {
             // As docs/vgpus.md says it: its memory and 256 MiB, and with 3D twice what a process may have and 1 GiB.
             let most = if name == "desk" { (64u64 + 256) << 20 } else { (256u64 + 256 + 2 * (768 + 1024)) << 20 };
             ensure!(self.group(name, "memory.max")? == most.to_string(), "{name}: {}", self.group(name, "memory.max")?);
+            ensure!(self.group(name, "pids.max")? == "8192");
             let status = self.run(&format!("cat /proc/{pid}/status"))?;
             let word = |key: &str| status.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()));
             let user = word("Uid:").context("No user")?;
@@ -304,6 +305,10 @@ impl Host {
                 drawn.iter().all(|pid| inside.lines().any(|line| line == pid)),
                 "{drawn:?} are not all in {inside}"
             );
+            for pid in &drawn {
+                let first = self.run(&format!("cat /proc/{pid}/oom_score_adj"))?;
+                ensure!(first == "300", "Who draws is not ended before its device: {first}");
+            }
             let device = self.pid(name)?.to_string();
             ensure!(!inside.lines().any(|line| line == device), "The device itself can be frozen");
         }
@@ -371,7 +376,8 @@ impl Host {
         self.draw("heavy", 1, 0).map(drop)
     }
 
-    /// Vulkan that the processor draws needs a device file that not everybody may open.
+    /// Vulkan that the processor draws needs a device file that not everybody may open. A device that is to offer it does not start
+    /// before it has given memory away by that.
     fn has_vulkan(&mut self) -> Result<()> {
         self.run("beamsplit stop heavy light")?;
         self.run("beamsplit define vulkan --name vulkan --start")?;
