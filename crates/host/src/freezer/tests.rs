@@ -125,7 +125,7 @@ fn those_that_start_processes_all_the_time_are_stopped_with_all_of_them() {
         for _ in 0..20 {
             // On a busy machine one may wait for a processor in the middle of a fork, and seem to stand. Its child is found by the
             // next look, and stopped as all are. There is none after that: those that start processes stand.
-            let escapes = (0..).find(|_| {
+            let all_stand = (0..4).any(|_| {
                 let stop = stop(&freezer, &mut renderers);
                 assert!(stop.complete, "{}: {stop:?}", freezer.name());
                 let used = uses(&mut meter, &mut renderers);
@@ -133,7 +133,7 @@ fn those_that_start_processes_all_the_time_are_stopped_with_all_of_them() {
                 assert!(found || used <= STANDING, "{}: {used:?}", freezer.name());
                 !found
             });
-            assert!(escapes <= Some(3), "{}: {escapes:?} were started meanwhile", freezer.name());
+            assert!(all_stand, "{}: some are started again and again", freezer.name());
             freezer.go_on(&mut renderers);
             std::thread::sleep(Duration::from_millis(3));
         }
