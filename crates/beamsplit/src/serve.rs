@@ -8,6 +8,7 @@ mod apply;
 mod ask;
 mod cgroup;
 mod config;
+mod desk;
 mod device;
 mod facts;
 mod foreign;
@@ -32,6 +33,7 @@ mod web;
 
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,7 +46,8 @@ use tracing_subscriber::EnvFilter;
 use crate::folders;
 use config::Config;
 use device::Devices;
-use keeper::{Desk, Keeper, Parts};
+use desk::Desk;
+use keeper::{Keeper, Parts};
 use lock::Lock;
 use notify::Notify;
 use routes::App;
@@ -88,6 +91,8 @@ pub fn run(words: Words) -> Result<()> {
         .init();
     let runtime = words.runtime_dir.map_or_else(folders::runtime, Ok)?;
     let runtime = std::path::absolute(runtime).context("Cannot find the runtime folder")?;
+    // It is written into files of text, and into QEMU's options.
+    ensure!(runtime.to_str().is_some(), "The name of {} is no text: choose another --runtime-dir", runtime.display());
     let config_folder = words.config_dir.map_or_else(folders::config, Ok)?;
     store::make_folder(&runtime, 0o755).with_context(|| format!("Cannot make {}", runtime.display()))?;
     check_folder(&runtime)?;
@@ -120,7 +125,7 @@ pub fn run(words: Words) -> Result<()> {
     keeper.begin(!words.no_autostart && !begun.is_said())?;
     // Only now: who is killed before has not begun.
     begun.say()?;
-    let keeper = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || keeper.run());
+    let keeper = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || keep(keeper));
     let keeper = keeper.context("Cannot start a thread")?;
 
     let (app, reloads) = App::new(desk.clone(), devices);
@@ -145,9 +150,16 @@ fn check_folder(runtime: &Path) -> Result<()> {
     let (mode, own) = (there.mode(), rustix::process::geteuid().as_raw());
     let may = format!("Others may write in {}", runtime.display());
     ensure!(there.uid() == own, "{may}: it belongs to user {}, and the manager is user {own}", there.uid());
-    // With the sticky bit they cannot take away what is ours, and what is not is not looked at.
-    ensure!(mode & 0o022 == 0 || mode & 0o1000 != 0, "{may}: chmod go-w, or name another folder with --runtime-dir");
+    ensure!(mode & 0o022 == 0, "{may}: chmod go-w, or name another folder with --runtime-dir");
     Ok(())
+}
+
+/// Has the keeper run. A manager whose keeper is gone can do nothing more: the next one finds all that is there.
+fn keep(keeper: Keeper) {
+    if catch_unwind(AssertUnwindSafe(|| keeper.run())).is_err() {
+        tracing::error!("What happened is above; devices go on: start the manager again");
+        std::process::exit(1);
+    }
 }
 
 /// Whether what comes up with the host came up in this boot.

@@ -7,6 +7,7 @@ mod support;
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
@@ -22,6 +23,19 @@ fn a_second_manager_says_who_is_the_first() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains(&format!("process {}", manager.process.id())), "{told}");
     home.ok(&["list"]);
+}
+
+#[test]
+fn a_runtime_folder_whose_name_is_no_text_is_refused() {
+    let home = Home::new();
+    let folder = home.path().join(std::ffi::OsStr::from_bytes(b"r\xff"));
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg("--runtime-dir").arg(&folder).arg("--config-dir").arg(home.config());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("is no text") && told.trim_end().lines().count() == 1, "{told}");
+    assert!(!folder.exists());
 }
 
 #[test]
@@ -188,7 +202,12 @@ fn who_may_only_look_at_the_page_may_only_look_at_consoles() {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let vgpu: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
-        vgpu["console"].as_str().unwrap().to_owned()
+        vgpu["console"].as_str().map(str::to_owned)
+    };
+    // One that was found is asked where its page is, which takes a moment.
+    let console = |right: &str, port: &str| {
+        support::wait_until("its console is known", || console(right, port).is_some());
+        console(right, port).unwrap()
     };
     let (control, look) = (console("control", &port), console("look", &port));
     assert_eq!(home.show(&uuid)["console"], control.as_str());
@@ -208,6 +227,7 @@ fn who_may_only_look_at_the_page_may_only_look_at_consoles() {
     assert_eq!((console("control", &port), console("look", &port)), (control.clone(), look));
     drop(manager);
     let _manager = home.serve();
+    support::wait_until("its console is known", || home.show(&uuid)["console"].is_string());
     assert_eq!(home.show(&uuid)["console"], control.as_str());
     // Those that are started now are open, as the page is that is not there.
     home.ok(&["stop", &uuid]);
@@ -318,11 +338,11 @@ fn whoever_words_a_refusal_it_is_told_in_json() {
 fn a_runtime_folder_in_which_others_may_write_is_refused() {
     let home = Home::new();
     fs::create_dir(home.runtime()).unwrap();
-    for mode in [0o777, 0o775, 0o757] {
+    for mode in [0o777, 0o775, 0o757, 0o1777] {
         fs::set_permissions(home.runtime(), Permissions::from_mode(mode)).unwrap();
         assert!(!home.command().status().unwrap().success());
         assert!(home.log().lines().last().unwrap().contains("chmod go-w"), "{}", home.log());
     }
-    fs::set_permissions(home.runtime(), Permissions::from_mode(0o1777)).unwrap();
+    fs::set_permissions(home.runtime(), Permissions::from_mode(0o755)).unwrap();
     let _manager = home.serve();
 }

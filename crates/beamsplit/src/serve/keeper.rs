@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,94 +13,18 @@ use host::processes::{Identity, Processes};
 use manager::machine::{Ending, Outcome, Status};
 use manager::profile::Catalogue;
 use manager::record::{Process, Record};
-use manager::{Action, Event, Grant, Machine, Refusal, State, Uuid, schedule};
-use tokio::sync::{oneshot, watch};
+use manager::{Action, Event, Grant, Machine, State, Uuid, schedule};
+use tokio::sync::watch;
 use viewer::Right;
 
 use super::config::Config;
+use super::desk::{Desk, Failure, Order};
 use super::device::{ARBITER, Devices, Waiting};
 use super::keys::Keys;
 use super::slices::{self, Slices};
 use super::store::Store;
 use super::watch::{self as watching, Watch};
 use super::{cgroup, fuse, record};
-
-/// Why a command was not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// It was refused.
-    #[error("{0}")]
-    Refused(#[from] Refusal),
-    /// The disk did not take it; everything is as it was.
-    #[error("Cannot write it down: {0}")]
-    NotSaved(String),
-    /// The manager ends.
-    #[error("The manager ends")]
-    Ending,
-}
-
-/// What the thread is told.
-enum Order {
-    Command(Event, oneshot::Sender<Result<Outcome, Failure>>),
-    Happened(Event),
-    Look(Box<dyn FnOnce(&Keeper) + Send>),
-    Change(Box<dyn FnOnce(&mut Keeper) + Send>),
-    End,
-}
-
-/// The way to the thread.
-#[derive(Clone)]
-pub struct Desk {
-    orders: Sender<Order>,
-    changes: watch::Receiver<u64>,
-}
-
-impl Desk {
-    /// Gives a command. The answer comes when all that it asks of the disk is done; what it starts goes on after that.
-    pub async fn command(&self, event: Event) -> Result<Outcome, Failure> {
-        let (answer, answered) = oneshot::channel();
-        self.orders.send(Order::Command(event, answer)).map_err(|_| Failure::Ending)?;
-        answered.await.map_err(|_| Failure::Ending)?
-    }
-
-    /// Tells what happened.
-    pub fn happened(&self, event: Event) {
-        // When the manager ends, nobody wants to know.
-        let _ = self.orders.send(Order::Happened(event));
-    }
-
-    /// Looks at what the thread owns.
-    pub async fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&Keeper) -> T + Send + 'static,
-    ) -> Result<T, Failure> {
-        let (answer, answered) = oneshot::channel();
-        let look = Box::new(move |keeper: &Keeper| drop(answer.send(look(keeper))));
-        self.orders.send(Order::Look(look)).map_err(|_| Failure::Ending)?;
-        answered.await.map_err(|_| Failure::Ending)
-    }
-
-    /// Changes something of it.
-    pub async fn change<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&mut Keeper) -> T + Send + 'static,
-    ) -> Result<T, Failure> {
-        let (answer, answered) = oneshot::channel();
-        let change = Box::new(move |keeper: &mut Keeper| drop(answer.send(change(keeper))));
-        self.orders.send(Order::Change(change)).map_err(|_| Failure::Ending)?;
-        answered.await.map_err(|_| Failure::Ending)
-    }
-
-    /// Counts what happened; a change of the count says that it is worth another look.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
-    }
-
-    /// Ends the thread. Devices go on.
-    pub fn end(&self) {
-        let _ = self.orders.send(Order::End);
-    }
-}
 
 /// What the thread owns.
 pub struct Keeper {
@@ -168,7 +92,7 @@ impl Keeper {
         let boot_id = Processes::default().boot_id().context("Cannot find out which boot this is")?;
         let (sender, orders) = channel();
         let (changed, changes) = watch::channel(0);
-        let desk = Desk { orders: sender, changes };
+        let desk = Desk::new(sender, changes);
         let slices = give_out_time(config.schedule, desk.clone())?;
         let keeper = Keeper {
             machine: Machine::new(catalogue),

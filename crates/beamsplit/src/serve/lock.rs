@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -11,6 +13,10 @@ use rustix::io::Errno;
 
 /// The file of the lock in the runtime folder. It stays: one that is removed could be locked twice.
 const FILE: &str = "manager.lock";
+/// How long a lock may outlive who took it: what a manager was starting when it was killed has it until it becomes another program.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is tried meanwhile.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The lock, held until this is dropped.
 #[derive(Debug)]
@@ -24,7 +30,14 @@ impl Lock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o644);
         let mut file = options.open(&path).with_context(cannot)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let until = Instant::now() + PATIENCE;
+        let locked = loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => sleep(PAUSE),
+                locked => break locked,
+            }
+        };
+        match locked {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
@@ -57,5 +70,17 @@ mod tests {
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         Lock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_manager_was_starting_has_its_lock_for_a_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Lock::take(folder.path()).unwrap();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| Lock::take(folder.path()).unwrap());
+            sleep(PATIENCE / 10);
+            drop(first);
+            next.join().unwrap();
+        });
     }
 }

@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use viewer::Right;
 
 use super::ask;
-use super::keeper::{Failure, Keeper};
+use super::desk::Failure;
+use super::keeper::Keeper;
 use super::routes::App;
 use super::slices::Slice;
 use super::view;

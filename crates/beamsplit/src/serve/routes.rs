@@ -21,10 +21,11 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use viewer::Right;
 
+use super::desk::{Desk, Failure};
 use super::device::Devices;
 use super::foreign;
 use super::http::MAX_BODY;
-use super::keeper::{Desk, Failure, Keeper};
+use super::keeper::Keeper;
 use super::{ask, log, metrics, view};
 
 /// Version of the answers; each has it.

@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 use tokio::runtime;
 use tokio::task::AbortHandle;
 
-use super::keeper::Desk;
+use super::desk::Desk;
 use super::{ask, device};
 
 /// How often a device that starts is asked whether it answers, at first and later.
