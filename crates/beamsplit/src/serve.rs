@@ -45,8 +45,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::folders;
 use config::Config;
-use device::Devices;
 use desk::Desk;
+use device::Devices;
 use keeper::{Keeper, Parts};
 use lock::Lock;
 use notify::Notify;

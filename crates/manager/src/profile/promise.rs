@@ -69,7 +69,10 @@ pub(super) fn barred(kind: &Type, gpus: &[Gpu]) -> Option<String> {
         return Some(format!("This host has no GPU {}", kind.gpu));
     };
     if let Some(capset) = kind.capsets.iter().find(|capset| !gpu.capsets.contains(capset)) {
-        return Some(format!("{capset} does not work on {} here: beamsplit device --print-capabilities --verbose says why", gpu.id));
+        return Some(format!(
+            "{capset} does not work on {} here: beamsplit device --print-capabilities --verbose says why",
+            gpu.id
+        ));
     }
     if gpu.memory == 0 {
         return Some(format!(
