@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +23,8 @@ const FILE: &str = "types.toml";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether it is known.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long what it said may take to arrive once it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The longest answer.
 const MAX_ANSWER: u64 = 1 << 20;
 
@@ -68,23 +71,63 @@ fn draws(device: &[OsString], node: Option<&Path>) -> Result<Vec<Capset>> {
     Ok(names.filter_map(|name| name.parse().ok()).collect())
 }
 
+/// What it prints until it ends. What it started and left behind, with its output open, is not waited for: a driver's process may
+/// never end.
 fn answer(mut child: Child) -> Result<Vec<u8>> {
     let output = child.stdout.take().context("Nothing to read from")?;
-    let reader = std::thread::spawn(move || {
+    let (said, heard) = channel();
+    std::thread::spawn(move || {
         let mut text = Vec::new();
-        output.take(MAX_ANSWER).read_to_end(&mut text).map(|_| text)
+        // Nobody hears it any more who does not want to.
+        let _ = said.send(output.take(MAX_ANSWER).read_to_end(&mut text).map(|_| text));
     });
-    let until = Instant::now() + PATIENCE;
-    while child.try_wait()?.is_none() {
-        if Instant::now() >= until {
-            child.kill()?;
-            child.wait()?;
-            bail!("Finding out took longer than {} seconds", PATIENCE.as_secs());
+    let mut until = Instant::now() + PATIENCE;
+    let mut ended = false;
+    loop {
+        match heard.recv_timeout(PAUSE) {
+            Ok(text) => {
+                // It has nothing more to say, and may have something to do.
+                while child.try_wait()?.is_none() && Instant::now() < until {
+                    std::thread::sleep(PAUSE);
+                }
+                let _ = child.kill();
+                return text.context("Cannot read its answer");
+            }
+            Err(RecvTimeoutError::Disconnected) => bail!("Cannot read its answer"),
+            Err(RecvTimeoutError::Timeout) if Instant::now() >= until => {
+                // Not waited for: one that hangs in a driver does not even die.
+                child.kill()?;
+                match ended {
+                    true => bail!("It ended, and something that it started did not"),
+                    false => bail!("Finding out took longer than {} seconds", PATIENCE.as_secs()),
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if !ended && child.try_wait()?.is_some() {
+                    (ended, until) = (true, Instant::now() + LAST_WORDS);
+                }
+            }
         }
-        std::thread::sleep(PAUSE);
     }
-    match reader.join() {
-        Ok(text) => text.context("Cannot read its answer"),
-        Err(_) => bail!("Cannot read its answer"),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(script: &str) -> Result<Vec<u8>> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        answer(shell.spawn().unwrap())
+    }
+
+    #[test]
+    fn an_answer_ends_with_the_program_whatever_it_left_behind() {
+        assert_eq!(said("echo one; echo two").unwrap(), b"one\ntwo\n");
+        assert_eq!(said("exec >&-; sleep 0.1").unwrap(), b"");
+        // It ends by itself soon after the test, and the manager waits for less.
+        let error = said("echo one; sleep 20 &").unwrap_err().to_string();
+        assert!(error.contains("something that it started"), "{error}");
+        assert_eq!(said("head -c 3000000 /dev/zero || true").unwrap().len() as u64, MAX_ANSWER);
     }
 }
