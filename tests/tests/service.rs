@@ -78,6 +78,8 @@ struct Host {
     guest: Guest,
     /// The types that it offers.
     types: String,
+    /// What draws without rest, a process group each.
+    busy: Vec<u32>,
 }
 
 impl Host {
@@ -112,7 +114,7 @@ impl Host {
         }
         let begin = Instant::now();
         guest.begin()?;
-        let mut host = Host { guest, types: TYPES.to_owned() };
+        let mut host = Host { guest, types: TYPES.to_owned(), busy: Vec::new() };
         host.wait_for_unit("active")?;
         say(format_args!("service: active {:.1} s after systemd began", begin.elapsed().as_secs_f32()));
         Ok(host)
@@ -286,8 +288,9 @@ impl Host {
             ensure!(colours > 20, "Nothing is in the picture: {words}");
             say(format_args!("{name}: {}", words.lines().last().unwrap_or_default()));
         }
-        let busy: Vec<u32> =
-            ["light", "heavy"].iter().map(|name| self.guest.spawn(&draw(name, u32::MAX, 0)?)).collect::<Result<_>>()?;
+        for name in ["light", "heavy"] {
+            self.busy.push(self.guest.spawn(&draw(name, u32::MAX, 0)?)?);
+        }
         let slice = wait_until(PATIENCE, "both to be stopped now and then", || {
             let mut slices = Vec::new();
             for name in ["light", "heavy"] {
@@ -312,10 +315,15 @@ impl Host {
             let device = self.pid(name)?.to_string();
             ensure!(!inside.lines().any(|line| line == device), "The device itself can be frozen");
         }
-        for process in busy {
-            self.guest.try_run(&format!("kill -9 -{process}"))?;
-        }
         Ok(())
+    }
+
+    /// How many frames each of those has drawn that draw without rest.
+    fn frames(&mut self) -> Result<Vec<u64>> {
+        let last = |process: &u32| format!("tail -n 1 /tmp/spawn.{process}");
+        let words = self.run(&self.busy.iter().map(last).collect::<Vec<_>>().join("; "))?;
+        let frames = |line: &str| line.strip_prefix("frames ")?.parse().ok();
+        words.lines().map(|line| frames(line).with_context(|| format!("It draws no more: {line}"))).collect()
     }
 
     /// Those that draw for a vGPU.
@@ -336,7 +344,8 @@ impl Host {
         })
     }
 
-    /// The manager is started anew, and killed: devices are those that they were, and drawn for.
+    /// The manager is started anew, and killed while what draws is stopped and goes on in turns: devices are those that they were, and
+    /// nobody stays stopped.
     fn keeps_devices_when_the_manager_ends(&mut self) -> Result<()> {
         let names = ["desk", "light", "heavy"];
         let before = self.pids(&names)?;
@@ -355,7 +364,14 @@ impl Host {
             let after = self.pids(&names)?;
             ensure!(before == after, "{command}: {before:?} became {after:?}");
             ensure!(self.group("heavy", "cpu.weight")? == "300", "{command} has taken the bounds of devices away");
-            self.draw("heavy", 1, 0)?;
+            let before = self.frames()?;
+            wait_until(PATIENCE, "both to draw on", || {
+                let after = self.frames()?;
+                Ok(before.iter().zip(&after).all(|(before, after)| after > before).then_some(()))
+            })?;
+        }
+        for process in std::mem::take(&mut self.busy) {
+            self.run(&format!("kill -9 -{process}"))?;
         }
         Ok(())
     }
