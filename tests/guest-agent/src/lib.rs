@@ -77,6 +77,18 @@ pub enum Request {
         /// Whether all of them stay mapped until the guest's end.
         keep: bool,
     },
+    /// Maps blobs of the host's memory one after the other at one place, beside others, and stores into each at once. Answered by
+    /// [`Reply::Stored`].
+    Stores {
+        /// The capset of their context.
+        capset: u32,
+        /// How many others are mapped meanwhile.
+        others: u32,
+        /// How many one after the other.
+        rounds: u32,
+        /// Bytes of each.
+        bytes: u32,
+    },
     /// Has a new client submit a command that does nothing, and keeps its fence.
     Submit {
         /// The capset of its context; 0 leaves that to the kernel.
@@ -221,6 +233,13 @@ pub enum Reply {
     Heads(Vec<Head>),
     /// The input devices.
     InputDevices(Vec<InputDevice>),
+    /// What became of memory that was mapped and stored into.
+    Stored {
+        /// How many words are not there that were stored.
+        lost: u32,
+        /// How many blobs were not mapped.
+        refused: u32,
+    },
     /// Whether what was submitted has ended.
     HasEnded(bool),
     /// The whole buffer that is now shown, as the guest reads it back: X8R8G8B8 in little-endian order, without gaps.

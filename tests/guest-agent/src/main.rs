@@ -32,6 +32,10 @@ fn main() {
         }
         return;
     }
+    if words.get(1).is_some_and(|word| word == "stores") {
+        println!("{:?}", stores(&words[2..]));
+        return;
+    }
     let begun = if words.get(1).is_some_and(|word| word == AGENT) { enter() } else { init() };
     if let Err(error) = begun {
         println!("guest agent: {error:#}");
@@ -66,6 +70,13 @@ fn picture(hint: &str) -> Result<()> {
 const AGENT: &str = "agent";
 /// A pipe, where another program is to be the first one: its name is written there.
 const NEXT: &str = "/run/init";
+
+/// As a program that goes on while others do something: what [`Request::Stores`] does, by its four numbers.
+fn stores(words: &[String]) -> Result<(u32, u32)> {
+    let numbers = words.iter().map(|word| word.parse()).collect::<Result<Vec<u32>, _>>()?;
+    let [capset, others, rounds, bytes] = numbers[..] else { anyhow::bail!("stores CAPSET OTHERS ROUNDS BYTES") };
+    virtgpu::stores(capset, others, rounds, bytes)
+}
 
 fn init() -> Result<()> {
     let script = Command::new("/bin/busybox").args(["sh", "-c", include_str!("init.sh")]).status();
@@ -135,6 +146,10 @@ fn answer(request: Request, input: &[u8], state: &State) -> Result<(Reply, Vec<u
         }
         Request::Blobs { capset, count, bytes, keep } => {
             virtgpu::blobs(capset, count, bytes, keep).map(|()| (Reply::Done, Vec::new()))
+        }
+        Request::Stores { capset, others, rounds, bytes } => {
+            let (lost, refused) = virtgpu::stores(capset, others, rounds, bytes)?;
+            Ok((Reply::Stored { lost, refused }, Vec::new()))
         }
         Request::Submit { capset } => submitted.submit(capset).map(|()| (Reply::Done, Vec::new())),
         Request::HasEnded { seconds } => {

@@ -177,3 +177,29 @@ pub fn blobs(capset: u32, count: u32, bytes: u32, keep: bool) -> Result<()> {
     }
     Ok(())
 }
+
+/// Maps blobs one after the other, each at the place of the one before, beside others that stay. Into each it stores as soon as it can.
+/// Returns how many of these words it then does not find, and how many blobs were not mapped.
+pub fn stores(capset: u32, others: u32, rounds: u32, bytes: u32) -> Result<(u32, u32)> {
+    let client = Client::open(capset)?;
+    let make = |_| Blob::new(&client, bytes as usize);
+    let first = make(0)?;
+    // Behind the first one's place, which is free then.
+    let _others = (0..others).map(make).collect::<Result<Vec<_>>>()?;
+    drop(first);
+    let (mut lost, mut refused) = (0, 0);
+    for round in 1..=rounds {
+        let token = u64::from(round).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let Ok(blob) = make(round) else {
+            refused += 1;
+            continue;
+        };
+        blob.write(token);
+        let found = blob.read();
+        if found != [token; 2] {
+            println!("Blob {round} holds {found:x?} at its ends, not {token:x}");
+            lost += found.iter().map(|word| u32::from(*word != token)).sum::<u32>();
+        }
+    }
+    Ok((lost, refused))
+}

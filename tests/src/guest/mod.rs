@@ -206,6 +206,15 @@ impl Guest {
         self.ask(&Request::Blobs { capset, count, bytes, keep: true }, &[]).map(drop)
     }
 
+    /// Maps blobs one after the other at one place, beside others, and stores into each at once. Returns how many words are lost, and how
+    /// many blobs were not mapped.
+    pub fn lost_stores(&mut self, capset: u32, others: u32, rounds: u32, bytes: u32) -> Result<(u32, u32)> {
+        match self.ask(&Request::Stores { capset, others, rounds, bytes }, &[])?.0 {
+            Reply::Stored { lost, refused } => Ok((lost, refused)),
+            reply => bail!("The agent answered {reply:?}"),
+        }
+    }
+
     /// Has a new client of the GPU submit a command that does nothing, by a context of a capset, or of none.
     pub fn submit(&mut self, capset: u32) -> Result<()> {
         self.ask(&Request::Submit { capset }, &[]).map(drop)
