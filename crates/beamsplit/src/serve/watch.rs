@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use host::processes::{Identity, Processes};
 use manager::grant::CONTROL_SOCKET;
@@ -28,6 +28,8 @@ use super::{ask, device};
 const IMPATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// How often those are counted that a device left behind, at first and later.
 const COUNTING: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+/// Who has not ended after that long hangs in the kernel, and is looked at, and told of, no more often.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// A device that is watched.
 #[derive(Debug)]
@@ -176,14 +178,15 @@ async fn watch(desk: Desk, uuid: Uuid, identity: Identity, pidfd: Arc<OwnedFd>, 
 /// Ends what a device started with it, if it does not end by itself; `kill` returns how many there were. Nothing that they used is
 /// free before.
 async fn end_all(uuid: Uuid, kill: impl Fn() -> usize) {
+    let begin = Instant::now();
     let mut pause = COUNTING.0;
     while kill() > 0 {
         tokio::time::sleep(pause).await;
-        if pause == COUNTING.1 {
+        pause = (pause * 2).min(COUNTING.1);
+        if begin.elapsed() > STUCK {
             tracing::warn!("{uuid}: processes of its device do not end");
-            pause *= 50;
+            pause = STUCK;
         }
-        pause = (pause * 2).min(COUNTING.1 * 50);
     }
 }
 
