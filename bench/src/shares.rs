@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::error::{Doing, Error, Result};
 use crate::frontend::message::request;
 use crate::frontend::{Channel, FrontEnd, Kind, Options, command};
-use crate::process::{cores, pin};
+use crate::process::{Watchdog, cores, pin};
 use crate::three_d::scene::{self, IMAGE, SIDE, VERTICES};
 
 /// Frames in one submit of a guest that never rests: their time dwarfs that of the way there.
@@ -86,6 +86,8 @@ pub struct Guest {
     said: Arc<Said>,
     thread: Option<JoinHandle<Result<()>>>,
     folder: tempfile::TempDir,
+    /// Dropped when all has ended.
+    _watchdog: Watchdog,
 }
 
 impl Guest {
@@ -93,6 +95,7 @@ impl Guest {
     pub fn start(programs: &Programs) -> Result<Self> {
         let folder = tempfile::tempdir().doing("make a folder")?;
         let socket = folder.path().join("gpu");
+        let watchdog = Watchdog::over(folder.path())?;
         let mut words = programs.device.iter();
         let mut process = Command::new(words.next().map_or("beamsplit-device", String::as_str));
         process.args(words).args(["--display=none", "--renderer=virgl", "--capsets=virgl2", "--memory=64M"]);
@@ -100,7 +103,7 @@ impl Guest {
         process.arg("--socket-path").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let device = process.spawn().doing("start a device")?;
         let said = Arc::new(Said::default());
-        let mut guest = Guest { device, said: said.clone(), thread: None, folder };
+        let mut guest = Guest { device, said: said.clone(), thread: None, folder, _watchdog: watchdog };
         let begin = Instant::now();
         let socket = loop {
             match UnixStream::connect(&socket) {
