@@ -138,6 +138,10 @@ impl Client {
         self.found = now;
         self.connect();
         let ended = !self.renderers.bury().is_empty();
+        if self.told && self.renderers.is_empty() {
+            // A control group stands still without anybody in it, and so would who comes next: a process that the schedule knows nothing of.
+            self.thaw();
+        }
         let new = self.renderers.find();
         if new {
             self.freezer.gather(&mut self.renderers);

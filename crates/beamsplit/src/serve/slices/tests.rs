@@ -134,6 +134,26 @@ fn one_that_is_held_stands_still_until_it_is_released() {
 }
 
 #[test]
+fn a_control_group_that_all_have_left_does_not_keep_the_next_one_stopped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let group = folder.path().join("renderers");
+    std::fs::create_dir(&group).expect("a folder");
+    for (name, text) in [("cgroup.freeze", "0"), ("cgroup.events", "populated 1\nfrozen 1\n"), ("cgroup.procs", "")] {
+        std::fs::write(group.join(name), text).expect("a file");
+    }
+    let said = || std::fs::read_to_string(group.join("cgroup.freeze")).expect("a file");
+    let busy = Busy::start();
+    let slices = start();
+    slices.add(uuid(1), Device { cgroup: Some(folder.path().to_owned()), ..busy.device(1) });
+    wait_until("it works", || slices.snapshot().get(&uuid(1)).is_some_and(|slice| slice.used > 0));
+    slices.hold(uuid(1), "a test".to_owned());
+    wait_until("its group is stopped", || said() == "1");
+    // As a device does when it is told that it is held.
+    let _ = Pid::from_raw(busy.renderer).map(|group| kill_process_group(group, Signal::KILL));
+    wait_until("its group goes on", || said() == "0");
+}
+
+#[test]
 fn a_device_that_was_left_stopped_goes_on_when_it_is_added() {
     let busy = Busy::start();
     let group = Pid::from_raw(busy.renderer).expect("a number");
