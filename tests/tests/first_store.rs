@@ -11,6 +11,7 @@ use tests::{Config, Device, Gpu, Guest};
 const VENUS: u32 = 4;
 const BLOBS: u32 = 100;
 const BLOB_BYTES: u32 = 64 << 10;
+const OTHERS: u32 = 3;
 const STOPS: usize = 50;
 
 /// On one processor a driver sees an answer soonest: nobody has to be woken by another.
@@ -34,8 +35,10 @@ fn what_a_program_stores_at_once_in_memory_just_mapped_is_there() -> Result<()> 
 fn stops_in_the_middle_of_mapping_harm_nobody() -> Result<()> {
     let device = Device::spawn_rendering(&["--display", "none", "--window", "16M"])?;
     let mut guest = Guest::boot(Config::mini().gpu(Gpu::generic(&device)))?;
-    let program = guest.spawn(&format!("exec /init stores {VENUS} 3 1000000 {BLOB_BYTES}"))?;
+    let program = guest.spawn(&format!("exec /init stores {VENUS} {OTHERS} 1000000 {BLOB_BYTES}"))?;
     let maps = || -> Result<u64> { device.stats()?["device"]["blob_maps"].as_u64().context("No count of maps") };
+    // It needs its others; each one after them may fail.
+    wait_until(PATIENCE, "its first maps", || Ok((maps()? > u64::from(OTHERS) + 1).then_some(())))?;
     for stop in 1..=STOPS {
         let before = maps()?;
         wait_until(PATIENCE, "another map", || Ok((maps()? > before).then_some(())))?;
