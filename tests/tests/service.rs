@@ -370,6 +370,11 @@ impl Host {
                 Ok(before.iter().zip(&after).all(|(before, after)| after > before).then_some(()))
             })?;
         }
+        // One whose processes end while they stand still does not stand still when it draws anew.
+        let stopped = format!("{}/renderers", group("light")?);
+        self.run(&format!(
+            "until grep -q 1 {stopped}/cgroup.freeze; do :; done; kill -9 $(cat {stopped}/cgroup.procs)"
+        ))?;
         for process in std::mem::take(&mut self.busy) {
             self.run(&format!("kill -9 -{process}"))?;
         }
