@@ -14,7 +14,7 @@
 //! | [`page`] | noVNC | every device with a web page |
 //! | [`desktop`] | weston, Xorg, modetest | guests with a desktop, as a disk image |
 //! | [`mesa`] | OpenGL and Vulkan in software, virglrenderer, programs that draw | renderers of tests, and as a disk guests that draw |
-//! | [`service`] | systemd, udev | as a disk on top of that of [`mesa`]: hosts in guests |
+//! | [`service_disk`] | systemd, udev | as a disk on top of that of [`mesa`]: hosts in guests |
 //! | [`window`] | Xvfb, a window manager, weston, what a viewer's window loads | a window on a host's desktop |
 //!
 //! Each lies under `target/bed/NAME-KEY`, where KEY is made of its inputs, and is built in another folder and renamed,
