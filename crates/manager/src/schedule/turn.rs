@@ -211,7 +211,8 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
     /// For how long it is the turn of the one that runs again, if it is: nobody is stopped in order to be let go on at once.
     fn again(&mut self, key: K, now: Duration) -> Option<Duration> {
         let client = self.clients.get_mut(&key)?;
-        let before = (std::mem::replace(&mut client.state, State::Ready), std::mem::replace(&mut client.waits_since, now));
+        let before =
+            (std::mem::replace(&mut client.state, State::Ready), std::mem::replace(&mut client.waits_since, now));
         let next = self.next(now);
         let client = self.clients.get_mut(&key)?;
         (client.state, client.waits_since) = before;
