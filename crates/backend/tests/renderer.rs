@@ -7,6 +7,7 @@ mod support;
 
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bench::frontend::command;
@@ -380,15 +381,19 @@ fn a_manager_of_time_holds_and_releases_it_and_is_told_how_it_gets_on() {
         assert_eq!(guest.draw(context, 3, [0.0, 0.0, 1.0, 1.0]), [255, 0, 0, 255]);
         // Behind a gate nothing gets on, until the manager is gone, however.
         ward.grant(arbiter::Grant::Gated);
+        let drawn = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let waited = scope.spawn(|| {
-                until("work that waits", &|| ward.report().waiting > 0);
-                let waited = ward.report();
+            let opens = scope.spawn(|| {
+                // What was begun is done, and nothing new is.
+                until("work is under way", &|| ward.report().waiting == 0);
+                std::thread::sleep(Duration::from_millis(100));
+                let early = drawn.load(Ordering::Acquire);
                 ward.grant(arbiter::Grant::Open);
-                waited
+                early
             });
             assert_eq!(guest.draw(context, 4, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);
-            assert!(waited.join().unwrap().waiting > 0);
+            drawn.store(true, Ordering::Release);
+            assert!(!opens.join().unwrap(), "It was drawn behind the gate");
         });
         drop(ward);
         assert_eq!(guest.draw(context, 5, [0.0, 1.0, 0.0, 1.0]), [0, 255, 0, 255]);

@@ -52,8 +52,8 @@ impl Drop for Device {
 }
 
 const SPIN: &str = "while :; do :; done";
-/// One that stands still is woken by the end of a child, for some microseconds in the kernel.
-const STANDING: Duration = Duration::from_micros(500);
+/// One that stands still may wait for a processor in the kernel, and has its time there yet: far less than those that run.
+const STANDING: Duration = Duration::from_millis(5);
 const LONG: Duration = Duration::from_secs(30);
 
 fn stop(freezer: &Freezer, renderers: &mut Renderers) -> Stop {
