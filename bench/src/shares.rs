@@ -400,35 +400,30 @@ pub fn table(programs: &Programs, seconds: u32, most: usize) -> Result<String> {
 fn all_busy(programs: &Programs, mode: &str, weights: &[u32], seconds: u32) -> Result<String> {
     let second = Duration::from_secs(1);
     let guests = weights.iter().map(|_| Guest::start(programs)).collect::<Result<Vec<_>>>()?;
-    let alone = || {
-        guests.iter().enumerate().for_each(|(at, guest)| guest.does(if at == 0 { Habit::Busy } else { Habit::Still }));
-        std::thread::sleep(second);
-        rate(&guests[..1], second * seconds.min(4))
-    };
-    let before = alone();
     let mut slices = Slices::start(programs, &["--mode", mode])?;
     for ((number, guest), weight) in guests.iter().enumerate().zip(weights) {
         guest.does(Habit::Busy);
         slices.add(number, guest, *weight)?;
     }
     std::thread::sleep(second * 2);
-    let (begin, frames) = (slices.used()?, guests.iter().map(Guest::frames).sum::<u64>());
-    let (clock, mut last, mut each) = (Instant::now(), begin.clone(), Vec::new());
+    let begin = slices.used()?;
+    let (mut last, mut each) = (begin.clone(), Vec::new());
     for _ in 0..seconds {
         std::thread::sleep(second);
         let now = slices.used()?;
         each.push(differences(&last, &now));
         last = now;
     }
-    let frames = guests.iter().map(Guest::frames).sum::<u64>() - frames;
-    let together = frames as f64 / clock.elapsed().as_secs_f64();
     let told = slices.snapshot()?;
     let mean = |name: &str| {
         told.values().map(|slice| slice[name].as_f64().unwrap_or(0.0)).sum::<f64>() / told.len() as f64 / 1000.0
     };
     let (switch, stop) = (mean("switch_time"), mean("stop_time"));
-    drop(slices);
-    let one = (before + alone()) / 2.0;
+    let of_one = alternated(seconds, |all| {
+        guests.iter().skip(1).for_each(|guest| guest.does(if all { Habit::Busy } else { Habit::Still }));
+        std::thread::sleep(second / 2);
+        Ok(rate(&guests, second * 2))
+    })?;
     let of_weight = |uses: &Vec<f64>| -> Vec<f64> {
         uses.iter().zip(weights).map(|(used, weight)| used / f64::from(*weight)).collect()
     };
@@ -444,56 +439,64 @@ fn all_busy(programs: &Programs, mode: &str, weights: &[u32], seconds: u32) -> R
         indices[0],
         worst(&differences(&begin, &last), weights) * 100.0,
         distances[distances.len() / 2] * 100.0,
-        together / one * 100.0,
+        of_one * 100.0,
     ))
+}
+
+/// How much of what is measured `false` is measured `true`: by turns, because the machine is never the same for long, the other one
+/// first each time. The median of as many pairs as half of `seconds`, and one.
+fn alternated(seconds: u32, mut measure: impl FnMut(bool) -> Result<f64>) -> Result<f64> {
+    let mut parts = Vec::new();
+    for round in 0..seconds / 2 + 1 {
+        let first = measure(round % 2 == 0)?;
+        let second = measure(round % 2 != 0)?;
+        parts.push(if round % 2 == 0 { first / second } else { second / first });
+    }
+    Ok(crate::timing::median(parts).unwrap_or(f64::NAN))
 }
 
 /// One alone, one of four that idles, and one that draws now and then.
 fn some_idle(programs: &Programs, seconds: u32, text: &mut String) -> Result<()> {
     let second = Duration::from_secs(1);
-    let wait = second * seconds.min(5);
     let guests = (0..4).map(|_| Guest::start(programs)).collect::<Result<Vec<_>>>()?;
-    let median = |rates: Vec<f64>| crate::timing::median(rates).unwrap_or(f64::NAN);
-    let still = || guests.iter().for_each(|guest| guest.does(Habit::Still));
-    // In turns: nobody gives out time, one is alone under the schedule, three are busy beside one that idles.
-    let (mut without, mut with, mut effort, mut fixed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut waits = BTreeMap::<&str, Vec<Duration>>::new();
-    for _ in 0..3 {
-        still();
-        guests[0].does(Habit::Busy);
-        std::thread::sleep(second);
-        without.push(rate(&guests[..1], wait));
-        let mut slices = Slices::start(programs, &[])?;
-        slices.add(0, &guests[0], 1)?;
-        std::thread::sleep(second);
-        with.push(rate(&guests[..1], wait));
-        drop(slices);
-        for (policy, rates) in [("best-effort", &mut effort), ("fixed-share", &mut fixed)] {
-            let mut slices = Slices::start(programs, &["--policy", policy])?;
-            for (number, guest) in guests.iter().enumerate() {
-                guest.does(if number == 3 { Habit::Still } else { Habit::Busy });
-                slices.add(number, guest, 1)?;
-            }
-            std::thread::sleep(second);
-            rates.push(rate(&guests, wait));
-            guests[3].does(Habit::Light);
-            std::thread::sleep(second);
-            guests[3].waits();
-            std::thread::sleep(wait);
-            waits.entry(policy).or_default().extend(guests[3].waits());
+    let busy = |count: usize| {
+        let habit = |at| if at < count { Habit::Busy } else { Habit::Still };
+        guests.iter().enumerate().for_each(|(at, guest)| guest.does(habit(at)));
+    };
+    let scheduled = |policy: &str, count: usize| -> Result<Slices> {
+        let mut slices = Slices::start(programs, &["--policy", policy])?;
+        for (number, guest) in guests[..count].iter().enumerate() {
+            slices.add(number, guest, 1)?;
         }
-        still();
+        Ok(slices)
+    };
+    // Against one alone to whom nobody gives time.
+    let of_alone = |policy, shared: usize, working: usize| {
+        alternated(seconds, |with| {
+            busy(if with { working } else { 1 });
+            let _slices = with.then(|| scheduled(policy, shared)).transpose()?;
+            std::thread::sleep(second / 2);
+            Ok(rate(&guests, second * 2))
+        })
+    };
+    let _ = writeln!(text, "One alone under the schedule: {:.1} %", of_alone("best-effort", 1, 1)? * 100.0);
+    let mut waits = BTreeMap::<&str, Vec<Duration>>::new();
+    let mut light = |beside| {
         guests[3].does(Habit::Light);
         std::thread::sleep(second);
         guests[3].waits();
-        std::thread::sleep(wait);
-        waits.entry("alone").or_default().extend(guests[3].waits());
+        std::thread::sleep(second * seconds);
+        waits.entry(beside).or_default().extend(guests[3].waits());
+    };
+    for policy in ["best-effort", "fixed-share"] {
+        let part = of_alone(policy, 4, 3)?;
+        let _ = writeln!(text, "Three busy, one idle, {policy}, against one alone: {:.1} %", part * 100.0);
+        let _slices = scheduled(policy, 4)?;
+        busy(3);
+        light(policy);
     }
-    let alone = median(without);
-    let of_alone = |rates: Vec<f64>| median(rates) / alone * 100.0;
-    let _ = writeln!(text, "One alone under the schedule: {:.1} % of {alone:.0} frames/s", of_alone(with));
-    let _ = writeln!(text, "Three busy, one idle, best-effort: {:.1} %", of_alone(effort));
-    let _ = writeln!(text, "Three busy, one idle, fixed-share: {:.1} %", of_alone(fixed));
+    busy(0);
+    light("alone");
     for (beside, mut waits) in waits {
         let (p50, p99) = (part(&mut waits, 0.5), part(&mut waits, 0.99));
         let count = waits.len();
