@@ -53,7 +53,8 @@ const ADDRESSES: u64 = 1 << 30;
 
 /// By how much such a process comes before others when memory is short (`oom_score_adj`, 1000 are all of the host's, or of its control
 /// group's): as much as browsers' do. Another one is started; a device is not, and has its guest's memory counted among its own.
-const ENDS_FIRST: &str = "300";
+const ENDS_FIRST: i32 = 300;
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 
 /// What such a process is told besides what it is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +128,10 @@ fn render(kind: Option<&str>, socket: &str, spec: &str) -> Result<()> {
     let (kind, spec) = (kind_of(kind)?, Spec::from_word(spec)?);
     logging::start_inside(&spec.log);
     // While its own files in /proc are its own. Who was told a larger number keeps it.
-    let _ = fs::write("/proc/self/oom_score_adj", ENDS_FIRST);
+    let told = fs::read_to_string(OOM_SCORE).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    if told < ENDS_FIRST {
+        let _ = fs::write(OOM_SCORE, ENDS_FIRST.to_string());
+    }
     let number = socket.parse().context("The socket is no number")?;
     let socket = inherited::unix_socket(number, SocketType::SEQPACKET)?;
     // Who watches over us goes: so do we. That the device goes, the socket tells.

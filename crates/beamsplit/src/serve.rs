@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use host::processes::Processes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
@@ -89,6 +90,7 @@ pub fn run(words: Words) -> Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    raise_file_limit();
     let runtime = words.runtime_dir.map_or_else(folders::runtime, Ok)?;
     let runtime = std::path::absolute(runtime).context("Cannot find the runtime folder")?;
     // It is written into files of text, and into QEMU's options.
@@ -140,8 +142,17 @@ pub fn run(words: Words) -> Result<()> {
     desk.end();
     // What it is doing just now is done to its end.
     let _ = keeper.join();
+    // Who looks into a file system that never answers is not waited for.
+    tokio.shutdown_background();
     tracing::info!("Ended; devices go on");
     Ok(())
+}
+
+/// Makes room for a hold on each process that draws, of all devices: one of them may have a thousand.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Failing leaves what there was, which a few devices do not notice.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// What is written in this folder is believed, down to which processes may be ended: nobody else may write there.

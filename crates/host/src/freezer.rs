@@ -23,15 +23,6 @@ pub enum Freezer {
     Cgroup(Cgroup),
 }
 
-/// What came of a stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stop {
-    /// Until the last one stood still, or until it was given up; the order came before.
-    pub took: Duration,
-    /// All stand still.
-    pub complete: bool,
-}
-
 impl Freezer {
     /// By the group if it can be frozen, else by signals.
     pub fn with(group: Option<Cgroup>) -> Self {
@@ -67,18 +58,19 @@ impl Freezer {
         self.order(renderers);
     }
 
-    /// Waits until all that were ordered to stop do, and those that they had just started, for `limit` at most.
-    pub fn finish(&self, renderers: &mut Renderers, limit: Duration) -> Stop {
+    /// Waits until all that were ordered to stop do, and those that they had just started, for `limit` at most. Returns whether all
+    /// stand still.
+    pub fn finish(&self, renderers: &mut Renderers, limit: Duration) -> bool {
         let begin = Instant::now();
         loop {
             let stand = self.wait(renderers, begin, limit);
             // What was started just before its parent stood still.
             let more = renderers.find_theirs();
             if stand && !more {
-                return Stop { took: begin.elapsed(), complete: true };
+                return true;
             }
             if begin.elapsed() >= limit {
-                return Stop { took: begin.elapsed(), complete: false };
+                return false;
             }
             self.order(renderers);
         }

@@ -113,7 +113,9 @@ fn keep(file: &Path, key: String, finding: Finding) -> std::io::Result<()> {
     let new = file.with_extension(std::process::id().to_string());
     // Whoever starts us with a umask that lets a group write: what others can write is not believed.
     let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600).open(&new)?.write_all(&text)?;
+    // One that another of our number left behind may be writable still.
+    let _ = std::fs::remove_file(&new);
+    options.write(true).create_new(true).mode(0o600).open(&new)?.write_all(&text)?;
     std::fs::rename(new, file)
 }
 

@@ -71,6 +71,11 @@ fn draws(device: &[OsString], node: Option<&Path>) -> Result<Vec<Capset>> {
     Ok(names.filter_map(|name| name.parse().ok()).collect())
 }
 
+/// Ends it. Somebody else waits for it: one that hangs in a driver does not even die.
+fn end(mut child: Child) {
+    std::thread::spawn(move || child.kill().and_then(|()| child.wait()));
+}
+
 /// What it prints until it ends. What it started and left behind, with its output open, is not waited for: a driver's process may
 /// never end.
 fn answer(mut child: Child) -> Result<Vec<u8>> {
@@ -90,13 +95,12 @@ fn answer(mut child: Child) -> Result<Vec<u8>> {
                 while child.try_wait()?.is_none() && Instant::now() < until {
                     std::thread::sleep(PAUSE);
                 }
-                let _ = child.kill();
+                end(child);
                 return text.context("Cannot read its answer");
             }
             Err(RecvTimeoutError::Disconnected) => bail!("Cannot read its answer"),
             Err(RecvTimeoutError::Timeout) if Instant::now() >= until => {
-                // Not waited for: one that hangs in a driver does not even die.
-                child.kill()?;
+                end(child);
                 match ended {
                     true => bail!("It ended, and something that it started did not"),
                     false => bail!("Finding out took longer than {} seconds", PATIENCE.as_secs()),

@@ -372,7 +372,9 @@ impl Gpu {
         let crowds = self.clients.iter().filter(|(_, client)| client.is_too_many()).map(|(uuid, _)| *uuid);
         for uuid in crowds.collect::<Vec<_>>() {
             if self.schedule.account(uuid).is_some_and(|account| account.held.is_none()) {
-                let why = format!("It has more than {MOST} processes that draw");
+                let why = format!(
+                    "It has processes that draw and cannot be stopped: more than {MOST}, or more than this manager may hold"
+                );
                 self.schedule.hold(uuid, Held { why, last: None });
                 self.act(&[Act::Hold(uuid)], on_held);
             }

@@ -168,6 +168,10 @@ impl Gpu {
             _ => return Ok(()),
         }
         self.stats.readback_bytes.add(pixels.len() as u64);
+        // It may have gone meanwhile.
+        if self.scanouts.pointer.is_none() {
+            return Ok(());
+        }
         // Without room for it the pointer keeps the picture it has, or none.
         self.make_room_for_pointer(pixels.len())?;
         if let Some(pointer) = &mut self.scanouts.pointer {

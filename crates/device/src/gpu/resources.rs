@@ -304,15 +304,18 @@ impl Gpu {
         if self.resources.has_room(cost) {
             return Ok(());
         }
-        self.forget_unseen(resource, cost);
-        if !self.resources.has_room(cost) {
-            self.drop_stale();
+        let (limit, wanted) = (self.resources.ledger.limit(), cost.bytes());
+        // What never fits costs nobody anything.
+        if wanted <= limit {
+            self.forget_unseen(resource, cost);
+            if !self.resources.has_room(cost) {
+                self.drop_stale();
+            }
+            if self.resources.has_room(cost) {
+                return Ok(());
+            }
         }
-        if self.resources.has_room(cost) {
-            return Ok(());
-        }
-        let (used, limit) = (self.resources.ledger.used(), self.resources.ledger.limit());
-        let wanted = cost.bytes();
+        let used = self.resources.ledger.used();
         guest_log!(warn, "The guest has {used} of {limit} bytes and wants {wanted} more: it needs a larger --memory");
         Err(ReplyError::OutOfMemory)
     }

@@ -56,7 +56,7 @@ const SPIN: &str = "while :; do :; done";
 const STANDING: Duration = Duration::from_millis(5);
 const LONG: Duration = Duration::from_secs(30);
 
-fn stop(freezer: &Freezer, renderers: &mut Renderers) -> Stop {
+fn stop(freezer: &Freezer, renderers: &mut Renderers) -> bool {
     freezer.begin(renderers);
     freezer.finish(renderers, LONG)
 }
@@ -105,8 +105,7 @@ fn stopped_ones_use_nothing_and_go_on_afterwards() {
         let mut meter = Meter::default();
         for _ in 0..5 {
             wait_until_they_run(&mut meter, &mut renderers);
-            let stop = stop(&freezer, &mut renderers);
-            assert!(stop.complete, "{}: {stop:?}", freezer.name());
+            assert!(stop(&freezer, &mut renderers), "{}", freezer.name());
             assert!(uses(&mut meter, &mut renderers) <= STANDING, "{}", freezer.name());
             freezer.go_on(&mut renderers);
         }
@@ -126,8 +125,7 @@ fn those_that_start_processes_all_the_time_are_stopped_with_all_of_them() {
             // On a busy machine one may wait for a processor in the middle of a fork, and seem to stand. Its child is found by the
             // next look, and stopped as all are. There is none after that: those that start processes stand.
             let all_stand = (0..4).any(|_| {
-                let stop = stop(&freezer, &mut renderers);
-                assert!(stop.complete, "{}: {stop:?}", freezer.name());
+                assert!(stop(&freezer, &mut renderers), "{}", freezer.name());
                 let used = uses(&mut meter, &mut renderers);
                 let found = renderers.find();
                 assert!(found || used <= STANDING, "{}: {used:?}", freezer.name());
@@ -147,7 +145,7 @@ fn the_device_its_launcher_and_strangers_are_never_stopped() {
     let mut stranger = Command::new("sleep").arg("1000").process_group(0).spawn().expect("sleep");
     let device = Device::start(&[SPIN]);
     let mut renderers = device.renderers(1);
-    assert!(stop(&Freezer::Signals, &mut renderers).complete);
+    assert!(stop(&Freezer::Signals, &mut renderers));
     let processes = Processes::default();
     let limit = Instant::now() + LONG;
     // On a busy machine they get to it later, without having done anything.
@@ -170,7 +168,7 @@ fn one_whose_parent_died_is_found_by_its_group() {
     let device = Device::start(&[&format!("sh -c \"sh -c \\\"{SPIN}\\\" & exit\"; while :; do sleep 1000; done")]);
     // The leader, its sleep, and the orphan.
     let mut renderers = device.renderers(3);
-    assert!(stop(&Freezer::Signals, &mut renderers).complete);
+    assert!(stop(&Freezer::Signals, &mut renderers));
     let mut meter = Meter::default();
     assert!(uses(&mut meter, &mut renderers) <= STANDING);
     assert!(!meter.total().is_zero(), "The orphan is among them");

@@ -204,7 +204,7 @@ impl Client {
 
     /// Waits until it has stopped, for at most so long.
     pub fn finish(&mut self, limit: Duration) {
-        self.stopped = self.freezer.finish(&mut self.renderers, limit).complete;
+        self.stopped = self.freezer.finish(&mut self.renderers, limit);
         // Seen by the next look, however soon that is.
         self.looked = Duration::ZERO;
     }
