@@ -13,6 +13,7 @@ mod in_process;
 mod log;
 mod probe;
 mod renderer;
+mod ring;
 mod rules;
 mod server;
 pub mod stream;

@@ -7,6 +7,7 @@ use foldhash::{HashMap, HashMapExt, HashSet};
 use protocol::{CapsetId, ContextId, Rect, ReplyError, Resource3d, ResourceId, Transfer3d};
 use vm_memory::VolatileSlice;
 
+use super::ring;
 use super::rules::{self, Copy};
 use crate::library::{Exported, Kind, Library, Piece};
 
@@ -189,12 +190,15 @@ impl<C: Calls> Library for Renderer<C> {
     }
 
     fn submit(&mut self, context: ContextId, commands: &mut [u8]) -> Result<(), ReplyError> {
-        self.context(context)?;
+        let kind = self.context(context)?.kind;
         if !commands.len().is_multiple_of(4) {
             return Err(ReplyError::InvalidParameter);
         }
         if commands.is_empty() {
             return Ok(());
+        }
+        if kind == Kind::Vk {
+            ring::show_life(commands);
         }
         let code = self.calls.submit(context.0, commands);
         self.judge(context, code)

@@ -8,16 +8,16 @@ use ash::vk;
 use super::{Gpu, with};
 use crate::{Made, seconds};
 
-/// Frames that are submitted one after the other, and how many such batches there are at a time, so that one always waits. While a
-/// batch is computed nothing is said to the host: a ring that had nothing to do would have to be woken for each frame.
-const BATCH: u32 = 16;
+/// Frames that are one submit, and how many such batches there are at a time, so that one always waits. While a batch is computed
+/// nothing is said to the host: a ring that had nothing to do would have to be woken for each frame.
+const BATCH: u32 = 32;
 const IN_FLIGHT: usize = 2;
 /// Bytes that are allocated at a time, and those of a GiB.
 const PIECE: u64 = 256 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Computes frames, in whole batches, that were recorded once, some of them always waiting: all that is said to the host meanwhile are
-/// submits on one queue.
+/// submits on one queue. It says when all is set up.
 pub fn burn(frames: u32) -> Result<Made> {
     // SAFETY: as of `draw`.
     with(|gpu| unsafe { gpu.burn(frames) })
@@ -37,20 +37,20 @@ impl Gpu {
             let job = self.job(c"burn")?;
             let flags = vk::CommandBufferUsageFlags::SIMULTANEOUS_USE;
             device.begin_command_buffer(self.commands, &vk::CommandBufferBeginInfo::default().flags(flags))?;
-            self.dispatch(self.commands, &job);
+            for _ in 0..BATCH {
+                self.dispatch(self.commands, &job);
+            }
             device.end_command_buffer(self.commands)?;
             let info = vk::FenceCreateInfo::default().flags(vk::FenceCreateFlags::SIGNALED);
             let fences: Vec<_> =
                 (0..IN_FLIGHT).map(|_| device.create_fence(&info, None)).collect::<Result<_, vk::Result>>()?;
             let buffers = [self.commands];
+            println!("computes");
             let begin = Instant::now();
             for (_, fence) in (0..frames.div_ceil(BATCH)).zip(fences.iter().cycle()) {
                 device.wait_for_fences(&[*fence], true, u64::MAX).context("A fence")?;
                 device.reset_fences(&[*fence])?;
-                for number in 1..=BATCH {
-                    let last = if number == BATCH { *fence } else { vk::Fence::null() };
-                    device.queue_submit(self.queue, &[vk::SubmitInfo::default().command_buffers(&buffers)], last)?;
-                }
+                device.queue_submit(self.queue, &[vk::SubmitInfo::default().command_buffers(&buffers)], *fence)?;
             }
             device.wait_for_fences(&fences, true, u64::MAX).context("The last fences")?;
             Ok(Made { renderer: self.name.clone(), pixels: Vec::new(), seconds: seconds(begin) })
