@@ -5,6 +5,7 @@
 //! their own sessions: the manager may end, in whatever way, and the next one finds them.
 
 mod apply;
+mod aside;
 mod ask;
 mod cgroup;
 mod config;

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::socket;
 use crate::client;
 
 /// How long a device may take: it gives up on itself after five seconds.
@@ -85,7 +86,7 @@ pub enum Silent {
 /// Asks the process `pid`, which listens on `socket`, for a picture.
 pub async fn picture(socket: &Path, pid: i32, target: &str, room: &Room) -> Result<Answer, Silent> {
     within(async {
-        let mut stream = connect(socket, pid).await?;
+        let mut stream = connect(socket, pid)?;
         say(&mut stream, target).await?;
         let Held { bytes, room } = read(stream, room).await?;
         let (status, bytes) = client::parse(bytes).map_err(|_| Silent::Garbage)?;
@@ -96,13 +97,13 @@ pub async fn picture(socket: &Path, pid: i32, target: &str, room: &Room) -> Resu
 
 /// The statistics of the process `pid`, which listens on `socket`.
 pub async fn stats(socket: &Path, pid: i32) -> Result<Value, Silent> {
-    within(async { told(connect(socket, pid).await?).await }).await
+    within(async { told(connect(socket, pid)?).await }).await
 }
 
-/// Connects to a process, and to no other: a device can put a link to anybody's socket in the place of its own, and whoever
-/// asks it would hear what only the manager may.
-async fn connect(socket: &Path, pid: i32) -> Result<UnixStream, Silent> {
-    let stream = UnixStream::connect(socket).await?;
+/// Connects to a process, and to no other: a device can put something else in the place of its own socket, and whoever asks it
+/// would hear what only the manager may.
+fn connect(socket: &Path, pid: i32) -> Result<UnixStream, Silent> {
+    let stream = UnixStream::from_std(socket::connect(socket, None)?)?;
     if is(&stream, pid) { Ok(stream) } else { Err(Silent::Another) }
 }
 
@@ -154,14 +155,13 @@ mod tests {
     #[tokio::test]
     async fn who_listens_in_the_place_of_another_is_not_asked() {
         let folder = tempfile::tempdir().unwrap();
-        let [own, link] = ["own", "link"].map(|name| folder.path().join(name));
+        let own = folder.path().join("own");
         let listener = tokio::net::UnixListener::bind(&own).unwrap();
-        std::os::unix::fs::symlink(&own, &link).unwrap();
         let pid = std::process::id().cast_signed();
-        assert!(matches!(stats(&link, pid + 1).await, Err(Silent::Another)));
+        assert!(matches!(stats(&own, pid + 1).await, Err(Silent::Another)));
         let (mut heard, _) = listener.accept().await.unwrap();
         assert_eq!(heard.read(&mut [0; 16]).await.unwrap(), 0, "it heard something");
-        assert!(connect(&own, pid).await.is_ok());
+        assert!(connect(&own, pid).is_ok());
     }
 
     #[tokio::test]

@@ -3,19 +3,22 @@
 //! They put their sockets beside the manager's (`control-socket = "/run/beamsplit/{pid}.sock"` in their config file). The host's
 //! manager sees those of all users.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::geteuid;
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
 use tokio::net::unix::UCred;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::aside::Aside;
 use super::{ask, socket};
 use crate::folders;
 
@@ -25,53 +28,94 @@ const USERS: &str = "/run/user";
 const MOST: usize = 32;
 /// How many names of a folder are looked at. Stops a user who makes millions of them.
 const MOST_NAMES: usize = 4096;
-/// How long a device that is not ours may take to answer. Stops one that never does from keeping others waiting.
+/// Folders of users that are looked into at once. Each takes a thread meanwhile, and a hostile one for as long as it likes.
+const MOST_USERS: usize = 256;
+/// How long a folder may take, and then a device that is not ours. Stops those that never answer from keeping others waiting.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// The longest name that is believed.
 const MAX_NAME: usize = 64;
 
-/// All of them that answer. A few clients at a time have them asked: as many as there are places in `crowd`.
-pub async fn list(runtime: &Path, crowd: &Semaphore) -> Vec<Value> {
-    // It is never closed.
-    let _place = crowd.acquire().await;
-    let runtime = runtime.to_owned();
-    // What is in a user's folder may be a file system of the user's, which never answers.
-    let Ok(Ok(sockets)) = timeout(PATIENCE, spawn_blocking(move || sockets(&runtime))).await else { return Vec::new() };
-    let mut asking = JoinSet::new();
-    for (path, owner) in sockets {
-        asking.spawn(async move { timeout(PATIENCE, asked(&path, owner)).await.ok()? });
-    }
-    let mut found: Vec<Value> = asking.join_all().await.into_iter().flatten().collect();
-    found.sort_by(|one, other| one["socket"].as_str().cmp(&other["socket"].as_str()));
-    found
+/// The folders in which others have sockets.
+#[derive(Debug, Clone)]
+pub struct Foreign {
+    runtime: PathBuf,
+    own: Aside,
+    /// Of each user by itself: one that hangs is none of the others' concern.
+    users: Arc<Mutex<BTreeMap<u32, Aside>>>,
 }
 
-/// The sockets of all folders, and whose they have to be.
-fn sockets(runtime: &Path) -> Vec<(PathBuf, Option<u32>)> {
-    let mut all: Vec<_> = sockets_in(runtime).map(|path| (path, None)).collect();
-    if geteuid().is_root() {
-        for user in fs::read_dir(USERS).into_iter().flatten().flatten() {
-            let uid = user.file_name().to_str().and_then(|name| name.parse().ok());
-            let Some(uid) = uid else { continue };
-            all.extend(sockets_in(&user.path().join("beamsplit")).map(|path| (path, Some(uid))));
-        }
+/// Sockets that somebody listened on a moment ago.
+type Found = Vec<(PathBuf, UnixStream)>;
+
+impl Foreign {
+    /// Those beside the manager's runtime folder.
+    pub fn new(runtime: &Path) -> Self {
+        Foreign { runtime: runtime.to_owned(), own: Aside::default(), users: Arc::default() }
     }
-    let own = folders::socket_in(runtime);
-    all.retain(|(path, _)| *path != own && !path.ends_with("manager.sock"));
-    all
+
+    /// All of them that answer. A few clients at a time have them asked: as many as there are places in `crowd`.
+    pub async fn list(&self, crowd: &Semaphore) -> Vec<Value> {
+        // It is never closed.
+        let _place = crowd.acquire().await;
+        let mut asking = JoinSet::new();
+        for (folder, owner, aside) in self.folders() {
+            asking.spawn(async move {
+                // What is in a user's folder may be a file system of the user's: who looks there, or connects, may never return.
+                let found = aside.run(PATIENCE, move || found_in(&folder, owner)).await;
+                answers(found.unwrap_or_default(), owner).await
+            });
+        }
+        let mut all: Vec<Value> = asking.join_all().await.into_iter().flatten().collect();
+        all.sort_by(|one, other| one["socket"].as_str().cmp(&other["socket"].as_str()));
+        all
+    }
+
+    /// All folders, whose what is there has to be, and the place of who looks there.
+    fn folders(&self) -> Vec<(PathBuf, Option<u32>, Aside)> {
+        let mut all = vec![(self.runtime.clone(), None, self.own.clone())];
+        if geteuid().is_root() {
+            let mut asides = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+            // Of those that nobody looks into nothing has to be known.
+            asides.retain(|_, aside| !aside.is_unused());
+            // The names alone, which are root's: no folder of a user's is touched.
+            for user in fs::read_dir(USERS).into_iter().flatten().flatten() {
+                let Some(uid) = user.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+                if asides.len() < MOST_USERS || asides.contains_key(&uid) {
+                    let aside = asides.entry(uid).or_default().clone();
+                    all.push((user.path().join("beamsplit"), Some(uid), aside));
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Connects to what is in a folder, which may take for ever.
+fn found_in(folder: &Path, owner: Option<u32>) -> Found {
+    let connected = |path: PathBuf| socket::connect(&path, owner).ok().map(|stream| (path, stream));
+    sockets_in(folder).filter_map(connected).collect()
 }
 
 fn sockets_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().take(MOST_NAMES).flatten();
     let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
     let paths = sockets.map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).take(MOST)
+    let own = folders::socket_in(folder);
+    paths.filter(move |path| *path != own && path.extension().is_some_and(|end| end == "sock")).take(MOST)
 }
 
-/// What the one says of itself that listens there, if it is this user's: in a user's folder a link may lead to anybody's socket,
-/// and nobody else's may be asked in root's name.
-async fn asked(path: &Path, owner: Option<u32>) -> Option<Value> {
-    let stream = UnixStream::connect(path).await.ok()?;
+/// What those say of themselves who listen there, as far as they are this user's and answer.
+async fn answers(found: Found, owner: Option<u32>) -> Vec<Value> {
+    let mut asking = JoinSet::new();
+    for (path, stream) in found {
+        asking.spawn(async move { timeout(PATIENCE, asked(&path, stream, owner)).await.ok()? });
+    }
+    asking.join_all().await.into_iter().flatten().collect()
+}
+
+/// What the one says of itself that listens there, if it is this user's: nobody else's may be asked in root's name.
+async fn asked(path: &Path, stream: UnixStream, owner: Option<u32>) -> Option<Value> {
+    let stream = tokio::net::UnixStream::from_std(stream).ok()?;
     let peer = stream.peer_cred().ok()?;
     if owner.is_some_and(|owner| owner != peer.uid()) {
         return None;
@@ -117,8 +161,9 @@ mod tests {
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
-        assert_eq!(asked(&path, Some(own + 1)).await, None);
-        let told = asked(&path, Some(own)).await.unwrap();
+        let connect = || socket::connect(&path, Some(own)).unwrap();
+        assert_eq!(asked(&path, connect(), Some(own + 1)).await, None);
+        let told = asked(&path, connect(), Some(own)).await.unwrap();
         assert_eq!((&told["pid"], &told["name"]), (&json!(std::process::id()), &json!("vm7")));
         assert_eq!(told["owner"], socket::user_name(own));
     }

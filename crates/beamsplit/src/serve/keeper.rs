@@ -20,7 +20,6 @@ use viewer::Right;
 use super::config::Config;
 use super::desk::{Desk, Failure, Order};
 use super::device::{ARBITER, Devices, Waiting};
-use super::keys::Keys;
 use super::slices::{self, Slices};
 use super::store::Store;
 use super::watch::{self as watching, Watch};
@@ -40,8 +39,6 @@ pub struct Keeper {
     cgroup: Option<PathBuf>,
     slices: slices::Handle,
     watches: HashMap<Uuid, Watch>,
-    /// What opens the consoles of those that are watched.
-    keys: HashMap<Uuid, Keys>,
     /// Processes that wait for the word until they are written down.
     waiting: HashMap<Uuid, Waiting>,
     /// What the machine has still to hear, in order.
@@ -104,7 +101,6 @@ impl Keeper {
             cgroup,
             slices,
             watches: HashMap::new(),
-            keys: HashMap::new(),
             waiting: HashMap::new(),
             news: VecDeque::new(),
             began: Instant::now(),
@@ -168,7 +164,7 @@ impl Keeper {
                 if let Err(error) = held {
                     tracing::error!("{uuid}: Cannot hold process {}, so it is ended: {error}", identity.pid);
                 }
-                if watching::kill_left_behind(uuid, identity) == 0 {
+                if watching::is_nothing_left(Processes::default(), uuid, identity) {
                     return self.tell(Event::Lost { record, why: "its process ended while no manager ran".to_owned() });
                 }
                 // What it started is there still, and its part is its own until that is gone.
@@ -229,7 +225,6 @@ impl Keeper {
                 // Its descriptor goes too. Another process of the same vGPU is watched by another.
                 if self.watches.get(uuid).is_some_and(Watch::is_over) {
                     self.watches.remove(uuid);
-                    self.keys.remove(uuid);
                 }
             }
             _ => {}
@@ -403,10 +398,6 @@ impl Keeper {
 
     fn watch(&mut self, uuid: Uuid, identity: Identity, pidfd: std::os::fd::OwnedFd) {
         let folder = self.devices.folder(uuid);
-        match Keys::read(&folder) {
-            Some(keys) => self.keys.insert(uuid, keys),
-            None => self.keys.remove(&uuid),
-        };
         let watch = Watch::start(&self.runtime, self.desk.clone(), uuid, identity, pidfd, folder);
         self.watches.insert(uuid, watch);
     }
@@ -437,7 +428,7 @@ impl Keeper {
 
     /// What opens its console for one who has this right, where it takes anything.
     pub fn key_of(&self, uuid: Uuid, right: Right) -> Option<&str> {
-        self.keys.get(&uuid).map(|keys| keys.of(right))
+        self.watches.get(&uuid)?.key(right)
     }
 
     /// Those whose devices are there.

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use viewer::Right;
 
+use super::aside::Aside;
 use super::ask;
 use super::desk::Failure;
 use super::keeper::Keeper;
@@ -25,6 +26,8 @@ use super::view;
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long a device may take: one that hangs is left out, and keeps nobody waiting.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the kernel may take to say what memory processes have.
+const WEIGHING: Duration = Duration::from_secs(5);
 /// The sections of a device's statistics that hold counters.
 const SECTIONS: [&str; 3] = ["device", "input", "touch"];
 /// What a device counts that falls again; all else only grows.
@@ -50,16 +53,16 @@ pub async fn sample(app: &App) -> Result<Vec<Value>, Failure> {
             vgpus[index]["stats"] = stats;
         }
     }
-    weigh(&mut vgpus).await;
+    weigh(&mut vgpus, &app.scale).await;
     Ok(vgpus)
 }
 
-/// Says what memory the processes of those that run have.
-async fn weigh(vgpus: &mut [Value]) {
+/// Says what memory the processes of those that run have, if the kernel says so in time.
+async fn weigh(vgpus: &mut [Value], scale: &Aside) {
     let pid = |vgpu: &Value| i32::try_from(vgpu["pid"].as_u64()?).ok();
     let leaders: Vec<i32> = vgpus.iter().filter(|vgpu| runs(vgpu)).filter_map(pid).collect();
-    let looked = tokio::task::spawn_blocking(move || memory::of_sessions(&Processes::default(), &leaders)).await;
-    let Ok(sessions) = looked else { return };
+    let looked = scale.run(WEIGHING, move || memory::of_sessions(&Processes::default(), &leaders)).await;
+    let Some(sessions) = looked else { return };
     for vgpu in vgpus {
         let Some(OfSession { leader, group, others }) = pid(vgpu).and_then(|pid| sessions.get(&pid)) else { continue };
         let told = |of: &Resident| json!({ "anonymous": of.anonymous, "shared": of.shared });

@@ -21,9 +21,10 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use viewer::Right;
 
+use super::aside::Aside;
 use super::desk::{Desk, Failure};
 use super::device::Devices;
-use super::foreign;
+use super::foreign::Foreign;
 use super::http::MAX_BODY;
 use super::keeper::Keeper;
 use super::{ask, log, metrics, view};
@@ -50,6 +51,9 @@ pub struct App {
     pub devices: Devices,
     /// Places for those who have many devices asked at once.
     pub crowd: Arc<Semaphore>,
+    /// The place of who looks at what memory processes have.
+    pub scale: Aside,
+    foreign: Foreign,
     pictures: ask::Room,
     reload: mpsc::Sender<Reload>,
 }
@@ -62,7 +66,9 @@ impl App {
     pub fn new(desk: Desk, devices: Devices) -> (Self, mpsc::Receiver<Reload>) {
         let (reload, reloads) = mpsc::channel(1);
         let crowd = Arc::new(Semaphore::new(CROWDS));
-        (App { desk, devices, crowd, pictures: ask::Room::default(), reload }, reloads)
+        let foreign = Foreign::new(&devices.runtime);
+        let (scale, pictures) = (Aside::default(), ask::Room::default());
+        (App { desk, devices, crowd, scale, foreign, pictures, reload }, reloads)
     }
 }
 
@@ -194,7 +200,7 @@ async fn types_file(State(app): State<App>) -> Result<Response, Refused> {
 /// `list`, see [`router`].
 pub async fn list(State(app): State<App>, Extension(right): Extension<Right>) -> Answer {
     let vgpus = app.desk.look(move |keeper| keeper.told_all(right)).await?;
-    let foreign = foreign::list(&app.devices.runtime, &app.crowd).await;
+    let foreign = app.foreign.list(&app.crowd).await;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Ok(Json(json!({ "version": VERSION, "host": host, "vgpus": vgpus, "foreign": foreign })))
 }

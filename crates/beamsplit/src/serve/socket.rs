@@ -1,14 +1,16 @@
-//! The manager's socket: who may connect, and what remains of a manager that was killed.
+//! Unix sockets: the manager's, who may connect there, and what remains of a manager that was killed; those of others, and how
+//! they are connected to.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::Gid;
-use rustix::fs::Mode;
+use rustix::fs::{FileType, Gid, Mode, OFlags};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{geteuid, umask};
 
 /// The group whose members may ask.
@@ -36,6 +38,36 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
     }
     fs::set_permissions(path, Permissions::from_mode(MODE)).with_context(cannot)?;
     Ok(listener)
+}
+
+/// Connects to the very socket that has this name, of this user if one is named, without waiting for whoever listens there.
+///
+/// In a folder where others may write, the name may be that of a link, which could lead to anybody's socket, or through a folder
+/// that never answers: none is followed. The folder itself may be one: see [`super::aside`].
+pub fn connect(path: &Path, owner: Option<u32>) -> io::Result<UnixStream> {
+    let there = hold(path, owner)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    net::connect(&socket, &SocketAddrUnix::new(name_of(&there))?)?;
+    Ok(socket.into())
+}
+
+/// A hold on a socket's file, whatever becomes of its name. No link is followed.
+pub fn hold(path: &Path, owner: Option<u32>) -> io::Result<OwnedFd> {
+    let there = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&there)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(io::Error::new(ErrorKind::ConnectionRefused, "It is no socket"));
+    }
+    if owner.is_some_and(|owner| owner != stat.st_uid) {
+        return Err(io::Error::new(ErrorKind::PermissionDenied, "It is another user's"));
+    }
+    Ok(there)
+}
+
+/// A name of what is held.
+pub fn name_of(held: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", held.as_raw_fd()).into()
 }
 
 /// Who is at the other end.
@@ -114,6 +146,33 @@ mod tests {
         fs::write(&path, "notes").unwrap();
         assert!(bind(&path).unwrap_err().to_string().contains("something else"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "notes");
+    }
+
+    #[test]
+    fn neither_a_link_nor_another_users_socket_is_connected_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let [own, link, file] = ["own", "link", "file"].map(|name| folder.path().join(name));
+        let listener = UnixListener::bind(&own).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        fs::write(&file, "").unwrap();
+        let user = geteuid().as_raw();
+        for (path, owner) in [(&link, None), (&file, None), (&own, Some(user + 1))] {
+            assert!(connect(path, owner).is_err());
+        }
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "somebody came");
+        connect(&own, Some(user)).unwrap();
+        listener.accept().unwrap();
+    }
+
+    #[test]
+    fn a_path_that_no_address_takes_is_connected_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("d".repeat(120));
+        fs::create_dir(&deep).unwrap();
+        let _listener = UnixListener::bind(folder.path().join("s")).unwrap();
+        fs::rename(folder.path().join("s"), deep.join("s")).unwrap();
+        connect(&deep.join("s"), None).unwrap();
     }
 
     #[test]

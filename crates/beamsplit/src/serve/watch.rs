@@ -1,9 +1,11 @@
 //! Watches one device: when it answers for the first time, and when it and all that it started are gone.
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,6 @@ use manager::grant::CONTROL_SOCKET;
 use manager::machine::Ending;
 use manager::{Event, Uuid};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde_json::Value;
 use tokio::io::Interest;
@@ -20,9 +21,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::runtime;
 use tokio::task::AbortHandle;
+use viewer::Right;
 
+use super::aside::Aside;
 use super::desk::Desk;
-use super::{ask, device};
+use super::keys::Keys;
+use super::{ask, device, socket};
 
 /// How often a device that starts is asked whether it answers, at first and later.
 const IMPATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -30,6 +34,8 @@ const IMPATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::fr
 const COUNTING: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 /// Who has not ended after that long hangs in the kernel, and is looked at, and told of, no more often.
 const STUCK: Duration = Duration::from_secs(10);
+/// How long it may take to find those that a device left behind.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// A device that is watched.
 #[derive(Debug)]
@@ -38,6 +44,7 @@ pub struct Watch {
     /// The same, for ever; of one that ended before it was watched there is none.
     pidfd: Option<Arc<OwnedFd>>,
     said: Arc<Said>,
+    keys: Option<Keys>,
     task: AbortHandle,
 }
 
@@ -65,8 +72,9 @@ impl Watch {
         folder: PathBuf,
     ) -> Self {
         let (pidfd, said) = (Arc::new(pidfd), Arc::new(Said::default()));
+        let keys = Keys::read(&folder);
         let task = runtime.spawn(watch(desk, uuid, identity, pidfd.clone(), folder, said.clone()));
-        Watch { identity, pidfd: Some(pidfd), said, task: task.abort_handle() }
+        Watch { identity, pidfd: Some(pidfd), said, keys, task: task.abort_handle() }
     }
 
     /// Watches what is left of a device that ended while nobody did. `Exited` is told when nothing is.
@@ -74,10 +82,17 @@ impl Watch {
         let said = Arc::new(Said::default());
         let over = said.clone();
         let task = runtime.spawn(async move {
-            end_all(uuid, || kill_left_behind(uuid, identity)).await;
+            let aside = Aside::default();
+            let kill = move || kill_left_behind(&Processes::default(), uuid, identity);
+            // Of those of whom it is not known whether they are its own, it is not known that they are gone.
+            let kill = || {
+                let aside = aside.clone();
+                async move { aside.run(SLOW, kill).await.unwrap_or(1) }
+            };
+            end_all(uuid, kill).await;
             over.tell(&desk, uuid, identity, Ending::Unseen);
         });
-        Watch { identity, pidfd: None, said, task: task.abort_handle() }
+        Watch { identity, pidfd: None, said, keys: None, task: task.abort_handle() }
     }
 
     /// Its process, until the end of it was told.
@@ -106,6 +121,11 @@ impl Watch {
         self.said.over.load(Ordering::Acquire)
     }
 
+    /// What opens its console for one who has this right, where it takes anything.
+    pub fn key(&self, right: Right) -> Option<&str> {
+        self.keys.as_ref().map(|keys| keys.of(right))
+    }
+
     /// The address of its web page, where it has one and answered.
     pub fn console(&self) -> Option<&str> {
         self.said.console.get().map(String::as_str)
@@ -120,18 +140,30 @@ impl Said {
 }
 
 /// Ends what a device left behind that ended while nobody watched. Returns how many there were.
-pub fn kill_left_behind(uuid: Uuid, leader: Identity) -> usize {
-    Processes::default().kill_session_marked(leader, &device::mark(uuid))
+///
+/// Each is asked for its environment, which lies in its own memory: of one that hangs in a driver while that memory is locked the
+/// kernel says nothing until it does.
+fn kill_left_behind(processes: &Processes, uuid: Uuid, leader: Identity) -> usize {
+    processes.kill_session_marked(leader, &device::mark(uuid))
+}
+
+/// The same for one who has to go on soon. Returns whether nothing is left for sure.
+pub fn is_nothing_left(processes: Processes, uuid: Uuid, leader: Identity) -> bool {
+    let (said, heard) = channel();
+    let look = move || {
+        // Nobody hears it any more who had to go on.
+        let _ = said.send(kill_left_behind(&processes, uuid, leader));
+    };
+    let begun = std::thread::Builder::new().name("left behind".to_owned()).spawn(look);
+    begun.is_ok() && heard.recv_timeout(SLOW) == Ok(0)
 }
 
 /// Whether the device in this folder answers now, and is this process. One that has no time to be connected with does not.
 pub fn answers_now(runtime: &runtime::Handle, folder: &Path, identity: Identity) -> bool {
-    let connect = || -> std::io::Result<UnixStream> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(folder.join(CONTROL_SOCKET))?)?;
+    let connect = || {
+        let stream = socket::connect(&folder.join(CONTROL_SOCKET), None)?;
         let _guard = runtime.enter();
-        UnixStream::from_std(socket.into())
+        UnixStream::from_std(stream)
     };
     connect().is_ok_and(|stream| ask::is(&stream, identity.pid))
 }
@@ -171,16 +203,16 @@ async fn watch(desk: Desk, uuid: Uuid, identity: Identity, pidfd: Arc<OwnedFd>, 
         () = answers => {}
     }
     // Before it is waited for: as long as it is our corpse its number is nobody else's.
-    end_all(uuid, || processes.kill_session(identity)).await;
+    end_all(uuid, || ready(processes.kill_session(identity))).await;
     said.tell(&desk, uuid, identity, reap(&pidfd));
 }
 
 /// Ends what a device started with it, if it does not end by itself; `kill` returns how many there were. Nothing that they used is
 /// free before.
-async fn end_all(uuid: Uuid, kill: impl Fn() -> usize) {
+async fn end_all<Killed: Future<Output = usize>>(uuid: Uuid, kill: impl Fn() -> Killed) {
     let begin = Instant::now();
     let mut pause = COUNTING.0;
-    while kill() > 0 {
+    while kill().await > 0 {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(COUNTING.1);
         if begin.elapsed() > STUCK {
@@ -212,17 +244,14 @@ fn reap(pidfd: &OwnedFd) -> Ending {
 
 /// What the device says of itself, if it answers and is who it should be.
 async fn answers(folder: &Path, uuid: Uuid, identity: Identity) -> Option<Value> {
-    let stream = UnixStream::connect(folder.join(CONTROL_SOCKET)).await.ok()?;
-    if !ask::is(&stream, identity.pid) {
-        return None;
-    }
-    let stats = ask::stats_over(stream).await.ok()?;
+    let stats = ask::stats(&folder.join(CONTROL_SOCKET), identity.pid).await.ok()?;
     (stats["name"] == uuid.to_string()).then_some(stats)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     use serde_json::json;
 
     #[test]
@@ -248,6 +277,32 @@ mod tests {
         assert!(answers());
         let other = Identity { pid: own.pid + 1, ..own };
         assert!(!answers_now(runtime.handle(), folder.path(), other));
+    }
+
+    #[test]
+    fn one_that_does_not_say_whose_it_is_is_not_known_to_be_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let processes = Processes::at(folder.path());
+        let write = |pid: i32, session: i32| {
+            let place = folder.path().join(pid.to_string());
+            std::fs::create_dir(&place).unwrap();
+            let zeros = "0 ".repeat(15);
+            std::fs::write(place.join("stat"), format!("{pid} (x) D 1 {session} {session} {zeros}7 0\n")).unwrap();
+            place
+        };
+        write(std::process::id().cast_signed(), 1);
+        // Of numbers that no real process has.
+        let leader = Identity { pid: 2_000_000_000, start_time: 7 };
+        let nothing_left = || is_nothing_left(processes.clone(), Uuid::from_u128(1), leader);
+        assert!(nothing_left());
+        let place = write(leader.pid + 1, leader.pid);
+        std::fs::write(place.join("environ"), "HOME=/\0").unwrap();
+        assert!(nothing_left(), "another's");
+        std::fs::remove_file(place.join("environ")).unwrap();
+        // Who opens a pipe that nobody writes to waits.
+        rustix::fs::mkfifoat(rustix::fs::CWD, place.join("environ"), rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+            .unwrap();
+        assert!(!nothing_left());
     }
 
     #[test]
