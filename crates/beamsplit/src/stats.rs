@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use unicode_width::UnicodeWidthStr;
 
 use crate::client::{self, Manager};
 use crate::output;
-use crate::table::printable;
+use crate::table::aligned;
 use crate::verbs::at;
 
 /// Show what a device counted.
@@ -42,20 +41,16 @@ pub fn run(words: &Words) -> Result<()> {
         (None, vgpu) => words.manager.bytes("GET", &at(vgpu.as_deref().unwrap_or_default(), "/stats"), None)?,
     };
     let value: Value = serde_json::from_slice(&answer).context("The device's answer is no JSON")?;
-    if words.json { output::json(&value) } else { output::print(rows(&value)) }
+    if words.json { output::json(&value) } else { output::print(aligned(&rows(&value))) }
 }
 
-/// One line for each number, sections apart, columns aligned.
-pub fn rows(value: &Value) -> String {
+/// A row for each number, named by where it is, the parts of a section together.
+pub fn rows(value: &Value) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     collect(value, &mut Vec::new(), &mut rows);
     // It concerns programs only.
     rows.retain(|(name, _)| name != "version");
-    // A device says the names, too, and must not reach the terminal.
-    let rows: Vec<_> = rows.iter().map(|(name, value)| (printable(name), printable(value))).collect();
-    let width = rows.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
-    let room = |name: &str| " ".repeat(width - name.width() + 2);
-    rows.iter().map(|(name, value)| format!("{name}{}{value}\n", room(name))).collect()
+    rows
 }
 
 /// Sections whose members are many and mostly nothing.
@@ -106,6 +101,10 @@ fn collect<'a>(value: &'a Value, path: &mut Vec<&'a str>, rows: &mut Vec<(String
 mod tests {
     use super::*;
 
+    fn told(value: &Value) -> String {
+        aligned(&rows(value))
+    }
+
     #[test]
     fn the_table_names_each_number_once_and_aligns_them() {
         let value = serde_json::json!({
@@ -118,7 +117,7 @@ mod tests {
                         device.bytes_shown  4096\n\
                         device.commands     7\n\
                         viewer.starts       1\n";
-        assert_eq!(rows(&value), expected);
+        assert_eq!(told(&value), expected);
     }
 
     #[test]
@@ -130,7 +129,7 @@ mod tests {
             "queue_latency": { "bounds_us": [1, 4, 16], "counts": [0, 98, 1, 1], "sum_us": 1000 },
             "fence_latency": { "bounds_us": [1, 4], "counts": [0, 0, 2], "sum_us": 100 },
         });
-        let mut lines: Vec<_> = rows(&value).lines().map(str::to_owned).collect();
+        let mut lines: Vec<_> = told(&value).lines().map(str::to_owned).collect();
         lines.sort();
         assert_eq!(
             lines,
@@ -142,12 +141,12 @@ mod tests {
             ]
         );
         let none = serde_json::json!({ "queue_latency": { "bounds_us": [1], "counts": [0, 0], "sum_us": 0 } });
-        assert_eq!(rows(&none), "queue_latency  none\n");
+        assert_eq!(told(&none), "queue_latency  none\n");
     }
 
     #[test]
     fn neither_a_name_nor_a_value_nor_a_list_reaches_the_terminal() {
         let value = serde_json::json!({ "a\u{1b}[2J": "b\u{1b}[2J", "c": ["d\u{9b}2J"] });
-        assert_eq!(rows(&value), "a?[2J  b?[2J\nc      [\"d?2J\"]\n");
+        assert_eq!(told(&value), "a?[2J  b?[2J\nc      [\"d?2J\"]\n");
     }
 }

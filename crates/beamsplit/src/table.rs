@@ -54,6 +54,15 @@ impl Display for Table {
     }
 }
 
+/// A line for each name and what belongs to it, the latter below each other.
+pub fn aligned(rows: &[(String, String)]) -> String {
+    // Others chose them, as a device the names of what it counts.
+    let rows: Vec<_> = rows.iter().map(|(name, value)| (printable(name), printable(value))).collect();
+    let width = rows.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
+    let room = |name: &str| " ".repeat(width - name.width() + 2);
+    rows.iter().map(|(name, value)| format!("{name}{}{value}\n", room(name))).collect()
+}
+
 /// The text without what moves a terminal's cursor, or turns the direction of what is written after it.
 pub fn printable(text: &str) -> String {
     let turns = |letter| matches!(letter, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

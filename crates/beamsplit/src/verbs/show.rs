@@ -2,13 +2,12 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use unicode_width::UnicodeWidthStr;
 
 use super::{again, at, list_of, size, text};
 use crate::client::{Manager, Refused};
 use crate::output;
 use crate::stats::rows;
-use crate::table::printable;
+use crate::table::aligned;
 
 /// Show all that is known of a vGPU, or of a GPU.
 #[derive(Debug, clap::Args)]
@@ -70,24 +69,20 @@ fn told(mut answer: Value) -> String {
     for (name, say) in FIRST {
         let value = answer.get_mut(name).map(Value::take).unwrap_or_default();
         if !value.is_null() {
-            told.push((name, printable(&say(&value))));
+            told.push((name.to_owned(), say(&value)));
         }
         if name == "state"
             && let Some(again) = &again
         {
-            told.push(("again", again.clone()));
+            told.push(("again".to_owned(), again.clone()));
         }
     }
     // What nobody has to know twice, and what is nothing.
     if let Some(rest) = answer.as_object_mut() {
         rest.retain(|name, value| !value.is_null() && !["retry_ms", "weight"].contains(&name.as_str()));
     }
-    let rest = rows(&answer);
-    let rest: Vec<(&str, &str)> = rest.lines().filter_map(|row| row.split_once("  ")).collect();
-    let all = told.iter().map(|(name, value)| (*name, value.as_str()));
-    let all: Vec<(&str, &str)> = all.chain(rest.iter().map(|(name, value)| (*name, value.trim_start()))).collect();
-    let width = all.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
-    all.iter().map(|(name, value)| format!("{name}{}{value}\n", " ".repeat(width - name.width() + 2))).collect()
+    told.extend(rows(&answer));
+    aligned(&told)
 }
 
 #[cfg(test)]
@@ -110,5 +105,11 @@ mod tests {
                         crashes       2\n\
                         share.weight  100\n";
         assert_eq!(told(answer), expected);
+    }
+
+    #[test]
+    fn what_others_chose_is_told_as_it_is() {
+        let answer = json!({ "uuid": "4b1c", "note": "  two  words", "a  b": { "c": "" } });
+        assert_eq!(told(answer), "uuid    4b1c\nnote      two  words\na  b.c  \n");
     }
 }
