@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use httparse::{EMPTY_HEADER, Status};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use serde_json::Value;
 
 use crate::folders;
@@ -34,7 +36,7 @@ pub struct Refused {
 
 /// Asks a device with GET and returns the body of a good answer.
 pub fn get(socket: &Path, target: &str) -> Result<Vec<u8>> {
-    let stream = UnixStream::connect(socket).map_err(|error| why_not_connected(&error, socket))?;
+    let stream = connect(socket, PATIENCE).map_err(|error| why_not_connected(&error, socket))?;
     exchange(stream, PATIENCE, "GET", target, None).map_err(|error| {
         if error.is::<Refused>() {
             error
@@ -69,7 +71,8 @@ impl Manager {
     /// Asks and returns the body of a good answer.
     pub fn bytes(&self, method: &str, target: &str, body: Option<&[u8]>) -> Result<Vec<u8>> {
         let socket = folders::managers_socket(self.runtime_dir.as_deref());
-        let stream = UnixStream::connect(&socket).map_err(|error| match error.kind() {
+        let stream = connect(&socket, MANAGERS_PATIENCE).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => anyhow::anyhow!("The manager does not answer: it accepts no connection"),
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow::anyhow!(
                 "No manager listens on {}: start it with 'beamsplit serve', or 'systemctl start beamsplit'",
                 socket.display()
@@ -87,6 +90,15 @@ impl Manager {
         exchange(stream, MANAGERS_PATIENCE, method, target, body)
             .map_err(|error| if error.is::<Refused>() { error } else { error.context("The manager does not answer") })
     }
+}
+
+/// Connects, unless whoever listens there has not accepted those who came before us after so long.
+pub fn connect(path: &Path, patience: Duration) -> Result<UnixStream, Error> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // The kernel waits for room in the queue no longer than it would for room in a connection.
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// Text as a part of a path of a request.
@@ -138,6 +150,7 @@ fn why_not_connected(error: &Error, socket: &Path) -> anyhow::Error {
     match error.kind() {
         ErrorKind::NotFound => anyhow::anyhow!("No socket {socket}: name the one of beamsplit device --control-socket"),
         ErrorKind::ConnectionRefused => anyhow::anyhow!("Nobody listens on {socket}: its device has ended"),
+        ErrorKind::WouldBlock => anyhow::anyhow!("The device at {socket} does not answer: it accepts no connection"),
         ErrorKind::PermissionDenied => {
             anyhow::anyhow!("{socket} belongs to another user: ask as that user, or as root")
         }
@@ -215,6 +228,27 @@ mod tests {
         assert!(get(&path, "/").unwrap_err().to_string().contains("--control-socket"));
         drop(UnixListener::bind(&path).unwrap());
         assert!(get(&path, "/").unwrap_err().to_string().contains("has ended"));
+    }
+
+    #[test]
+    fn who_accepts_nobody_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.sock");
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&socket, 0).unwrap();
+        let mut crowd = Vec::new();
+        let error = loop {
+            match connect(&path, Duration::from_millis(1)) {
+                Ok(stream) => crowd.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.kind(), crowd.len()), (ErrorKind::WouldBlock, 1));
+        let told = why_not_connected(&error, &path).to_string();
+        assert!(told.contains("accepts no connection"), "{told}");
+        rustix::net::accept(&socket).unwrap();
+        connect(&path, PATIENCE).unwrap();
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
+
+use crate::client;
 
 /// How long QEMU may take to answer: it connects to the device meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,8 +27,15 @@ pub struct Monitor {
 impl Monitor {
     /// Connects, and leaves the negotiation behind.
     pub fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).with_context(|| {
-            format!("No QEMU listens on {} (its option -qmp unix:PATH,server=on,wait=off)", socket.display())
+        let stream = client::connect(socket, PATIENCE).map_err(|error| match error.kind() {
+            // QEMU lets one wait behind the one whom it serves.
+            ErrorKind::WouldBlock => {
+                anyhow!("QEMU lets nobody in: others hold this monitor, which serves one at a time")
+            }
+            _ => anyhow::Error::new(error).context(format!(
+                "No QEMU listens on {} (its option -qmp unix:PATH,server=on,wait=off)",
+                socket.display()
+            )),
         })?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut monitor = Monitor { stream: BufReader::new(stream), deleted: Vec::new() };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::pin::pin;
 
 use anyhow::{Context, Result};
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
@@ -15,10 +15,9 @@ use crate::output;
 use crate::table::clipped;
 
 /// What happened while it was waited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// The time is over.
-    Time,
+enum News<T> {
+    /// What it was waited for.
+    Came(T),
     /// The terminal has another size, or was somebody else's meanwhile.
     Size,
     /// It is enough.
@@ -30,6 +29,7 @@ pub struct Screen {
     runtime: Runtime,
     interrupt: Signal,
     terminate: Signal,
+    quit: Signal,
     resized: Signal,
     continued: Signal,
     keys: Option<Keys>,
@@ -45,11 +45,12 @@ impl Screen {
         let hear = |kind| signal(kind).context("Cannot prepare for signals");
         let interrupt = hear(SignalKind::interrupt())?;
         let terminate = hear(SignalKind::terminate())?;
+        let quit = hear(SignalKind::quit())?;
         let resized = hear(SignalKind::window_change())?;
         let continued = hear(SignalKind::from_raw(libc::SIGCONT))?;
         let keys = Keys::listen();
         drop(entered);
-        Ok(Screen { runtime, interrupt, terminate, resized, continued, keys, begun: false })
+        Ok(Screen { runtime, interrupt, terminate, quit, resized, continued, keys, begun: false })
     }
 
     /// Shows as much of a text as fits.
@@ -63,14 +64,27 @@ impl Screen {
         output::write(picture.as_bytes())
     }
 
-    /// Waits so long, or until something else happens.
-    pub fn wait(&mut self, time: Duration) -> Result<News> {
-        let Screen { runtime, interrupt, terminate, resized, continued, keys, .. } = self;
-        let news = runtime.block_on(async {
+    /// Waits for something with this picture on the screen; `None`: somebody has enough.
+    pub fn until<T>(&mut self, picture: &str, event: impl Future<Output = T>) -> Result<Option<T>> {
+        let mut event = pin!(event);
+        loop {
+            match self.wait(event.as_mut()) {
+                News::Came(what) => return Ok(Some(what)),
+                News::Size if picture.is_empty() => {}
+                News::Size => self.show(picture)?,
+                News::End => return Ok(None),
+            }
+        }
+    }
+
+    fn wait<T>(&mut self, event: impl Future<Output = T>) -> News<T> {
+        let Screen { runtime, interrupt, terminate, quit, resized, continued, keys, .. } = self;
+        runtime.block_on(async {
             tokio::select! {
-                () = tokio::time::sleep(time) => News::Time,
+                what = event => News::Came(what),
                 _ = interrupt.recv() => News::End,
                 _ = terminate.recv() => News::End,
+                _ = quit.recv() => News::End,
                 _ = resized.recv() => News::Size,
                 _ = continued.recv() => {
                     if let Some(keys) = keys {
@@ -78,10 +92,18 @@ impl Screen {
                     }
                     News::Size
                 }
-                () = quit(keys.as_ref()) => News::End,
+                () = typed_enough(keys.as_ref()) => News::End,
             }
-        });
-        Ok(news)
+        })
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if self.begun {
+            // What comes next has a line of its own.
+            let _ = output::print("\n");
+        }
     }
 }
 
@@ -140,13 +162,11 @@ impl Keys {
 impl Drop for Keys {
     fn drop(&mut self) {
         let _ = termios::tcsetattr(self.input.get_ref(), OptionalActions::Now, &self.usual);
-        // The shell's next line is one of its own.
-        let _ = output::print("\n");
     }
 }
 
 /// Returns when somebody has enough.
-async fn quit(keys: Option<&Keys>) {
+async fn typed_enough(keys: Option<&Keys>) {
     let Some(keys) = keys else { return std::future::pending().await };
     loop {
         let Ok(mut ready) = keys.input.readable().await else { return };
