@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, kill_process};
@@ -38,6 +37,9 @@ display = ["none"]
 "#;
 
 const NAMES: [&str; 3] = ["desk", "light", "heavy"];
+
+/// So often each is stopped for the other before anything is compared: a few windows of time.
+const STOPS: u64 = 20;
 
 #[test]
 fn three_guests_share_a_gpu_and_what_befalls_one_stays_with_it() -> Result<()> {
@@ -76,7 +78,7 @@ fn three_guests_share_a_gpu_and_what_befalls_one_stays_with_it() -> Result<()> {
     Scene::in_guest(&mut heavy, "", "gl", 20)?.assert_same(&expected)?;
     manager.begin()?;
     for name in NAMES {
-        manager.wait_for(name, "running", 60)?;
+        manager.wait_for(name, "running", PATIENCE)?;
     }
     ensure!(pids(&manager)? == before, "A device is another process");
     alone.wait_until_shown(|| manager.screen("desk"))?;
@@ -85,7 +87,7 @@ fn three_guests_share_a_gpu_and_what_befalls_one_stays_with_it() -> Result<()> {
     nothing_is_left_behind(&manager, desk)?;
     for name in NAMES {
         manager.tell(&["stop", name])?;
-        manager.wait_for(name, "defined", 60)?;
+        manager.wait_for(name, "defined", PATIENCE)?;
     }
     Ok(())
 }
@@ -126,26 +128,33 @@ fn weights_are_applied(manager: &Manager, light: &mut Guest, heavy: &mut Guest) 
     for guest in [&mut *light, &mut *heavy] {
         burning.push(guest.spawn(&scene::command("", "gl-burn", 1_000_000))?);
     }
-    let used = |name| manager.vgpu(name)?["share"]["used_ns"].as_u64().context("No time used");
-    let both = || Ok::<_, anyhow::Error>((used("light")?, used("heavy")?));
-    // From when both have begun until the lighter one has had enough that a few slices do not matter.
-    let start = wait_until(PATIENCE, "both to draw", || {
-        let before = both()?;
-        std::thread::sleep(Duration::from_millis(300));
-        let after = both()?;
-        Ok((after.0 > before.0 && after.1 > before.1).then_some(after))
+    let had = |name| {
+        let share = manager.vgpu(name)?["share"].take();
+        let (used, stops) = (&share["used_ns"], &share["slice"]["stops"]);
+        Ok::<_, anyhow::Error>((used.as_u64().context("No time used")?, stops.as_u64().context("No count of stops")?))
+    };
+    let both = || Ok::<_, anyhow::Error>([had("light")?, had("heavy")?]);
+    // From when each has had to wait for the other so often that it no longer matters who came first, until the lighter one has had
+    // enough that a few slices do not matter.
+    let before = both()?;
+    let start = wait_until(PATIENCE, "both to be stopped for each other", || {
+        let now = both()?;
+        Ok(now.iter().zip(before).all(|(now, before)| now.1 >= before.1 + STOPS).then_some(now))
     })?;
     let end = wait_until(PATIENCE, "a second of the GPU for the lighter one", || {
         let now = both()?;
-        Ok((now.0 - start.0 > 1_000_000_000).then_some(now))
+        Ok((now[0].0 - start[0].0 > 1_000_000_000).then_some(now))
     })?;
-    let ratio = (end.1 - start.1) as f64 / (end.0 - start.0) as f64;
+    let [light_had, heavy_had] = [end[0].0 - start[0].0, end[1].0 - start[1].0];
+    let ratio = heavy_had as f64 / light_had as f64;
     say(format_args!("weights 100 and 300: {:.2} times the time", ratio));
     println!("{}", manager.tell(&["top", "--once"])?);
     for (guest, process) in [light, heavy].into_iter().zip(burning) {
         guest.run(&format!("kill -9 -{process}"))?;
     }
-    ensure!((2.5..3.5).contains(&ratio), "The heavier one had {ratio:.2} times as much of the GPU, not three times");
+    // How exact it is, virtual time tells. Here others take the processors away and a guest may be late with its next frame; alike, or
+    // the other way round, it is not on any machine.
+    ensure!((2.0..4.5).contains(&ratio), "The heavier one had {ratio:.2} times as much of the GPU, not three times");
     Ok(())
 }
 
@@ -178,7 +187,7 @@ fn nothing_is_left_behind(manager: &Manager, mut before: Guest) -> Result<()> {
     ensure!(remembers(manager, &canary)?, "A picture that is shown is in no memory: this test sees nothing");
     drop(before);
     manager.tell(&["stop", "desk"])?;
-    manager.wait_for("desk", "defined", 60)?;
+    manager.wait_for("desk", "defined", PATIENCE)?;
     manager.start_vgpu("desk")?;
     let mut after = Guest::boot(Config::mini().gpu(Gpu::VhostUserGpu(manager.socket("desk")?)))?;
     let other = after.show(0, 640, 480)?;
