@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tests::guest::PATIENCE;
 use tests::libvirt::Libvirt;
 use tests::manager::Manager;
 use tests::process::wait_until;
@@ -53,13 +54,20 @@ fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<
     // Paused, the picture stands still; resumed, it goes on, and so does the same process.
     domain.draw(Draw::Animate)?;
     let start = domain.screenshot(0)?;
-    wait_until(60, "the picture to move", || Ok((domain.screenshot(0)? != start).then_some(())))?;
+    wait_until(PATIENCE, "the picture to move", || Ok((domain.screenshot(0)? != start).then_some(())))?;
     domain.virsh(&["suspend"])?;
-    let paused = domain.screenshot(0)?;
-    assert_eq!(domain.screenshot(0)?, paused);
+    // What was on its way to QEMU when the guest was stopped may come after that.
+    let mut paused = domain.screenshot(0)?;
+    wait_until(PATIENCE, "the picture to stand still", || {
+        let now = domain.screenshot(0)?;
+        Ok((std::mem::replace(&mut paused, now.clone()) == now).then_some(()))
+    })?;
+    for _ in 0..3 {
+        assert_eq!(domain.screenshot(0)?, paused);
+    }
     paused.save(&workspace::target().join("tmp/libvirt.png"))?;
     domain.virsh(&["resume"])?;
-    wait_until(60, "the picture to move again", || Ok((domain.screenshot(0)? != paused).then_some(())))?;
+    wait_until(PATIENCE, "the picture to move again", || Ok((domain.screenshot(0)? != paused).then_some(())))?;
     let third = domain.show(1024, 768)?;
     domain.assert_shows(&third)?;
     assert_eq!(libvirt.programs(DEVICE)?, devices);
@@ -86,9 +94,9 @@ fn a_domain_with_two_displays_is_shown_paused_resumed_and_destroyed() -> Result<
     // The next domain gets a device of its own, and by another file a viewer too.
     fs::write(libvirt.path("config/beamsplit/device.toml"), "display = [\"vmm\", \"vnc=127.0.0.1:0\"]\n")?;
     let next = libvirt.create("next", 1)?;
-    wait_until(60, "a viewer", || Ok((libvirt.programs(VIEWER)?.len() == 1).then_some(())))?;
+    wait_until(PATIENCE, "a viewer", || Ok((libvirt.programs(VIEWER)?.len() == 1).then_some(())))?;
     assert!(libvirt.programs(DEVICE)?.iter().all(|process| !devices.contains(process)));
-    wait_until(60, "the firmware's text", || Ok((next.screenshot(0)?.colours() > 1).then_some(())))?;
+    wait_until(PATIENCE, "the firmware's text", || Ok((next.screenshot(0)?.colours() > 1).then_some(())))?;
     next.virsh(&["destroy"])?;
     nothing_is_left(&libvirt)
 }
@@ -121,7 +129,7 @@ fn description(program: &Path) -> Result<String> {
 
 /// libvirt returns from destroy when QEMU is gone, and tells our processes to end.
 fn nothing_is_left(libvirt: &Libvirt) -> Result<()> {
-    wait_until(60, "the processes to end", || {
+    wait_until(PATIENCE, "the processes to end", || {
         let left = [DEVICE, VIEWER, QEMU].map(|name| libvirt.programs(name));
         Ok(left.into_iter().collect::<Result<Vec<_>>>()?.concat().is_empty().then_some(()))
     })
