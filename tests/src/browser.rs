@@ -62,7 +62,7 @@ impl Browser {
         command.env("HOME", dir.path());
         let mut process = Process::spawn(command, "chromium-headless-shell", &dir.path().join("log"))?;
         let told = dir.path().join("DevToolsActivePort");
-        let place = wait_until(60, "the browser to listen", || {
+        let place = wait_until(PATIENCE, "the browser to listen", || {
             if !process.is_running() {
                 bail!("The browser ended at its start:\n{}", process.log_tail());
             }
@@ -134,7 +134,7 @@ impl Browser {
 
     /// Waits until an expression is true in the page.
     pub fn until(&mut self, expression: &str) -> Result<()> {
-        let asked = wait_until(60, expression, || match self.evaluate(expression) {
+        let asked = wait_until(PATIENCE, expression, || match self.evaluate(expression) {
             Ok(value) => Ok((value == json!(true)).then_some(())),
             // Who asks while a page loads again may be told so by the page that goes.
             Err(error) if LEAVING.iter().any(|words| error.to_string().contains(words)) => Ok(None),

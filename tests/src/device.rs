@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
+use crate::guest::PATIENCE;
 use crate::process::{self, Process, descendants, wait_until};
 use crate::progress::say;
 use crate::{Picture, bed, workspace};
@@ -151,7 +152,7 @@ impl Device {
     }
 
     fn wait_for_socket(&mut self, path: &Path) -> Result<()> {
-        wait_until(60, &format!("{} to listen on {}", self.process.id(), path.display()), || {
+        wait_until(PATIENCE, &format!("{} to listen on {}", self.process.id(), path.display()), || {
             if !self.process.is_running() {
                 bail!("The device ended at its start:\n{}", self.process.log_tail());
             }
@@ -247,7 +248,7 @@ impl Device {
     /// Asks the control socket: HTTP/1.1, one question a connection.
     fn ask(&self, method: &str, path: &str, body: &str) -> Result<Vec<u8>> {
         let mut stream = UnixStream::connect(self.control_socket()).context("Cannot connect to the control socket")?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(PATIENCE)))?;
         let head = format!("{method} {path} HTTP/1.1\r\nHost: device\r\nConnection: close\r\n");
         write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len())?;
         let mut answer = Vec::new();

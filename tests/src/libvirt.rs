@@ -78,7 +78,7 @@ impl Libvirt {
         let daemon = Process::spawn(command, "libvirtd", &home.path().join("log"))?;
         let mut libvirt = Libvirt { daemon, home };
         let socket = libvirt.socket();
-        wait_until(60, "libvirtd to listen", || {
+        wait_until(PATIENCE, "libvirtd to listen", || {
             if !libvirt.daemon.is_running() {
                 bail!("libvirtd ended at its start:\n{}", libvirt.daemon.log_tail());
             }

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::guest::PATIENCE;
 use crate::process::{Process, descendants, wait_until};
 use crate::{Picture, bed, workspace};
 
@@ -85,7 +86,7 @@ impl Manager {
         command.env("BEAMSPLIT_NOVNC_DIR", bed::page()?.file("usr/share/novnc"));
         command.env("XDG_CACHE_HOME", workspace::target().join("tmp/cache"));
         let mut process = Process::spawn(command, "beamsplit serve", &self.dir.path().join("log"))?;
-        wait_until(60, "the manager to answer", || {
+        wait_until(PATIENCE, "the manager to answer", || {
             if !process.is_running() {
                 bail!("The manager ended at its start:\n{}", process.log_tail());
             }
@@ -99,7 +100,7 @@ impl Manager {
     pub fn kill(&mut self) -> Result<()> {
         let mut process = self.process.take().context("No manager runs")?;
         kill_process(pid(process.id())?, Signal::KILL)?;
-        process.wait(10).map(drop)
+        process.wait(PATIENCE).map(drop)
     }
 
     /// What the manager said at last.
@@ -153,7 +154,7 @@ impl Manager {
     /// Starts a vGPU, and waits until it runs.
     pub fn start_vgpu(&self, name: &str) -> Result<()> {
         self.tell(&["start", name])?;
-        self.wait_for(name, "running", 60).map(drop)
+        self.wait_for(name, "running", PATIENCE).map(drop)
     }
 
     /// The device of a vGPU that runs.
@@ -200,7 +201,7 @@ impl Manager {
     pub fn get(&self, path: &str, token: &str) -> Result<Vec<u8>> {
         let address = self.page()?;
         let mut stream = TcpStream::connect(address).context("Cannot connect to the page")?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(PATIENCE)))?;
         let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n");
         write!(stream, "{head}Connection: close\r\n\r\n")?;
         let mut answer = Vec::new();

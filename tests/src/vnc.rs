@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::bed::{self, apt::checked, run};
+use crate::guest::PATIENCE;
 use crate::picture::Picture;
 use crate::process::Process;
 use crate::workspace;
@@ -123,7 +124,7 @@ impl Typist {
 
     fn meet(port: u16, security: u8) -> Result<Self> {
         let server = TcpStream::connect(("127.0.0.1", port)).context("Cannot connect to the VNC server")?;
-        server.set_read_timeout(Some(Duration::from_secs(60)))?;
+        server.set_read_timeout(Some(Duration::from_secs(PATIENCE)))?;
         server.set_nodelay(true)?;
         let mut typist = Self(server);
         let version: [u8; 12] = typist.read()?;

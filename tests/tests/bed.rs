@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 use serde_json::json;
+use tests::guest::PATIENCE;
+use tests::process::wait_until;
 use tests::{Config, Draw, Gpu, Guest};
 
 #[test]
@@ -42,7 +44,7 @@ fn the_agent_runs_commands_and_draws_what_the_host_then_sees() -> Result<()> {
 
     guest.draw(Draw::Animate)?;
     let before = guest.screen()?;
-    tests::process::wait_until(60, "the picture to move", || Ok((guest.screen()? != before).then_some(())))?;
+    wait_until(PATIENCE, "the picture to move", || Ok((guest.screen()? != before).then_some(())))?;
     guest.screen()?.save(&tests::workspace::target().join("tmp/scene.png"))?;
 
     guest.draw(Draw::Release)?;

@@ -1,6 +1,7 @@
 //! One card from the first text of the firmware to the operating system's own driver.
 
 use anyhow::{Context, Result, ensure};
+use tests::guest::PATIENCE;
 use tests::process::wait_until;
 use tests::token::{BELOW, CELL, UEFI_CELL};
 use tests::{Config, Device, Disk, Firmware, Gpu, Guest, Picture, Token, bed, workspace};
@@ -81,7 +82,7 @@ fn without_a_rom_on_the_host_a_warning_names_the_package_and_the_bios_screen_sta
     ensure!(log.contains("package seabios"), "{log}");
     let (token, rom) = (Token::new()?, workspace::scratch("rom-")?);
     let mut guest = start_seabios(&device, &token, &rom)?;
-    let waits = wait_until(60, "the BIOS", || Ok(guest.firmware().contains(token.word()).then_some(())));
+    let waits = wait_until(PATIENCE, "the BIOS", || Ok(guest.firmware().contains(token.word()).then_some(())));
     waits.with_context(|| guest.to_string())?;
     guest.press("ret")?;
     guest.wait_for_boot()?;
@@ -121,7 +122,7 @@ fn one_card_shows_the_logo_and_shell_of_uefi_then_efifb_then_virtio_gpu_in_one_b
     let config = config.disk(disk.folder()).arguments(["-boot", "menu=on,splash-time=60000"]);
     let mut guest = Guest::start(&config)?;
     let mut logos: Vec<Picture> = Vec::new();
-    let waited = wait_until(120, "the firmware's logo", || {
+    let waited = wait_until(PATIENCE, "the firmware's logo", || {
         if let Ok(picture) = device.screen()
             && picture.colours() > 32
             && logos.last() != Some(&picture)

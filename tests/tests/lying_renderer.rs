@@ -191,7 +191,7 @@ impl Stage {
 
     /// Waits for another line with all of these words.
     fn log_says(&mut self, words: &[&str]) -> Result<String> {
-        let line = wait_until(30, &format!("{words:?} in the log"), || {
+        let line = wait_until(PATIENCE, &format!("{words:?} in the log"), || {
             let log = self.device.process().log_tail();
             let is_it =
                 |line: &&str| words.iter().all(|word| line.contains(word)) && !self.heard.iter().any(|one| one == line);

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::browser::Browser;
+use tests::guest::PATIENCE;
 use tests::{Config, Gpu, Guest, Manager, workspace};
 
 const TYPES: &str = r#"
@@ -65,7 +66,7 @@ fn a_page_shows_all_vgpus_and_starts_them_for_who_may() -> Result<()> {
     browser.until("document.body?.dataset.right === 'control' && document.querySelectorAll('.vgpu').length === 3")?;
     browser.until(&visible)?;
     browser.evaluate(&format!("{}.querySelector('.start').click()", card("spare")))?;
-    manager.wait_for("spare", "running", 60)?;
+    manager.wait_for("spare", "running", PATIENCE)?;
     browser.until(&format!("{}?.dataset.state === 'running'", card("spare")))?;
     browser.until(&format!("{}?.querySelector('.dark').textContent === 'No picture yet'", card("spare")))?;
     browser.until(&format!("{}?.querySelector('img').naturalWidth === 480", card("lobby")))?;
@@ -90,7 +91,7 @@ fn a_page_shows_all_vgpus_and_starts_them_for_who_may() -> Result<()> {
     browser.evaluate(&format!("{}.querySelector('.stop').click()", card("spare")))?;
     browser.until("document.getElementById('sure')?.open")?;
     browser.evaluate("document.querySelector('#sure [value=yes]').click()")?;
-    manager.wait_for("spare", "defined", 60)?;
+    manager.wait_for("spare", "defined", PATIENCE)?;
 
     browser.evaluate("document.querySelector('#which [value=off]').click()")?;
     browser.until(&format!("{}.hidden && !{}.hidden", card("anna"), card("spare")))?;

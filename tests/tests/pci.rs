@@ -1,6 +1,7 @@
 //! A whole PCI card over vfio-user, as Linux sees it.
 
 use anyhow::{Context, Result, ensure};
+use tests::guest::PATIENCE;
 use tests::process::wait_until;
 use tests::{Config, Device, Draw, Gpu, Guest};
 
@@ -74,7 +75,7 @@ fn a_vga_card_serves_virtio_gpu_with_messages_through_resets_and_the_next_vm_see
 
     // The configuration interrupt: a viewer asks for another size.
     device.resize(0, 1024, 640)?;
-    wait_until(60, "the new mode", || Ok((guest.heads()?[0].modes[0].0 == 1024).then_some(())))?;
+    wait_until(PATIENCE, "the new mode", || Ok((guest.heads()?[0].modes[0].0 == 1024).then_some(())))?;
     let resized = guest.show(0, 1024, 640)?;
     guest.assert_shown(&device, 0, &resized)?;
 

@@ -1,6 +1,7 @@
 //! A guest sees its screen, and so do we: QEMU's own vhost-user display devices.
 
 use anyhow::Result;
+use tests::guest::PATIENCE;
 use tests::process::wait_until;
 use tests::{Config, Device, Draw, Gpu, Guest};
 
@@ -38,7 +39,7 @@ fn vhost_user_vga_shows_the_text_screen_and_then_the_guests_pictures() -> Result
     assert_eq!(text.size(), (720, 400), "Not a text screen");
     assert!(text.colours() > 1, "The text screen is blank");
     guest.run("echo; echo; echo changed > /dev/tty1")?;
-    wait_until(60, "the text to change", || Ok((guest.screen()? != text).then_some(())))?;
+    wait_until(PATIENCE, "the text to change", || Ok((guest.screen()? != text).then_some(())))?;
 
     guest.run("for module in /modules/gpu/*.ko; do insmod $module || exit 1; done")?;
     guest.assert_pictures_are_shown(&device)

@@ -25,7 +25,7 @@ fn clients_see_the_guests_pictures_resize_its_head_and_find_another_viewer_on_th
 
     // A person pulls at the window: the guest is told of another monitor.
     let mut viewer = Viewer::connect(port, 1152, 864)?;
-    wait_until(60, "the guest to hear of the new mode", || {
+    wait_until(PATIENCE, "the guest to hear of the new mode", || {
         if !viewer.process().is_running() {
             anyhow::bail!("The viewer ended:\n{}", viewer.process().log_tail());
         }
@@ -42,7 +42,7 @@ fn clients_see_the_guests_pictures_resize_its_head_and_find_another_viewer_on_th
     kill_process(killed, Signal::KILL)?;
     let fourth = guest.flip(0)?;
     assert_ne!(third, fourth);
-    wait_until(60, "another viewer process", || Ok(device.viewer()?.filter(|process| *process != killed)))?;
+    wait_until(PATIENCE, "another viewer process", || Ok(device.viewer()?.filter(|process| *process != killed)))?;
     fourth.wait_until_shown(|| vnc::capture(port))?;
     let fifth = guest.damage(0, [1, 2, 3, 4])?;
     fifth.wait_until_shown(|| vnc::capture(port))?;
@@ -52,7 +52,8 @@ fn clients_see_the_guests_pictures_resize_its_head_and_find_another_viewer_on_th
     assert_eq!((&stats["device"]["errors"], &stats["device"]["panics"]), (&0.into(), &0.into()), "{stats}");
     // For people to look at.
     guest.draw(Draw::Animate)?;
-    let moving = wait_until(60, "the picture to move", || Ok(Some(vnc::capture(port)?).filter(|seen| *seen != fifth)))?;
+    let moving =
+        wait_until(PATIENCE, "the picture to move", || Ok(Some(vnc::capture(port)?).filter(|seen| *seen != fifth)))?;
     moving.save(&workspace::target().join("tmp/vnc.png"))?;
     guest.power_off()
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::guest::PATIENCE;
 use crate::process::wait_until;
 
 /// A connection to QEMU.
@@ -21,8 +22,8 @@ pub struct Qmp {
 impl Qmp {
     /// Connects, as soon as QEMU listens.
     pub fn connect(path: &Path) -> Result<Self> {
-        let stream = wait_until(60, "QEMU's QMP socket", || Ok(UnixStream::connect(path).ok()))?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let stream = wait_until(PATIENCE, "QEMU's QMP socket", || Ok(UnixStream::connect(path).ok()))?;
+        stream.set_read_timeout(Some(Duration::from_secs(PATIENCE)))?;
         let mut qmp = Qmp { reader: BufReader::new(stream), events: VecDeque::new() };
         qmp.receive().context("No greeting")?;
         qmp.execute("qmp_capabilities", json!({}))?;
@@ -57,7 +58,7 @@ impl Qmp {
                 break event;
             }
         };
-        self.reader.get_ref().set_read_timeout(Some(Duration::from_secs(60)))?;
+        self.reader.get_ref().set_read_timeout(Some(Duration::from_secs(PATIENCE)))?;
         Ok(found)
     }
 
