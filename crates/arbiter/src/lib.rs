@@ -7,7 +7,7 @@
 //!  manager: Ward ── page: granted state, time stopped ──▶ ┐
 //!                ── bell: look at the page ─────────────▶ │ Seat: device
 //!                ◀── page: what waits, what got on ────── │
-//!                ◀── bell: there is work again ────────── ┘
+//!                ◀── bell: what was called for is so ──── ┘
 //! ```
 //!
 //! The device listens on the socket; the manager connects, passes page and bells, and holds the connection for as long as it
@@ -15,7 +15,8 @@
 //! with a new page.
 //!
 //! Neither side waits for the other, and neither believes it: each word is copied once, a wrong one counts as the harmless
-//! one. A device that writes nonsense misleads its manager about itself alone; what it used is measured from outside.
+//! one. A device that writes nonsense misleads its manager about itself alone; what it used is measured from outside. The manager
+//! listens to a bell only while it waits for that device ([`Call`]), and a device that does not ring is seen at the next look.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +27,7 @@ mod socket;
 mod tests;
 mod ward;
 
-pub use page::{Grant, Name, Report};
+pub use page::{Call, Grant, Name, Report};
 pub use seat::Seat;
 pub use ward::Ward;
 

@@ -25,6 +25,9 @@ mod at {
     pub const STOPPED: usize = 0x08;
     /// When the stop under way began (`CLOCK_MONOTONIC`, nanoseconds); 0 is none.
     pub const SINCE: usize = 0x10;
+    /// What the device is to ring for: a [`Call`](super::Call) in the lowest two bits, above them a number that is another one
+    /// for each ring that is wanted.
+    pub const CALL: usize = 0x18;
     /// Of the device: requests that its processes have not done.
     pub const WAITING: usize = 0x80;
     /// Requests that they have done, modulo 2^32.
@@ -49,6 +52,39 @@ pub enum Grant {
     Gated = 1,
     /// It is over: work is answered with errors until the manager says otherwise.
     Held = 2,
+}
+
+/// What a device is to ring for, once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Call {
+    /// Nothing: nobody would act on it.
+    #[default]
+    Nothing = 0,
+    /// Something waits to be done.
+    Work = 1,
+    /// Its gate is shut, and nothing that it has begun is left to be done.
+    Rest = 2,
+}
+
+/// A call as it stands in the page. It is answered once: who has rung knows which it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted(u32);
+
+impl Wanted {
+    /// Another one than this, for something.
+    pub fn next(self, call: Call) -> Wanted {
+        Wanted((self.0 | 3).wrapping_add(1) | call as u32)
+    }
+
+    /// What for. A number that means nothing means [`Call::Nothing`].
+    pub fn call(self) -> Call {
+        match self.0 & 3 {
+            1 => Call::Work,
+            2 => Call::Rest,
+            _ => Call::Nothing,
+        }
+    }
 }
 
 /// What a device says of its 3D. Nothing is decided by it that a lie could turn against others.
@@ -177,6 +213,21 @@ impl Page {
         None
     }
 
+    /// Manager: what the device is to ring for from now on. Returns whether something waits to be done already: that is no ring.
+    ///
+    /// Each side writes its own word, then reads the other's, with a fence in between: so at least one of them sees what the
+    /// other wrote. Either the device sees the call and rings, or the manager sees the work here and need not wait for the bell.
+    pub fn call(&self, wanted: Wanted) -> bool {
+        self.word(at::CALL).store(wanted.0, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.word(at::WAITING).load(Ordering::Relaxed) > 0
+    }
+
+    /// Device: what it is to ring for. After [`report`](Self::report), not before.
+    pub fn called(&self) -> Wanted {
+        Wanted(self.word(at::CALL).load(Ordering::Relaxed))
+    }
+
     /// Device: how its 3D gets on.
     pub fn report(&self, report: Report) {
         for (at, word) in at::COMMAND.into_iter().zip(report.command.0) {
@@ -185,6 +236,8 @@ impl Page {
         self.word(at::CONTEXT).store(report.context, Ordering::Relaxed);
         self.word(at::DONE).store(report.done, Ordering::Relaxed);
         self.word(at::WAITING).store(report.waiting, Ordering::Release);
+        // See `call`.
+        fence(Ordering::SeqCst);
     }
 
     /// Manager: what the device says. The words may be of different moments.

@@ -9,7 +9,7 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use crate::page::{Grant, Page, Report, now};
+use crate::page::{Call, Grant, Page, Report, Wanted, now};
 use crate::{Error, socket};
 
 /// Where a device is ruled from. Without a manager everything is granted.
@@ -22,6 +22,8 @@ pub struct Seat {
     /// One that connected and has said nothing yet. There is room for one: the newest.
     guest: Option<OwnedFd>,
     report: Report,
+    /// As it was at the last poll: who obeys it has obeyed it when it reports.
+    granted: Grant,
     /// The last time that is known for certain.
     known: Duration,
     /// How long processes were stopped under rulers before this one.
@@ -34,6 +36,8 @@ struct Ruler {
     socket: OwnedFd,
     news: OwnedFd,
     work: OwnedFd,
+    /// The call that was answered last.
+    answered: Wanted,
 }
 
 impl Seat {
@@ -43,7 +47,8 @@ impl Seat {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         watch(&epoll, &listener)?;
         let (known, before) = (Duration::ZERO, Duration::ZERO);
-        Ok(Seat { listener, epoll, ruler: None, guest: None, report: Report::default(), known, before })
+        let (report, granted) = (Report::default(), Grant::Open);
+        Ok(Seat { listener, epoll, ruler: None, guest: None, report, granted, known, before })
     }
 
     /// Readable when there is something for [`poll`](Self::poll). The same for its life.
@@ -70,12 +75,13 @@ impl Seat {
             }
         }
         if let Some(ruler) = &self.ruler {
-            changed |= stop_ringing(&ruler.news);
+            changed |= stop_ringing(&ruler.news) > 0;
             if !socket::is_there(&ruler.socket) {
                 self.dethrone();
                 changed = true;
             }
         }
+        self.granted = self.ruler.as_ref().map_or(Grant::Open, |ruler| ruler.page.granted());
         changed
     }
 
@@ -103,6 +109,7 @@ impl Seat {
         self.dethrone();
         ruler.page.report(self.report);
         self.ruler = Some(ruler);
+        self.answer();
         true
     }
 
@@ -120,9 +127,9 @@ impl Seat {
         self.ruler.is_some()
     }
 
-    /// What 3D may do now.
+    /// What 3D may do, as of the last [`poll`](Self::poll).
     pub fn granted(&self) -> Grant {
-        self.ruler.as_ref().map_or(Grant::Open, |ruler| ruler.page.granted())
+        self.granted
     }
 
     /// For how long processes were stopped from outside so far: time that passed for us and not for them. Never falls.
@@ -134,20 +141,32 @@ impl Seat {
         self.known
     }
 
-    /// Tells how 3D gets on, and wakes the manager when there is work after there was none, and when nothing is under way any
-    /// more behind a shut gate.
+    /// Tells how 3D gets on under what is [`granted`](Self::granted), and rings if the manager waits for that: see [`Call`].
     pub fn report(&mut self, report: Report) {
-        if report == self.report {
-            return;
-        }
-        if let Some(ruler) = &self.ruler {
+        if report != self.report
+            && let Some(ruler) = &self.ruler
+        {
             ruler.page.report(report);
-            let (before, now) = (self.report.waiting > 0, report.waiting > 0);
-            if now && !before || before && !now && ruler.page.granted() == Grant::Gated {
-                ring(&ruler.work);
-            }
         }
         self.report = report;
+        // Also for what is not new: a gate may have been shut since.
+        self.answer();
+    }
+
+    /// Rings for what the manager waits for, if that is so and it was not rung for yet.
+    fn answer(&mut self) {
+        let (waits, gated) = (self.report.waiting > 0, self.granted == Grant::Gated);
+        let Some(ruler) = &mut self.ruler else { return };
+        let wanted = ruler.page.called();
+        let is_so = match wanted.call() {
+            Call::Nothing => false,
+            Call::Work => waits,
+            Call::Rest => gated && !waits,
+        };
+        if is_so && wanted != ruler.answered {
+            ruler.answered = wanted;
+            ring(&ruler.work);
+        }
     }
 }
 
@@ -161,7 +180,7 @@ impl Ruler {
             }
         }
         socket::send(&socket, &[])?;
-        Ok(Ruler { page: Page::map(page)?, socket, news, work })
+        Ok(Ruler { page: Page::map(page)?, socket, news, work, answered: Wanted::default() })
     }
 }
 
@@ -174,7 +193,11 @@ pub fn ring(bell: &OwnedFd) {
     let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
 }
 
-/// Silences a bell; whether it rang.
-pub fn stop_ringing(bell: &OwnedFd) -> bool {
-    rustix::io::read(bell, &mut [0; 8]).is_ok_and(|length| length > 0)
+/// Silences a bell; how often it was rung.
+pub fn stop_ringing(bell: &OwnedFd) -> u64 {
+    let mut count = [0; 8];
+    match rustix::io::read(bell, &mut count) {
+        Ok(8) => u64::from_ne_bytes(count),
+        _ => 0,
+    }
 }

@@ -1,3 +1,5 @@
+mod calls;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -79,21 +81,6 @@ fn a_manager_that_was_started_anew_takes_the_place_of_the_old_one_and_learns_wha
     assert_eq!(place.seat.granted(), Grant::Open);
     assert_eq!(new.report(), work(2));
     assert!(new.is_there() && !old.is_there());
-}
-
-#[test]
-fn the_manager_is_woken_when_work_comes_after_none_and_not_by_more_of_it() {
-    let mut place = place();
-    let ward = Ward::connect(&place.path).unwrap();
-    place.seat.poll();
-    let rings = [0, 3, 4, 0, 0, 1].map(|waiting| {
-        place.seat.report(work(waiting));
-        let rang = is_readable(ward.work());
-        ward.heard();
-        rang
-    });
-    assert_eq!(rings, [false, true, false, false, false, true]);
-    assert_eq!(ward.report(), work(1));
 }
 
 #[test]

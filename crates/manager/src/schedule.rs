@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::profile::Priority;
 pub use crate::record::Held;
-use client::Client;
+use client::{Client, State};
 
 /// What is promised to whom.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -189,6 +189,17 @@ pub enum Doing {
     Held,
 }
 
+/// What is worth being told of a client at once; all else is seen at the next look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    None,
+    /// That it has work.
+    Work,
+    /// That it is done with what it had begun before its gate was shut.
+    Rest,
+}
+
 /// What a client had so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -277,6 +288,15 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
         }
         self.clients.insert(key, client);
         was_held
+    }
+
+    /// What is waited for of a client: somebody acts on that alone.
+    pub fn awaits(&self, key: K) -> News {
+        match self.clients.get(&key).map(|client| &client.state) {
+            Some(State::Absent | State::Idle) => News::Work,
+            Some(State::Draining) => News::Rest,
+            _ => News::None,
+        }
     }
 
     /// What it had so far.

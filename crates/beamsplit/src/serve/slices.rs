@@ -108,6 +108,8 @@ pub struct Slice {
     pub stop_time: u64,
     /// Nanoseconds from the order to stop it until the next one went on.
     pub switch_time: u64,
+    /// Times that its device told that what was waited for is so.
+    pub rings: u64,
     /// Nanoseconds that it is ahead of its share.
     pub debt: u64,
     /// `cpu` or `drm-fdinfo`: where that was read.
@@ -234,6 +236,7 @@ impl Turner {
             let now = self.begin.elapsed();
             let on_held = &self.options.on_held;
             self.gpus.values_mut().for_each(|gpu| gpu.look(self.begin, on_held));
+            self.gpus.values_mut().for_each(|gpu| gpu.listen(self.begin.elapsed()));
             if now >= told + TOLD || self.next().is_none() {
                 self.tell();
                 told = now;
@@ -247,7 +250,7 @@ impl Turner {
     /// When something is due.
     fn next(&self) -> Option<Duration> {
         let gpus = self.gpus.values().filter(|gpu| !gpu.clients.is_empty());
-        gpus.flat_map(|gpu| [gpu.next, Some(gpu.next_find())]).flatten().min()
+        gpus.flat_map(|gpu| [gpu.next, Some(gpu.next_find()), gpu.listens()]).flatten().min()
     }
 
     /// Waits until then, or until somebody has something to say.
@@ -358,13 +361,25 @@ impl Gpu {
         if self.clients.values().any(Client::is_alive) { OFTEN } else { SELDOM }
     }
 
+    /// Has devices ring for what somebody acts on, and for nothing else.
+    fn listen(&mut self, now: Duration) {
+        for (uuid, client) in &mut self.clients {
+            client.listen(self.schedule.awaits(*uuid), now);
+        }
+    }
+
+    /// When one that has rung may ring again, or one need not ring.
+    fn listens(&self) -> Option<Duration> {
+        self.clients.values().filter_map(Client::listens).min()
+    }
+
     /// Looks at all, does what follows, and looks again for as long as somebody was stopped.
     fn look(&mut self, begin: Instant, on_held: &OnHeld) {
         let mut due = self.next.is_some_and(|next| begin.elapsed() >= next);
         let pause = self.pause();
         for client in self.clients.values_mut() {
             let now = begin.elapsed();
-            let rang = client.heard();
+            let rang = client.heard(now);
             if rang || now >= client.found + pause {
                 due |= client.find(now) || rang;
             }

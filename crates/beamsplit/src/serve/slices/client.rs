@@ -4,15 +4,16 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use arbiter::{Grant, Ward};
+use arbiter::{Call, Grant, Ward};
 use host::cgroup::Cgroup;
 use host::clocks::{Meter, drm};
 use host::freezer::Freezer;
 use host::processes::{Processes, Renderers};
 use manager::gpu::Timed;
 use manager::profile::Promise;
-use manager::schedule::{Account, Doing, Measured};
+use manager::schedule::{Account, Doing, Measured, News};
 
+use super::super::socket;
 use super::{Device, Slice};
 
 /// The group, in a device's own, that those are in who draw.
@@ -22,6 +23,11 @@ const GROUP: &str = "renderers";
 const STILL: Duration = Duration::from_millis(20);
 /// One that used less since the last look is asked whether it wanted to.
 const BUSY: Duration = Duration::from_micros(500);
+
+/// For how long a device that rang is not listened to, at least and at most: at most if it rings again and again as soon as it is,
+/// and had nothing to say.
+const DEAF: Duration = Duration::from_millis(1);
+const DEAFEST: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub struct Client {
@@ -37,6 +43,14 @@ pub struct Client {
     group: Option<PathBuf>,
     seam: Option<Ward>,
     path: Option<PathBuf>,
+    /// What its device is to ring for, from when on it may, and how long it may not after the next ring.
+    news: News,
+    deaf_until: Duration,
+    deaf: Duration,
+    /// It has what it was to ring for.
+    rang: bool,
+    /// That another process listens in its place.
+    told_of_another: bool,
     /// It was told to stop, and was seen to.
     told: bool,
     stopped: bool,
@@ -69,6 +83,11 @@ impl Client {
             group,
             seam: None,
             path: device.arbiter.clone(),
+            news: News::None,
+            deaf_until: Duration::ZERO,
+            deaf: DEAF,
+            rang: false,
+            told_of_another: false,
             told: false,
             stopped: false,
             stops: 0,
@@ -100,9 +119,19 @@ impl Client {
         if self.seam.as_ref().is_some_and(Ward::is_there) {
             return;
         }
-        let seam = self.path.as_deref().and_then(|path| Ward::connect(path).ok());
+        // Its folder is not only ours: a link there could lead to where nobody answers, and this thread waits for nobody.
+        let there = self.path.as_deref().and_then(|path| socket::hold(path, None).ok());
+        let seam = there.and_then(|there| Ward::connect(&socket::name_of(&there)).ok());
+        let (device, peer) = (self.renderers.device().pid, seam.as_ref().map(Ward::peer));
         // Whoever put a socket of its own there would be ruled in its place.
-        self.seam = seam.filter(|seam| seam.peer() == Some(self.renderers.device().pid));
+        self.seam = seam.filter(|_| peer == Some(Some(device)));
+        if self.seam.is_none()
+            && let Some(peer) = peer
+            && !std::mem::replace(&mut self.told_of_another, true)
+        {
+            let who = peer.map_or("a process outside of this PID namespace".to_owned(), |pid| format!("process {pid}"));
+            tracing::warn!("Not device {device} but {who} listens for who gives it time: it is not told of that");
+        }
         if let (Some(seam), true) = (&mut self.seam, self.told) {
             seam.stopped();
         }
@@ -116,21 +145,43 @@ impl Client {
         self.renderers.beyond() > 0
     }
 
-    /// Readable when it has work after it had none.
+    /// Readable when what it is [listened](Self::listen) to for is so.
     pub fn bell(&self) -> Option<BorrowedFd<'_>> {
-        self.seam.as_ref().map(Ward::work)
+        self.seam.as_ref().and_then(Ward::bell)
     }
 
-    /// Whether it rang.
-    pub fn heard(&mut self) -> bool {
-        let Some(seam) = &self.seam else { return false };
-        let mut fds = [rustix::event::PollFd::from_borrowed_fd(seam.work(), rustix::event::PollFlags::IN)];
-        let now = rustix::event::Timespec::default();
-        let rang = matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1..));
+    /// Whether it has what it was to ring for.
+    pub fn heard(&mut self, now: Duration) -> bool {
+        let rang = self.seam.as_mut().is_some_and(Ward::heard) | std::mem::take(&mut self.rang);
         if rang {
-            seam.heard();
+            self.deaf = if now < self.deaf_until + DEAFEST { (self.deaf * 2).min(DEAFEST) } else { DEAF };
+            self.deaf_until = now + self.deaf;
         }
         rang
+    }
+
+    /// Listens to its device for that from now on, and for nothing else. A device whose rings lead to nothing is listened to more
+    /// and more seldom: who rings without end wakes nobody with it.
+    pub fn listen(&mut self, news: News, now: Duration) {
+        if news != self.news {
+            self.news = news;
+            // What it rang for was so, or it is another time.
+            self.deaf = DEAF;
+        }
+        let Some(seam) = &mut self.seam else { return };
+        self.rang |= match news {
+            News::None => seam.call(Call::Nothing),
+            // Its gate is shut once: what it rings for then is waited for.
+            News::Rest => seam.call(Call::Rest),
+            News::Work if now >= self.deaf_until => seam.call(Call::Work),
+            News::Work => seam.call(Call::Nothing),
+        };
+    }
+
+    /// When it is to be [listened](Self::listen) to again, or to be looked at.
+    pub fn listens(&self) -> Option<Duration> {
+        let deaf = self.news == News::Work && self.seam.as_ref().is_some_and(|seam| seam.called() == Call::Nothing);
+        if self.rang { Some(Duration::ZERO) } else { deaf.then_some(self.deaf_until) }
     }
 
     /// Looks for processes. Returns whether there are others than before.
@@ -234,6 +285,9 @@ impl Client {
     pub fn gate(&mut self) {
         self.gated = true;
         self.gates += 1;
+        // Before its gate is shut, so that it knows it when it is.
+        self.news = News::Rest;
+        self.rang |= self.seam.as_mut().is_some_and(|seam| seam.call(Call::Rest));
         self.grant(Grant::Gated);
     }
 
@@ -275,6 +329,7 @@ impl Client {
             gates: self.gates,
             stop_time: nanos(account.stop_time),
             switch_time: nanos(self.switch),
+            rings: self.seam.as_ref().map_or(0, Ward::rings),
             debt: nanos(account.debt),
             measured: if self.timed == Timed::Fdinfo { "drm-fdinfo" } else { "cpu" },
             stopped_by: self.freezer.name(),

@@ -1,6 +1,8 @@
 //! The thread with real processes, arranged as a device's are. None of them says anything: as Vulkan's, which take their work from
 //! memory, they just use time.
 
+mod ringing;
+
 use super::*;
 
 use std::os::unix::process::CommandExt;
