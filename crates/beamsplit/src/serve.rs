@@ -25,6 +25,7 @@ mod notify;
 mod passed;
 mod record;
 mod routes;
+mod ruin;
 pub mod slices;
 mod socket;
 mod store;
@@ -36,6 +37,7 @@ use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -138,7 +140,7 @@ pub fn run(words: Words) -> Result<()> {
             tokio::spawn(web::serve(page, app.clone(), door));
             tracing::info!("Web page on http://{address}/");
         }
-        serve(socket, notify, app, reloads, &config_folder).await
+        serve(socket, notify, app, reloads, config_folder).await
     })?;
     desk.end();
     // What it is doing just now is done to its end.
@@ -203,31 +205,24 @@ async fn serve(
     socket: std::os::unix::net::UnixListener,
     notify: Notify,
     app: App,
-    mut reloads: mpsc::Receiver<routes::Reload>,
-    config_folder: &Path,
+    reloads: mpsc::Receiver<routes::Reload>,
+    config_folder: PathBuf,
 ) -> Result<()> {
     socket.set_nonblocking(true).context("Cannot use the socket")?;
     let socket = tokio::net::UnixListener::from_std(socket).context("Cannot use the socket")?;
-    let (mut hangup, mut end, mut interrupt) = signals().context("Cannot prepare for signals")?;
+    let (hangup, mut end, mut interrupt) = signals().context("Cannot prepare for signals")?;
     let (desk, devices) = (app.desk.clone(), app.devices.clone());
     let mut logs = tokio::time::interval(LOGS);
     let clients = tokio::spawn(http::serve(socket, routes::router(app)));
+    let notify = Arc::new(notify);
     let mut watchdog = tokio::time::interval(notify.watchdog().unwrap_or(SELDOM));
+    let reloading = tokio::spawn(reload_when_told(notify.clone(), desk.clone(), config_folder, hangup, reloads));
     notify.say("READY=1");
     tracing::info!("Ready");
     loop {
         tokio::select! {
             _ = end.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                if let Err(why) = reload(&notify, &desk, config_folder).await {
-                    tracing::error!("Not reloaded: {why}");
-                }
-            }
-            Some(answer) = reloads.recv() => {
-                // Who asked may have gone.
-                let _ = answer.send(reload(&notify, &desk, config_folder).await);
-            }
             _ = logs.tick() => if let Ok(running) = desk.look(Keeper::running).await {
                 running.into_iter().for_each(|uuid| log::bound(&devices.folder(uuid)));
             },
@@ -235,6 +230,7 @@ async fn serve(
             _ = watchdog.tick() => if desk.look(|_| ()).await.is_ok() { notify.say("WATCHDOG=1") },
         }
     }
+    reloading.abort();
     notify.say("STOPPING=1");
     clients.abort();
     Ok(())
@@ -242,6 +238,30 @@ async fn serve(
 
 fn signals() -> std::io::Result<(Signal, Signal, Signal)> {
     Ok((signal(SignalKind::hangup())?, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+}
+
+/// Reads all files again whenever somebody wants that, one after the other. A driver that hangs is waited for here: who wants the
+/// manager to end, or to hear that it lives, does not wait.
+async fn reload_when_told(
+    notify: Arc<Notify>,
+    desk: Desk,
+    config_folder: PathBuf,
+    mut hangup: Signal,
+    mut reloads: mpsc::Receiver<routes::Reload>,
+) {
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => None,
+            Some(asked) = reloads.recv() => Some(asked),
+        };
+        let done = reload(&notify, &desk, &config_folder).await;
+        match (asked, done) {
+            // Who asked may have gone.
+            (Some(asked), done) => drop(asked.send(done)),
+            (None, Err(why)) => tracing::error!("Not reloaded: {why}"),
+            (None, Ok(())) => {}
+        }
+    }
 }
 
 /// Reads all files again. What cannot be read leaves all as it was.

@@ -6,9 +6,11 @@
 mod silent;
 mod support;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use silent::Silent;
@@ -74,4 +76,56 @@ fn a_folder_of_a_user_that_never_answers_hangs_nobody_and_hides_nobody_elses_dev
     home.ok(&["stop", &uuid]);
     drop(silent);
     wait_until("the other user's device is told of", || foreign("good"));
+}
+
+#[test]
+fn a_driver_that_hangs_while_files_are_read_again_keeps_neither_the_watchdog_nor_the_end_waiting() {
+    let home = Home::new();
+    // A program of devices that says nothing of the GPU for as long as there is a file.
+    let [program, slow, begun, socket] = ["device", "slow", "begun", "notify"].map(|name| home.path().join(name));
+    let script =
+        "#!/bin/sh\ncd \"${0%/*}\"\n[ -e slow ] && touch begun\nwhile [ -e slow ]; do sleep 0.01; done\necho {}\n";
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let config = format!("users = \"none\"\ndevice = [\"{}\"]\n", program.display());
+    fs::write(home.config().join("serve.toml"), config).unwrap();
+
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    let said = Arc::new(Mutex::new(Vec::<String>::new()));
+    let heard = said.clone();
+    std::thread::spawn(move || {
+        let mut text = [0; 256];
+        while let Ok(length) = systemd.recv(&mut text) {
+            let text = String::from_utf8_lossy(&text[..length]);
+            heard.lock().unwrap().push(text.lines().next().unwrap().to_owned());
+        }
+    });
+    // What was said last of all that begins so, and what came after it.
+    let after = |begin: &str| {
+        let said = said.lock().unwrap();
+        let at = said.iter().rposition(|line| line == begin);
+        at.map(|at| said[at + 1..].to_vec()).unwrap_or_default()
+    };
+    let mut command = home.command();
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "40000");
+    let mut manager = home.serve_by(command);
+    let reload_and_hang = || {
+        fs::write(&slow, "").unwrap();
+        let _ = fs::remove_file(&begun);
+        support::signal(manager.process.id().into(), "-HUP");
+        wait_until("the driver hangs", || begun.exists());
+    };
+
+    reload_and_hang();
+    wait_until("the watchdog is fed", || after("RELOADING=1").iter().filter(|line| *line == "WATCHDOG=1").count() >= 3);
+    assert!(!after("RELOADING=1").contains(&"READY=1".to_owned()));
+    fs::remove_file(&slow).unwrap();
+    wait_until("the files are read", || after("RELOADING=1").contains(&"READY=1".to_owned()));
+
+    reload_and_hang();
+    support::signal(manager.process.id().into(), "-TERM");
+    wait_until("it ends", || manager.process.try_wait().unwrap().is_some());
+    wait_until("its last word is heard", || after("RELOADING=1").contains(&"STOPPING=1".to_owned()));
+    assert!(!after("RELOADING=1").contains(&"READY=1".to_owned()), "{:?}", after("RELOADING=1"));
+    fs::remove_file(&slow).unwrap();
 }

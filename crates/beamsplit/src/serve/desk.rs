@@ -68,7 +68,7 @@ impl Desk {
         look: impl FnOnce(&Keeper) -> T + Send + 'static,
     ) -> Result<T, Failure> {
         let (answer, answered) = oneshot::channel();
-        let look = Box::new(move |keeper: &Keeper| drop(answer.send(look(keeper))));
+        let look = Box::new(for_asker(answer, look));
         self.orders.send(Order::Look(look)).map_err(|_| Failure::Ending)?;
         answered.await.map_err(|_| Failure::Ending)
     }
@@ -92,5 +92,41 @@ impl Desk {
     /// Ends the thread. Devices go on.
     pub fn end(&self) {
         let _ = self.orders.send(Order::End);
+    }
+}
+
+/// Looks for one who asked, if that is still there: many may ask and hang up at once, and each look takes its time.
+fn for_asker<Seen, T>(answer: oneshot::Sender<T>, look: impl FnOnce(&Seen) -> T) -> impl FnOnce(&Seen) {
+    move |seen: &Seen| {
+        if !answer.is_closed() {
+            // It may go just now.
+            let _ = answer.send(look(seen));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn nothing_is_looked_at_for_one_who_has_gone() {
+        let looks = Cell::new(0);
+        let ask = || {
+            let (answer, answered) = oneshot::channel();
+            let look = |seen: &u8| {
+                looks.set(looks.get() + 1);
+                seen + 1
+            };
+            (for_asker(answer, look), answered)
+        };
+        let (look, mut answered) = ask();
+        look(&6);
+        assert_eq!((answered.try_recv(), looks.get()), (Ok(7), 1));
+        let (look, answered) = ask();
+        drop(answered);
+        look(&6);
+        assert_eq!(looks.get(), 1);
     }
 }

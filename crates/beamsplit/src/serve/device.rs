@@ -26,7 +26,7 @@ use rustix::process::geteuid;
 use super::config::{Config, Users};
 use super::keys::{self, Keys};
 use super::store::{self, Lasting};
-use super::{log, record};
+use super::{log, record, ruin};
 use crate::launch::GO;
 
 /// Where the manager and a device agree on time.
@@ -39,6 +39,8 @@ const OPTIONS: &str = "device.toml";
 const PATIENCES: u32 = 6;
 /// What makes memory of the processor's one that can be given away.
 const UDMABUF: &str = "/dev/udmabuf";
+/// What the name begins with of what is to be removed from the folder of what devices keep.
+const GONE: &str = "gone-";
 /// The longest path that fits a Unix socket's address.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -109,7 +111,7 @@ impl Devices {
             let name = entry.file_name();
             if name != log::FILE && name != record::FILE {
                 // What is a folder was not made by us, and would be in the way.
-                let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
+                let _ = ruin::remove(&entry.path());
             }
         }
     }
@@ -147,7 +149,7 @@ impl Devices {
     pub fn remove(&self, uuid: Uuid) {
         let folder = self.folder(uuid);
         let _ = fs::remove_file(record::unfinished(&folder));
-        if let Err(error) = fs::remove_dir_all(&folder)
+        if let Err(error) = ruin::remove(&folder)
             && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!("Cannot remove {}: {error}", folder.display());
@@ -157,7 +159,18 @@ impl Devices {
     /// Removes what it kept for the next time.
     pub fn forget(&self, uuid: Uuid) {
         if let Some(cache) = &self.cache {
-            let _ = fs::remove_dir_all(cache.join(uuid.to_string()));
+            // Most keep nothing.
+            let _ = put_away(cache, &cache.join(uuid.to_string()));
+        }
+    }
+
+    /// Removes what a manager before this one had put away and did not get to.
+    pub fn tidy(&self) {
+        let put_away = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(GONE.as_bytes());
+        for entry in self.cache.iter().filter_map(|cache| fs::read_dir(cache).ok()).flatten().flatten() {
+            if put_away(&entry) {
+                ruin::begin(entry.path());
+            }
         }
     }
 
@@ -238,12 +251,20 @@ impl Devices {
         store::make_folder(cache, 0o755).ok()?;
         let own = cache.join(uuid.to_string());
         if own.symlink_metadata().is_ok_and(|there| there.uid() != uid) {
-            fs::remove_dir_all(&own).ok()?;
+            put_away(cache, &own).ok()?;
         }
         store::make_folder(&own, 0o700).ok()?;
         chown(&own, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).ok()?;
         Some(own)
     }
+}
+
+/// Takes what a device kept out of its place at once, and removes it in a while: it may be as much as the disk has room for.
+fn put_away(cache: &Path, kept: &Path) -> io::Result<()> {
+    let gone = cache.join(format!("{GONE}{}", Uuid::new_v4()));
+    fs::rename(kept, &gone)?;
+    ruin::begin(gone);
+    Ok(())
 }
 
 /// Whether it is a folder, no link to one, and belongs to us.
@@ -272,4 +293,30 @@ fn options(grant: &Grant, gpu: Option<&Gpu>, folder: &Path, config: &Config) -> 
         text = format!("sandbox = \"{sandbox}\"\n{text}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_kept_is_forgotten_at_once_and_removed_whoever_gets_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let devices = Devices { runtime: folder.path().join("r"), cache: Some(cache.clone()), guarded: false };
+        let [one, other] = [1, 2].map(Uuid::from_u128);
+        for name in [&one.to_string(), &other.to_string(), "gone-7", "notes"] {
+            fs::create_dir_all(cache.join(name).join("shaders/a/b")).unwrap();
+        }
+        devices.forget(one);
+        assert!(!cache.join(one.to_string()).exists());
+        // Which need not be there.
+        devices.forget(one);
+        devices.tidy();
+        let names = || -> Vec<_> { fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name()).collect() };
+        while names().len() > 2 {
+            std::thread::yield_now();
+        }
+        assert!(cache.join(other.to_string()).exists() && cache.join("notes").exists());
+    }
 }

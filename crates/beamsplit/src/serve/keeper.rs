@@ -114,6 +114,7 @@ impl Keeper {
 
     /// Tells the machine what is there: definitions, then devices that a manager before this one started.
     pub fn begin(&mut self, autostart: bool) -> Result<()> {
+        self.devices.tidy();
         for (uuid, definition) in self.definitions()? {
             self.tell(Event::Loaded { uuid, definition });
         }

@@ -6,6 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+/// How long there may be no room for what is said: any user of the host may write to where systemd hears it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The way to whoever started us and wants to know.
 #[derive(Debug)]
 pub struct Notify {
@@ -21,7 +24,9 @@ impl Notify {
                 Some(name) => SocketAddr::from_abstract_name(name),
                 None => SocketAddr::from_pathname(&name),
             };
-            Some((UnixDatagram::unbound().ok()?, address.ok()?))
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.set_write_timeout(Some(PATIENCE)).ok()?;
+            Some((socket, address.ok()?))
         });
         // Without WATCHDOG_PID it is meant for whoever reads it.
         let number = |name| variable(name).and_then(|text| text.to_str()?.parse::<u64>().ok());
@@ -66,6 +71,18 @@ mod tests {
             let length = socket.recv(&mut text).unwrap();
             assert_eq!(&text[..length], b"READY=1");
         }
+    }
+
+    #[test]
+    fn who_hears_nothing_any_more_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let _deaf = UnixDatagram::bind(&path).unwrap();
+        let crowd = UnixDatagram::unbound().unwrap();
+        crowd.set_nonblocking(true).unwrap();
+        while crowd.send_to(b"x", &path).is_ok() {}
+        let name = path.into_os_string();
+        Notify::from_environment(|wanted| (wanted == "NOTIFY_SOCKET").then(|| name.clone()), 1).say("WATCHDOG=1");
     }
 
     #[test]
