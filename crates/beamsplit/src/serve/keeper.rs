@@ -80,6 +80,26 @@ fn give_out_time(schedule: schedule::Options, desk: Desk) -> Result<slices::Hand
     Slices::start(options).context("Cannot give out time")
 }
 
+/// Whose turn it is: that of those who order something, or that of the machine, whose time has come.
+#[derive(Debug, Default)]
+struct Turn {
+    /// The machine was the last to have its own.
+    ticked: bool,
+}
+
+impl Turn {
+    /// The next order; `Timeout` when so much time has passed. However many order things without a pause, what is due is done in
+    /// between, and they are heard whatever is due.
+    fn next(&mut self, orders: &Receiver<Order>, left: Option<Duration>) -> Result<Order, RecvTimeoutError> {
+        self.ticked = !self.ticked && left == Some(Duration::ZERO);
+        match left {
+            _ if self.ticked => Err(RecvTimeoutError::Timeout),
+            None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(left) => orders.recv_timeout(left),
+        }
+    }
+}
+
 impl Keeper {
     /// Reads what was defined.
     pub fn new(parts: Parts) -> Result<(Self, Desk)> {
@@ -178,11 +198,10 @@ impl Keeper {
 
     /// Serves orders until the last is that to end.
     pub fn run(mut self) {
+        let mut turn = Turn::default();
         loop {
-            let order = match self.machine.deadline() {
-                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(deadline) => self.orders.recv_timeout(deadline.saturating_sub(self.began.elapsed())),
-            };
+            let left = self.machine.deadline().map(|deadline| deadline.saturating_sub(self.began.elapsed()));
+            let order = turn.next(&self.orders, left);
             match order {
                 Ok(Order::Command(event, answer)) => {
                     let done = self.command(event);
@@ -440,5 +459,29 @@ impl Keeper {
     /// The process of a started device.
     pub fn process_of(&self, uuid: Uuid) -> Option<Identity> {
         self.watches.get(&uuid)?.process()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_is_done_however_many_have_orders_and_they_are_heard_whatever_is_due() {
+        let (sender, orders) = channel();
+        (0..3).for_each(|_| sender.send(Order::End).unwrap());
+        let mut turn = Turn::default();
+        let mut ordered = |left| match turn.next(&orders, left) {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error, RecvTimeoutError::Timeout);
+                false
+            }
+        };
+        let due = Some(Duration::ZERO);
+        assert_eq!([(); 4].map(|()| ordered(due)), [false, true, false, true]);
+        assert!(ordered(Some(Duration::MAX)));
+        assert_eq!([(); 3].map(|()| ordered(due)), [false; 3]);
+        assert!(!ordered(Some(Duration::from_millis(1))));
     }
 }

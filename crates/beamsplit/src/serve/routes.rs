@@ -19,6 +19,7 @@ use manager::{Definition, Event, Refusal, State as Life, Uuid};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use viewer::Right;
 
 use super::aside::Aside;
@@ -32,7 +33,7 @@ use super::{ask, log, metrics, view};
 /// Version of the answers; each has it.
 pub const VERSION: u32 = 1;
 /// How long an answer waits for a device that starts or stops.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The most of a log that is told at once.
 const LOG_PART: u64 = 256 << 10;
 
@@ -277,7 +278,7 @@ async fn create(State(app): State<App>, body: Bytes) -> Result<Response, Refused
         app.desk.command(Event::Start { uuid }).await?;
     }
     let view = match run {
-        true => started(&app, uuid).await?,
+        true => started(&app, uuid, Instant::now() + PATIENCE).await?,
         false => app.desk.look(move |keeper| told(keeper, uuid, Right::Control)).await??,
     };
     Ok((StatusCode::CREATED, Json(view)).into_response())
@@ -315,21 +316,20 @@ async fn undefine(State(app): State<App>, Path(word): Path<String>) -> Answer {
 pub async fn start(State(app): State<App>, Path(word): Path<String>) -> Answer {
     let uuid = find(&app, word).await?;
     app.desk.command(Event::Start { uuid }).await?;
-    started(&app, uuid).await.map(Json)
+    started(&app, uuid, Instant::now() + PATIENCE).await.map(Json)
 }
 
 /// Waits until it runs, and says what came of it.
-pub async fn started(app: &App, uuid: Uuid) -> Result<Value, Refused> {
-    let status = settled(app, uuid, |status| matches!(status.state, Life::Starting | Life::Stopping)).await?;
+pub async fn started(app: &App, uuid: Uuid, until: Instant) -> Result<Value, Refused> {
+    let status = settled(app, uuid, until, |status| matches!(status.state, Life::Starting | Life::Stopping)).await?;
     match status.map(|status| status.state) {
         Some(Life::Running | Life::Held { .. }) => {
             Ok(app.desk.look(move |keeper| told(keeper, uuid, Right::Control)).await??)
         }
         Some(Life::Failed { why }) => Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "failed", why)),
-        Some(Life::Starting | Life::Stopping) => Err(Refused::unavailable(format!(
-            "It did not start within {} seconds; beamsplit log says more",
-            PATIENCE.as_secs()
-        ))),
+        Some(Life::Starting | Life::Stopping) => {
+            Err(Refused::unavailable("It did not start in time; beamsplit log says more"))
+        }
         Some(Life::Defined) | None => Err(Refused::unavailable("It was stopped meanwhile")),
     }
 }
@@ -338,25 +338,29 @@ pub async fn started(app: &App, uuid: Uuid) -> Result<Value, Refused> {
 pub async fn stop(State(app): State<App>, Path(word): Path<String>) -> Answer {
     let uuid = find(&app, word).await?;
     app.desk.command(Event::Stop { uuid }).await?;
-    stopped(&app, uuid).await.map(Json)
+    stopped(&app, uuid, Instant::now() + PATIENCE).await.map(Json)
 }
 
 /// Waits until nothing of it is left, and says what came of it.
-pub async fn stopped(app: &App, uuid: Uuid) -> Result<Value, Refused> {
-    let status = settled(app, uuid, |status| status.state == Life::Stopping).await?;
+pub async fn stopped(app: &App, uuid: Uuid, until: Instant) -> Result<Value, Refused> {
+    let status = settled(app, uuid, until, |status| status.state == Life::Stopping).await?;
     match status.map(|status| status.state) {
         Some(Life::Stopping) => {
-            Err(Refused::unavailable(format!("Its processes did not end within {} seconds", PATIENCE.as_secs())))
+            Err(Refused::unavailable("Its processes did not end in time; they are still being ended"))
         }
         Some(_) => Ok(app.desk.look(move |keeper| told(keeper, uuid, Right::Control)).await??),
         None => Ok(json!({ "version": VERSION, "uuid": uuid })),
     }
 }
 
-/// Waits as long as it is on its way, and no longer than [`PATIENCE`].
-async fn settled(app: &App, uuid: Uuid, on_its_way: fn(&Status) -> bool) -> Result<Option<Status>, Refused> {
+/// Waits as long as it is on its way, and no longer than until then.
+async fn settled(
+    app: &App,
+    uuid: Uuid,
+    until: Instant,
+    on_its_way: fn(&Status) -> bool,
+) -> Result<Option<Status>, Refused> {
     let mut changes = app.desk.changes();
-    let until = tokio::time::Instant::now() + PATIENCE;
     loop {
         // Seen before the look, so that what changes during it is one more change.
         changes.borrow_and_update();
