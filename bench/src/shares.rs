@@ -310,6 +310,22 @@ impl Slices {
         Ok(all.into_iter().filter_map(|(uuid, slice)| Some((number(&uuid)?, slice))).collect())
     }
 
+    /// How often it woke up so far, and how long it used a processor.
+    pub fn effort(&self) -> Result<(u64, Duration)> {
+        let folder = PathBuf::from(format!("/proc/{}/task", self.process.id()));
+        let (mut wakes, mut used) = (0, Duration::ZERO);
+        for thread in std::fs::read_dir(folder).doing("look for threads")?.flatten() {
+            let read = |name| std::fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+            let status = read("status");
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            wakes += line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or_default();
+            // `proc_pid_schedstat(5)`: nanoseconds on a processor come first.
+            let nanos = read("schedstat").split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default();
+            used += Duration::from_nanos(nanos);
+        }
+        Ok((wakes, used))
+    }
+
     /// Ends it as a crash does.
     pub fn kill(mut self) {
         let _ = self.process.kill();
@@ -455,6 +471,18 @@ fn alternated(seconds: u32, mut measure: impl FnMut(bool) -> Result<f64>) -> Res
     Ok(crate::timing::median(parts).unwrap_or(f64::NAN))
 }
 
+/// How often who gives out time wakes up in a second for one that draws alone, and how much of a core it uses.
+pub fn effort_of_one(programs: &Programs, guest: &Guest, seconds: u32) -> Result<(f64, f64)> {
+    guest.does(Habit::Busy);
+    let mut slices = Slices::start(programs, &[])?;
+    slices.add(0, guest, 1)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let (begin, before) = (Instant::now(), slices.effort()?);
+    std::thread::sleep(Duration::from_secs(1) * seconds);
+    let (after, passed) = (slices.effort()?, begin.elapsed().as_secs_f64());
+    Ok(((after.0 - before.0) as f64 / passed, (after.1 - before.1).as_secs_f64() / passed))
+}
+
 /// One alone, one of four that idles, and one that draws now and then.
 fn some_idle(programs: &Programs, seconds: u32, text: &mut String) -> Result<()> {
     let second = Duration::from_secs(1);
@@ -480,6 +508,9 @@ fn some_idle(programs: &Programs, seconds: u32, text: &mut String) -> Result<()>
         })
     };
     let _ = writeln!(text, "One alone under the schedule: {:.1} %", of_alone("best-effort", 1, 1)? * 100.0);
+    let (wakes, core) = effort_of_one(programs, &guests[0], seconds)?;
+    let _ =
+        writeln!(text, "Who gives out its time wakes up {wakes:.0} times a second, {:.2} % of a core", core * 100.0);
     let mut waits = BTreeMap::<&str, Vec<Duration>>::new();
     let mut light = |beside| {
         guests[3].does(Habit::Light);

@@ -62,6 +62,34 @@ fn two_that_draw_without_rest_have_what_their_weights_say_and_both_draw() {
 }
 
 #[test]
+fn one_alone_that_draws_does_not_wake_who_gives_out_time_with_its_batches() {
+    const BATCHES: u64 = 1000;
+    let Some(programs) = programs() else { return };
+    let guest = Guest::start(&programs).unwrap();
+    let mut slices = Slices::start(&programs, &[]).unwrap();
+    slices.add(0, &guest, 1).unwrap();
+    guest.does(Habit::Busy);
+    let limit = Instant::now() + Duration::from_secs(300);
+    while guest.frames() < BATCHES * 8 {
+        assert!(Instant::now() < limit, "It draws nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // What it rang although nobody waited for it is counted when it is listened to again.
+    guest.does(Habit::Still);
+    let told = loop {
+        let told = slices.snapshot().unwrap().remove(&0).unwrap();
+        if told["doing"] == "idle" {
+            break told;
+        }
+        assert!(Instant::now() < limit, "It has work: {told}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // A few times its guest may have been kept waiting for so long that it idled.
+    assert!(told["rings"].as_u64() < Some(BATCHES / 10), "{told}");
+    assert_eq!((&told["stops"], &told["gates"]), (&0.into(), &0.into()));
+}
+
+#[test]
 fn at_the_ends_of_batches_time_is_given_out_without_stopping_anybody() {
     let Some(programs) = programs() else { return };
     let weights = [1, 3];

@@ -37,6 +37,8 @@ const SELDOM: Duration = Duration::from_secs(1);
 const OFTEN: Duration = Duration::from_millis(250);
 /// How often what everybody had is written down for others to read.
 const TOLD: Duration = Duration::from_millis(100);
+/// How long the thread waits for those that it has just told to stop: others' turns end meanwhile.
+const AT_REST: Duration = Duration::from_millis(20);
 /// Looks without a pause in between, should a schedule want so many. Stops one that never comes to rest.
 const LOOKS: u32 = 64;
 
@@ -442,9 +444,11 @@ impl Gpu {
                 }
             }
         }
-        // Waited for when whoever is next has been let go on.
+        // Waited for when whoever is next has been let go on. One that takes longer is looked at again and again.
+        let begin = Instant::now();
         for uuid in &stopping {
-            self.clients.get_mut(uuid).into_iter().for_each(|client| client.finish(limit));
+            let left = limit.min(AT_REST).saturating_sub(begin.elapsed());
+            self.clients.get_mut(uuid).into_iter().for_each(|client| client.finish(left));
         }
         !stopping.is_empty()
     }

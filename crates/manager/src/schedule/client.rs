@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fair::LIFE;
 use super::{Account, Act, Doing, Held, Mode, Share};
 
 /// Virtual time of a nanosecond at weight 1: finer than what a weight of 1000 divides.
@@ -112,9 +113,18 @@ impl Client {
         matches!(self.state, State::Running { .. })
     }
 
-    /// It could be picked.
-    pub fn is_candidate(&self) -> bool {
-        matches!(self.state, State::Ready | State::Waiting)
+    /// It could be picked. Also when it does not come to rest for long: what of it has stands still meanwhile.
+    pub fn is_candidate(&self, now: Duration) -> bool {
+        match self.state {
+            State::Ready | State::Waiting => true,
+            State::Stopping => self.waited(now) >= LIFE,
+            _ => false,
+        }
+    }
+
+    /// For how long it has had work and it was not its turn, if it has and is not.
+    pub fn waited(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.waits_since)
     }
 
     /// Whether nobody else may run yet because it is not known to have stopped. With a `handover` another one may from the

@@ -18,6 +18,12 @@ pub const DEBT: u32 = 10;
 /// Slices are so many times as long as stopping takes, where there is room for that in a window.
 const WORTH: u32 = 28;
 
+/// After so long everybody has a turn, whoever is still coming to rest, and whatever it owes: drivers of guests give up what shows no
+/// sign of life for a few seconds (docs/vgpus.md, "Pauses"). Not those that are held.
+pub const LIFE: Duration = Duration::from_secs(1);
+/// The shortest turn of one that has waited for that long: long enough to get a processor.
+const SIGN: Duration = Duration::from_millis(4);
+
 /// Who has the next turn.
 pub enum Next<K> {
     /// This client, for so long.
@@ -112,16 +118,19 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
     /// Who is next, if anybody wants to be.
     pub(super) fn next(&self, now: Duration) -> Option<Next<K>> {
         let average = self.average();
-        let candidates = || self.clients.iter().filter(|(_, client)| client.is_candidate());
+        let candidates = || self.clients.iter().filter(|(_, client)| client.is_candidate(now));
         // Nobody waits for longer than a window, whatever it owes.
         let longest = self.sharing().map(|client| self.slice(self.weight(client)) * 3 / 2).max().unwrap_or_default();
         let patience = self.window().saturating_sub(longest.min(self.quantum()) + self.stop * 2);
-        let waited = |client: &Client| now.saturating_sub(client.waits_since);
-        let late = |client: &Client| waited(client) >= patience * if self.can_end(client) { 1 } else { DEBT };
-        let latest = candidates().filter(|(_, client)| late(client)).max_by_key(|(_, client)| waited(client));
+        let late = |client: &Client| {
+            client.waited(now) >= if self.can_end(client) { patience } else { (patience * DEBT).min(LIFE) }
+        };
+        let latest = candidates().filter(|(_, client)| late(client)).max_by_key(|(_, client)| client.waited(now));
         if let Some((key, client)) = latest {
             let slice = self.slice(self.weight(client));
-            return Some(Next::Client(*key, if client.charged <= average { slice } else { slice.min(SHORTEST) }));
+            let slice = if client.charged <= average { slice } else { slice.min(SHORTEST) };
+            let least = if client.waited(now) >= LIFE { SIGN.min(self.quantum()) } else { Duration::ZERO };
+            return Some(Next::Client(*key, slice.max(least)));
         }
         let deadline = |client: &Client| {
             let weight = self.weight(client);

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use super::client::{Client, State};
-use super::fair::Next;
+use super::fair::{LIFE, Next};
 use super::{Act, Held, Measured, Schedule, Step};
 
 /// One that used less than this part of a time did nothing: a thread that polls now and then is no work.
@@ -46,7 +46,7 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
             Self::at_weight(self.price(client, used, kept, others && !measured.runnable), self.weight(client));
         client.used += used;
         client.recent += used;
-        if client.is_candidate() || matches!(client.state, State::Draining | State::Stopping) {
+        if client.is_candidate(now) || matches!(client.state, State::Draining | State::Stopping) {
             client.waited += elapsed;
         }
         if !measured.alive {
@@ -193,7 +193,7 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
         let late = now > until + self.quantum() / 2;
         let next_slice = self.slice(self.weight(client));
         let again = self.again(key, now);
-        let competes = self.clients.iter().any(|(other, client)| *other != key && client.is_candidate())
+        let competes = self.clients.iter().any(|(other, client)| *other != key && client.is_candidate(now))
             || (self.options.policy.keeps_slots() && (self.spare() > 0 || self.others_are_there(key)));
         let mode = self.options.mode;
         let Some(client) = self.clients.get_mut(&key) else { return };
@@ -230,7 +230,9 @@ impl<K: Copy + Ord + Debug> Schedule<K> {
         let timeout = self.options.preempt_timeout;
         // Where no slots are kept, nothing is lost while one comes to rest: what it uses meanwhile is charged.
         let handover = !self.options.policy.keeps_slots();
-        let taken = |client: &Client| client.is_running() || client.blocks(now, timeout, handover);
+        let starves = |client: &Client| client.is_candidate(now) && client.waited(now) >= LIFE;
+        let patient = !self.clients.values().any(starves);
+        let taken = |client: &Client| client.is_running() || (patient && client.blocks(now, timeout, handover));
         if now < self.reserved_until || self.clients.values().any(taken) {
             return;
         }

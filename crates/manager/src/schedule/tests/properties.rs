@@ -18,7 +18,7 @@ fn habits() -> impl Strategy<Value = Habit> {
     ]
 }
 
-fn shares() -> impl Strategy<Value = Share> {
+pub fn shares() -> impl Strategy<Value = Share> {
     let priorities = prop_oneof![Just(Priority::Low), Just(Priority::Normal), Just(Priority::High)];
     (1u32..100, priorities, any::<bool>()).prop_map(|(weight, priority, gate)| Share {
         weight,
@@ -27,7 +27,7 @@ fn shares() -> impl Strategy<Value = Share> {
     })
 }
 
-fn options() -> impl Strategy<Value = Options> {
+pub fn options() -> impl Strategy<Value = Options> {
     let policies = prop_oneof![Just(Policy::BestEffort), Just(Policy::EqualShare), Just(Policy::FixedShare)];
     (policies, 1u32..31, 0u32..200).prop_map(|(policy, quantum, capacity)| Options {
         policy,
