@@ -78,9 +78,9 @@ fn wait_until_they_run(meter: &mut Meter, renderers: &mut Renderers) {
 fn freezers() -> Vec<(Freezer, Option<Cgroup>)> {
     let mut freezers = vec![(Freezer::Signals, None)];
     let mount = Cgroup::mount(&Processes::default());
-    static NAMES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let name = NAMES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let name = format!("beamsplit-test-{}-{name}", std::process::id());
+    // Not the number of this process: in another PID namespace another one has it, and control groups are there for all.
+    let chance = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 0);
+    let name = format!("beamsplit-test-{chance:016x}");
     match mount.map(|mount| Cgroup::at(mount).child(&name)) {
         Some(Ok(group)) => freezers.push((Freezer::with(Some(group.clone())), Some(group))),
         _ => eprintln!("Not tried: no control group may be made here"),
@@ -91,7 +91,9 @@ fn freezers() -> Vec<(Freezer, Option<Cgroup>)> {
 fn remove(group: Option<Cgroup>) {
     if let Some(group) = group {
         // Refused as long as somebody is in it.
-        while std::fs::remove_dir(group.path()).is_err() {
+        let limit = Instant::now() + LONG;
+        while let Err(error) = std::fs::remove_dir(group.path()) {
+            assert!(Instant::now() < limit, "{}: {error}", group.path().display());
             std::thread::yield_now();
         }
     }
