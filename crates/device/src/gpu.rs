@@ -45,7 +45,7 @@ use crate::three_d::{ThreeD, Way};
 use crate::virtio::Ticket;
 use boot::Boot;
 use heads::Heads;
-use order::Order;
+use order::{Order, UnderWay};
 use resources::Resources;
 use shown::Scanouts;
 use three_d::Rendering;
@@ -323,26 +323,59 @@ impl Gpu {
         }
     }
 
-    /// What the renderer finished takes effect, or is undone.
-    fn conclude(&mut self, undo: Undo, result: Result<(), ReplyError>) -> Reply {
+    /// What a renderer did of a command takes effect, or is undone: a command that fails leaves all as it was.
+    fn conclude(&mut self, ticket: Ticket, undo: Undo, result: Result<(), ReplyError>) -> Step {
         match (undo, result) {
             (Undo::Transfer { resource, rect }, Ok(())) => self.copied_in(resource, rect),
             (Undo::Blob(resource, created), Ok(())) => self.keep_made(resource, created),
-            (Undo::Pointer { ticket, resource, hot }, Ok(())) => {
-                return self.take_pointer(ticket, resource, hot).into();
+            (Undo::Pointer(resource), Ok(())) => self.take_pointer(ticket, resource),
+            (Undo::Pointer(resource), Err(_)) => self.forget_pointer(ticket, resource),
+            (Undo::Detach(resource), Ok(())) => return self.detach_further(ticket, resource),
+            (Undo::Release(resource), Ok(())) => self.resources.drop_backing(resource),
+            (Undo::Unref(resource), _) => {
+                self.drop_resource(resource);
+                return Step::Reply(Reply::OkNoData);
             }
-            (Undo::Gone, _) => return Reply::OkNoData,
-            (_, Ok(())) | (Undo::Nothing | Undo::Transfer { .. } | Undo::Pointer { .. }, Err(_)) => {}
+            (Undo::Release(resource), Err(_)) => {
+                self.resources.set_leaving(resource, false);
+                self.attach_again(resource);
+            }
+            (_, Ok(())) | (Undo::Nothing | Undo::Transfer { .. } | Undo::Detach(_), Err(_)) => {}
             (Undo::Rendered(resource, created) | Undo::Blob(resource, created), Err(_)) => {
                 self.forget_failed(resource, created);
             }
             (Undo::Pages(resource, attached), Err(_)) => self.forget_pages(resource, attached),
             (Undo::Create(resource), Err(_)) => self.resources.remove(resource),
-            (Undo::Attach(resource), Err(_)) => drop(self.resources.take_backing(resource)),
-            // Who took the room that it had meanwhile has it.
-            (Undo::Detach(resource, backing), Err(_)) => drop(self.resources.set_backing(resource, Some(backing))),
+            (Undo::Attach(resource), Err(_)) => self.forget_backing(resource),
         }
         result.into()
+    }
+
+    /// The renderer told of a command that was under way.
+    fn go_on(&mut self, ticket: Ticket, UnderWay { header, undo, .. }: UnderWay, result: Result<(), ReplyError>) {
+        match self.conclude(ticket, undo, result) {
+            Step::Reply(reply) => self.answer(ticket, header, reply),
+            Step::Later(undo, resource) => self.order.under_way(ticket, header, undo, resource),
+        }
+    }
+
+    /// Nobody waits any more for a command that is under way: it fails. What a renderer does of it all the same it does before it
+    /// hears that it is undone.
+    fn give_up(&mut self, ticket: Ticket, undo: Undo) {
+        match undo {
+            Undo::Create(resource) => self.renderer.destroy(resource),
+            Undo::Attach(resource) => {
+                let ticket = self.order.ticket();
+                self.renderer.detach(ticket, resource);
+            }
+            Undo::Detach(resource) => return self.attach_again(resource),
+            Undo::Release(resource) | Undo::Unref(resource) => {
+                self.attach_again(resource);
+                return self.attach_rendered_again(resource);
+            }
+            _ => {}
+        }
+        self.conclude(ticket, undo, Err(ReplyError::Unspec));
     }
 
     /// Parked commands may be executable now.
@@ -394,6 +427,7 @@ impl From<Result<Step, ReplyError>> for Step {
 }
 
 /// What was recorded before a renderer was called, to be undone should it fail, or what was left to do should it not.
+#[derive(Clone, Copy)]
 enum Undo {
     Nothing,
     /// A part of an image is to be counted should it not fail, and its twin written.
@@ -403,19 +437,18 @@ enum Undo {
     },
     Create(ResourceId),
     Attach(ResourceId),
-    Detach(ResourceId, crate::backing::Backing),
+    /// The renderer gives pages back. They are kept, and charged, until the last who has them did so.
+    Detach(ResourceId),
+    /// So does the 3D renderer, who is the last.
+    Release(ResourceId),
     /// A resource of the 3D renderer's, made by this command.
     Rendered(ResourceId, Ticket),
     /// A blob of the 3D renderer's, made by this command.
     Blob(ResourceId, Ticket),
     /// The 3D renderer's backing, given by this command.
     Pages(ResourceId, Ticket),
-    /// The picture of the pointer is read by this command.
-    Pointer {
-        ticket: Ticket,
-        resource: ResourceId,
-        hot: (u32, u32),
-    },
-    /// The resource is gone, whatever becomes of its pages.
-    Gone,
+    /// The picture of the pointer is read of this resource.
+    Pointer(ResourceId),
+    /// The 3D renderer gives back the pages of a resource that goes then.
+    Unref(ResourceId),
 }

@@ -61,7 +61,7 @@ impl Gpu {
         }
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         let progress = three_d.renderer.create_blob(ticket, context, &host);
-        let step = self.step(progress, Undo::Blob(resource, ticket));
+        let step = self.step(ticket, progress, Undo::Blob(resource, ticket));
         if is_backed {
             self.back_blob(resource);
         }

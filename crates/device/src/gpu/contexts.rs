@@ -72,6 +72,11 @@ impl Contexts {
         self.table.get(&context).map(|found| found.capset)
     }
 
+    /// Whether images have twins for a context once it is open.
+    pub fn has_twins(&self, context: ContextId) -> bool {
+        self.capset(context).is_some_and(is_gl)
+    }
+
     fn insert(&mut self, context: ContextId, capset: CapsetId, name: Vec<u8>) -> Result<(), ReplyError> {
         if self.table.len() >= caps::CONTEXTS {
             return Err(ReplyError::OutOfMemory);

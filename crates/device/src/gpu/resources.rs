@@ -26,6 +26,8 @@ const BLOB_MEM_GUEST: u32 = 1;
 pub(super) struct Resource {
     pub desc: Desc,
     pub backing: Option<Backing>,
+    /// A 3D renderer gives the backing back: nobody else gets it meanwhile.
+    pub is_leaving: bool,
     /// The command that made it: a later one may give its name to another.
     created: Ticket,
     /// The command that gave it to the 3D renderer's last backing.
@@ -115,6 +117,7 @@ impl Resources {
         vacant.insert(Resource {
             desc,
             backing: None,
+            is_leaving: false,
             created,
             attached: created,
             uuid: None,
@@ -158,7 +161,7 @@ impl Resources {
     }
 
     /// What a pointer's picture of so many bytes would be charged more than the one that there is.
-    fn more_for_cursor(&self, bytes: usize) -> Cost {
+    pub fn more_for_cursor(&self, bytes: usize) -> Cost {
         Cost::of(Kind::Cursors, (bytes as u64).saturating_sub(self.cursor.bytes()))
     }
 
@@ -204,20 +207,27 @@ impl Resources {
         self.publish();
     }
 
-    /// Gives a resource another backing, or none, if there is room for its table. Returns the one before.
-    pub fn set_backing(
-        &mut self,
-        resource: ResourceId,
-        backing: Option<Backing>,
-    ) -> Result<Option<Backing>, ReplyError> {
+    /// Gives a resource another backing, or none, if there is room for its table.
+    pub fn set_backing(&mut self, resource: ResourceId, backing: Option<Backing>) -> Result<(), ReplyError> {
         let found = self.table.get(&resource).ok_or(ReplyError::InvalidResourceId)?;
         self.exchange(resource, tables(found.backing.as_ref()), tables(backing.as_ref()))?;
-        Ok(self.table.get_mut(&resource).and_then(|found| std::mem::replace(&mut found.backing, backing)))
+        if let Some(found) = self.table.get_mut(&resource) {
+            (found.backing, found.is_leaving) = (backing, false);
+        }
+        Ok(())
     }
 
-    /// Takes a resource's backing away. Returns it, if it had one.
-    pub fn take_backing(&mut self, resource: ResourceId) -> Option<Backing> {
-        self.set_backing(resource, None).ok().flatten()
+    /// Whether a resource's pages are being given back.
+    pub fn set_leaving(&mut self, resource: ResourceId, leaving: bool) {
+        if let Some(found) = self.table.get_mut(&resource) {
+            found.is_leaving = leaving;
+        }
+    }
+
+    /// A resource's backing is gone: nobody uses its pages any more.
+    pub fn drop_backing(&mut self, resource: ResourceId) {
+        // None always has room.
+        let _ = self.set_backing(resource, None);
     }
 
     fn publish(&self) {
@@ -270,7 +280,7 @@ impl Gpu {
             return Step::error(error);
         }
         match self.renderer.create(ticket, resource, desc) {
-            Progress::Done(result) => Step::Reply(self.conclude(Undo::Create(resource), result)),
+            Progress::Done(result) => self.conclude(ticket, Undo::Create(resource), result),
             Progress::Later => Step::Later(Undo::Create(resource), Some(resource)),
         }
     }
@@ -286,38 +296,54 @@ impl Gpu {
         if !self.resources.is_free(resource) {
             return Err(ReplyError::InvalidResourceId);
         }
-        if self.resources.is_stale(resource) {
-            self.drop_resource(resource);
-        }
-        if self.resources.table.len() >= caps::RESOURCES {
-            self.drop_stale();
+        let is_full = self.resources.table.len() >= caps::RESOURCES;
+        if is_full && self.resources.stale().is_empty() {
+            return Err(ReplyError::OutOfMemory);
         }
         self.make_room(resource, cost(&desc).plus(tables(backing.as_ref())))?;
+        if self.resources.is_stale(resource) {
+            self.drop_resource(resource);
+        } else if is_full {
+            self.drop_stale();
+        }
         self.resources.insert(resource, desc, ticket)?;
         // There is room for it.
-        self.resources.set_backing(resource, backing).map(drop)
+        self.resources.set_backing(resource, backing)
     }
 
     /// Sees to it that a resource can be charged so much more, or says that it cannot: pixels of others that nobody sees are read anew
-    /// when somebody does, and what an earlier driver left behind may not starve this one.
+    /// when somebody does, and what an earlier driver left behind may not starve this one. Nothing goes where that is not enough.
     pub(super) fn make_room(&mut self, resource: ResourceId, cost: Cost) -> Result<(), ReplyError> {
         if self.resources.has_room(cost) {
             return Ok(());
         }
-        let (limit, wanted) = (self.resources.ledger.limit(), cost.bytes());
-        // What never fits costs nobody anything.
-        if wanted <= limit {
-            self.forget_unseen(resource, cost);
-            if !self.resources.has_room(cost) {
-                self.drop_stale();
-            }
-            if self.resources.has_room(cost) {
-                return Ok(());
-            }
+        let (limit, used, wanted) = (self.resources.ledger.limit(), self.resources.ledger.used(), cost.bytes());
+        let kept = used.saturating_sub(self.dispensable(resource));
+        if kept.saturating_add(wanted) > limit {
+            guest_log!(
+                warn,
+                "The guest has {used} of {limit} bytes and wants {wanted} more: it needs a larger --memory"
+            );
+            return Err(ReplyError::OutOfMemory);
         }
-        let used = self.resources.ledger.used();
-        guest_log!(warn, "The guest has {used} of {limit} bytes and wants {wanted} more: it needs a larger --memory");
-        Err(ReplyError::OutOfMemory)
+        self.forget_unseen(resource, cost);
+        if !self.resources.has_room(cost) && self.resources.is_stale(resource) {
+            self.drop_resource(resource);
+        }
+        if !self.resources.has_room(cost) {
+            self.drop_stale();
+        }
+        Ok(())
+    }
+
+    /// Bytes that can go for the sake of a resource.
+    fn dispensable(&self, resource: ResourceId) -> u64 {
+        let unseen = |id: ResourceId, found: &Resource| if self.is_unseen(id, resource) { found.read } else { 0 };
+        let bytes = |(id, found): (&ResourceId, &Resource)| match found.stale {
+            true => found.cost.bytes(),
+            false => unseen(*id, found),
+        };
+        self.resources.table.iter().map(bytes).sum()
     }
 
     /// As [`make_room`](Self::make_room), for a picture of the pointer in the place of the one that there is: it is charged then.
@@ -337,16 +363,16 @@ impl Gpu {
         let found = self.resources.get(resource)?;
         let has_pages = (found.desc.is_rendered() || has_twin) && found.backing.is_some();
         self.catch_up_on(memory, resource);
-        let step = match has_pages {
-            true => self.detach_rendered(ticket, resource, Undo::Gone)?,
-            false => Step::Reply(Reply::OkNoData),
-        };
+        if has_pages {
+            // It goes when nobody uses its pages any more.
+            return self.detach_rendered(ticket, resource, Undo::Unref(resource));
+        }
         self.drop_resource(resource);
-        Ok(step)
+        Ok(Step::Reply(Reply::OkNoData))
     }
 
     /// The heads that show it show nothing, before its pixels are gone. Whoever waits for something of it waits no more.
-    fn drop_resource(&mut self, resource: ResourceId) {
+    pub(super) fn drop_resource(&mut self, resource: ResourceId) {
         for scanout in self.scanouts.remove(resource) {
             self.display.set_scanout(scanout, None);
         }
@@ -362,11 +388,17 @@ impl Gpu {
         }
         three_d.renderer.destroy(resource);
         let mapped = three_d.window.take_away(resource);
+        let pointer = three_d.reads.forget_pointer_of(resource);
         // Nothing is to be seen of it any more, and that is so.
         let flushes = three_d.reads.forget(resource).into_iter().map(|flush| (flush, Reply::OkNoData));
         let shown = three_d.views.forget(resource).map(|ticket| (ticket, Reply::Error(ReplyError::InvalidResourceId)));
         for (ticket, reply) in flushes.chain(mapped).chain(shown) {
             self.complete(ticket, reply);
+        }
+        if let Some(wanted) = pointer {
+            // Without its picture it moves all the same.
+            self.set_pointer(&wanted, None);
+            self.complete(wanted.ticket, Reply::OkNoData);
         }
     }
 
@@ -390,7 +422,27 @@ impl Gpu {
         let Some(three_d) = &mut self.three_d else { return };
         if self.resources.table.get(&resource).is_some_and(|found| found.attached == attached) {
             three_d.renderer.detach(ticket, resource);
-            self.resources.take_backing(resource);
+            self.resources.drop_backing(resource);
+        }
+    }
+
+    /// The renderer did not take a backing: nobody is to have it.
+    pub(super) fn forget_backing(&mut self, resource: ResourceId) {
+        let ticket = self.order.ticket();
+        if self.twin(resource).is_some()
+            && let Some(three_d) = &mut self.three_d
+        {
+            three_d.renderer.detach(ticket, resource);
+        }
+        self.resources.drop_backing(resource);
+    }
+
+    /// Gives the renderer pages that it was asked to give back: the guest was told that it still has them.
+    pub(super) fn attach_again(&mut self, resource: ResourceId) {
+        let ticket = self.order.ticket();
+        let Ok(Resource { desc, backing: Some(backing), .. }) = self.resources.get(resource) else { return };
+        if !desc.is_rendered() {
+            self.renderer.attach(ticket, resource, backing.entries());
         }
     }
 
@@ -420,7 +472,7 @@ impl Gpu {
         let attached = self.renderer.attach(ticket, resource, entries);
         self.attach_twin(resource);
         match attached {
-            Progress::Done(result) => Step::Reply(self.conclude(Undo::Attach(resource), result)),
+            Progress::Done(result) => self.conclude(ticket, Undo::Attach(resource), result),
             Progress::Later => Step::Later(Undo::Attach(resource), Some(resource)),
         }
     }
@@ -445,28 +497,32 @@ impl Gpu {
             return Err(ReplyError::InvalidParameter);
         }
         self.make_room(resource, tables(Some(&backing)))?;
-        self.resources.set_backing(resource, Some(backing)).map(drop)
+        self.resources.set_backing(resource, Some(backing))
     }
 
     pub(super) fn detach_backing(&mut self, memory: &Memory, ticket: Ticket, resource: ResourceId) -> Step {
-        if let Err(error) = self.resources.get(resource) {
-            return Step::error(error);
-        }
-        self.catch_up_on(memory, resource);
-        let Some(backing) = self.resources.take_backing(resource) else {
-            return Step::error(ReplyError::Unspec);
+        let is_rendered = match self.resources.get(resource) {
+            Ok(found) if found.backing.is_some() => found.desc.is_rendered(),
+            Ok(_) => return Step::error(ReplyError::Unspec),
+            Err(error) => return Step::error(error),
         };
-        if self.resources.get(resource).is_ok_and(|found| found.desc.is_rendered()) {
-            return self.detach_rendered(ticket, resource, Undo::Nothing).unwrap_or_else(Step::error);
+        self.catch_up_on(memory, resource);
+        if is_rendered {
+            return self.detach_rendered(ticket, resource, Undo::Release(resource)).unwrap_or_else(Step::error);
         }
-        let detached = self.renderer.detach(ticket, resource);
-        if self.twin(resource).is_some() && detached != Progress::Later {
-            return self.detach_rendered(ticket, resource, Undo::Nothing).unwrap_or_else(Step::error);
+        match self.renderer.detach(ticket, resource) {
+            Progress::Done(result) => self.conclude(ticket, Undo::Detach(resource), result),
+            Progress::Later => Step::Later(Undo::Detach(resource), Some(resource)),
         }
-        match detached {
-            Progress::Done(result) => Step::Reply(self.conclude(Undo::Detach(resource, backing), result)),
-            Progress::Later => Step::Later(Undo::Detach(resource, backing), Some(resource)),
+    }
+
+    /// The renderer gave pages back. An image's twin may have them too.
+    pub(super) fn detach_further(&mut self, ticket: Ticket, resource: ResourceId) -> Step {
+        if self.twin(resource).is_some() {
+            return self.detach_rendered(ticket, resource, Undo::Release(resource)).unwrap_or_else(Step::error);
         }
+        self.resources.drop_backing(resource);
+        Step::Reply(Reply::OkNoData)
     }
 
     pub(super) fn transfer_to_host_2d(
@@ -494,7 +550,7 @@ impl Gpu {
             Err(error) => return Step::error(error),
         };
         match self.renderer.transfer_to_host(ticket, resource, Transfer { rect, offset }, &pages) {
-            Progress::Done(result) => Step::Reply(self.conclude(Undo::Transfer { resource, rect }, result)),
+            Progress::Done(result) => self.conclude(ticket, Undo::Transfer { resource, rect }, result),
             Progress::Later => Step::Later(Undo::Transfer { resource, rect }, Some(resource)),
         }
     }

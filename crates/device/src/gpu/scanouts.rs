@@ -271,18 +271,17 @@ impl Gpu {
     ) -> Result<Step, ReplyError> {
         let CursorPosition { scanout, x, y } = position;
         self.check_scanout(scanout)?;
-        if let Some(three_d) = &mut self.three_d {
-            three_d.reads.pointer = None;
-            if resource.0 != 0 && self.resources.get(resource)?.desc.is_rendered() {
-                self.scanouts.pointer = Some(Pointer::moved(self.scanouts.pointer.take(), scanout, x, y));
-                return Ok(self.read_pointer(ticket, resource, (hot_x, hot_y)));
-            }
+        if resource.0 != 0 && self.resources.get(resource)?.desc.is_rendered() {
+            return self.read_pointer(ticket, position, resource, (hot_x, hot_y));
         }
         let image = match resource.0 {
             0 => None,
             _ => Some(self.read_pointer_image(memory, resource)?),
         };
         self.make_room_for_pointer(image.as_ref().map_or(0, |image| image.pixels.len()))?;
+        if let Some(three_d) = &mut self.three_d {
+            three_d.reads.pointer = None;
+        }
         self.scanouts.pointer = Some(Pointer { scanout, x, y, hot_x, hot_y, image });
         self.show_pointer();
         Ok(Step::Reply(Reply::OkNoData))
@@ -311,6 +310,9 @@ impl Gpu {
         self.check_scanout(scanout)?;
         if let Some(pointer) = &mut self.scanouts.pointer {
             (pointer.scanout, pointer.x, pointer.y) = (scanout, x, y);
+        }
+        if let Some(wanted) = self.three_d.as_mut().and_then(|three_d| three_d.reads.pointer.as_mut()) {
+            wanted.position = position;
         }
         if self.shows_driver() {
             self.display.move_cursor(scanout, x, y);

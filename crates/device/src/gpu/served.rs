@@ -10,7 +10,7 @@ use protocol::reply::DisplayOne;
 use protocol::{Command, Header, Reply, ReplyError, feature};
 
 use super::told::Told;
-use super::{Execution, Gpu, MODES_WAIT, Undo};
+use super::{Execution, Gpu, MODES_WAIT};
 use crate::display::{DisplayEvent, Head, Modes};
 use crate::guest_log;
 use crate::input::Desktop;
@@ -152,10 +152,7 @@ impl VirtioDevice for Gpu {
         }
         for (ticket, header, undo) in self.order.take_all() {
             let undone = catch_unwind(AssertUnwindSafe(|| {
-                if let Undo::Create(resource) = undo {
-                    self.renderer.destroy(resource);
-                }
-                self.conclude(undo, Err(ReplyError::Unspec));
+                self.give_up(ticket, undo);
             }));
             if let Err(panic) = undone {
                 out.broken |= self.recover(panic.as_ref(), Instant::now());
@@ -236,8 +233,7 @@ impl Gpu {
         for Rendered { ticket, result } in rendered.drain(..) {
             // An answer that nobody waits for: a second one, or one to a request that was abandoned.
             let Some(done) = self.order.finish(ticket) else { continue };
-            let reply = self.conclude(done.undo, result);
-            self.answer(ticket, done.header, reply);
+            self.go_on(ticket, done, result);
         }
         if self.three_d.is_some() {
             self.advance_3d(memory, now, &mut rendered);
@@ -271,8 +267,7 @@ impl Gpu {
         three_d.window.pass(now, &mut late);
         for Rendered { ticket, result } in rendered.drain(..) {
             if let Some(done) = self.order.finish(ticket) {
-                let reply = self.conclude(done.undo, result);
-                self.answer(ticket, done.header, reply);
+                self.go_on(ticket, done, result);
             } else if !self.three_d.as_mut().is_some_and(|it| it.timelines.retired(ticket, &mut self.replies))
                 && !self.finish_twin(memory, ticket, result)
             {

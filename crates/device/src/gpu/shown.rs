@@ -99,6 +99,17 @@ impl Scanouts {
         });
     }
 
+    /// Whether a head shows a resource.
+    pub fn shows(&self, resource: ResourceId) -> bool {
+        self.shown.values().any(|scanout| scanout.resource == resource)
+    }
+
+    /// Bytes of the pointer's picture.
+    pub fn pointer_bytes(&self) -> usize {
+        let image = self.pointer.as_ref().and_then(|pointer| pointer.image.as_ref());
+        image.map_or(0, |image| image.pixels.len())
+    }
+
     pub fn showing(&self, what: impl Fn(&Scanout) -> bool) -> Vec<ScanoutId> {
         self.shown.iter().filter(|(_, scanout)| what(scanout)).map(|(id, _)| *id).collect()
     }

@@ -12,7 +12,7 @@ use super::desc::Desc;
 use super::reads::Reads;
 use super::sizes::estimate;
 use super::timelines::{Line, Timelines};
-use super::twins::Twins;
+use super::twins::{self, Twins};
 use super::views::Views;
 use super::window::Window;
 use super::{Gpu, Step, Undo};
@@ -165,7 +165,7 @@ impl Gpu {
         self.record(resource, Desc::Rendered(desc), None, ticket)?;
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         let progress = three_d.renderer.create(ticket, resource, &desc);
-        Ok(self.step(progress, Undo::Rendered(resource, ticket)))
+        Ok(self.step(ticket, progress, Undo::Rendered(resource, ticket)))
     }
 
     /// Gives a resource of the 3D renderer's the backing that was recorded for it.
@@ -175,10 +175,10 @@ impl Gpu {
         let entries: &[MemEntry] = found.backing.as_ref().map_or(&[], |backing| backing.entries());
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         let progress = three_d.renderer.attach(ticket, resource, entries);
-        Ok(self.step(progress, Undo::Pages(resource, ticket)))
+        Ok(self.step(ticket, progress, Undo::Pages(resource, ticket)))
     }
 
-    /// The pages are the guest's again once the renderer says so.
+    /// The pages are the guest's again once the renderer says so. Until then they are the resource's, and what names it waits.
     pub(super) fn detach_rendered(
         &mut self,
         ticket: Ticket,
@@ -186,8 +186,23 @@ impl Gpu {
         undo: Undo,
     ) -> Result<Step, ReplyError> {
         let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
-        let progress = three_d.renderer.detach(ticket, resource);
-        Ok(self.step(progress, undo))
+        self.resources.set_leaving(resource, true);
+        Ok(match three_d.renderer.detach(ticket, resource) {
+            Progress::Done(result) => self.conclude(ticket, undo, result),
+            Progress::Later => Step::Later(undo, Some(resource)),
+        })
+    }
+
+    /// Gives the 3D renderer pages that it was asked to give back: the guest was told that it still has them.
+    pub(super) fn attach_rendered_again(&mut self, resource: ResourceId) {
+        self.resources.set_leaving(resource, false);
+        match self.resources.get(resource) {
+            Ok(found) if found.backing.is_some() && found.desc.is_rendered() => {
+                let ticket = self.order.ticket();
+                let _ = self.attach_rendered(ticket, resource);
+            }
+            _ => self.attach_twin(resource),
+        }
     }
 
     pub(super) fn transfer_3d(
@@ -200,18 +215,14 @@ impl Gpu {
     ) -> Result<Step, ReplyError> {
         self.speaks_3d()?;
         let (context, resource) = (ContextId(header.ctx_id), transfer.resource);
-        let desc = match self.resources.get(resource)?.desc {
-            Desc::Rendered(desc) => desc,
+        let (desc, is_twin) = match self.resources.get(resource)?.desc {
+            Desc::Rendered(desc) => (desc, false),
             Desc::Image { width, .. } if way == Way::ToHost => {
                 let rect = flat_part(&transfer, width).ok_or(ReplyError::InvalidParameter)?;
                 return Ok(self.transfer_to_host_2d(memory, ticket, resource, rect, transfer.offset));
             }
-            Desc::Image { .. } if context.0 != 0 => {
-                // What was drawn is in its twin, and the context's first work makes that.
-                self.check_ring(header, context)?;
-                self.open_context(context)?;
-                self.twin_of(context, resource).ok_or(ReplyError::InvalidResourceId)?
-            }
+            // What was drawn is in its twin.
+            Desc::Image { format, width, height } if context.0 != 0 => (twins::desc(format, width, height), true),
             Desc::GuestBlob { .. } if way == Way::ToHost => return Ok(Step::Reply(Reply::OkNoData)),
             _ => return Err(ReplyError::InvalidParameter),
         };
@@ -221,12 +232,17 @@ impl Gpu {
         }
         if context.0 != 0 {
             self.check_ring(header, context)?;
+            self.check_member(context, resource)?;
+            if is_twin && !self.three_d.as_ref().is_some_and(|three_d| three_d.contexts.has_twins(context)) {
+                return Err(ReplyError::InvalidResourceId);
+            }
+            // The context's first work makes its twins.
             self.open_context(context)?;
         }
-        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
-        if context.0 != 0 && !three_d.contexts.is_member(context, resource) {
+        if is_twin && self.twin_of(context, resource).is_none() {
             return Err(ReplyError::InvalidResourceId);
         }
+        let three_d = self.three_d.as_mut().ok_or(ReplyError::Unspec)?;
         let Box3d { width, height, depth, .. } = transfer.area;
         let progress = match [width, height, depth].contains(&0) {
             true => Progress::Done(Ok(())),
@@ -234,7 +250,7 @@ impl Gpu {
         };
         three_d.twins.uses_pages(resource);
         self.fence(ticket, header, context);
-        Ok(self.step(progress, Undo::Nothing))
+        Ok(self.step(ticket, progress, Undo::Nothing))
     }
 
     pub(super) fn submit_3d(&mut self, ticket: Ticket, header: &Header, commands: &[u8]) -> Result<Step, ReplyError> {
@@ -264,7 +280,7 @@ impl Gpu {
             three_d.renderer.submit(ticket, context, commands)
         };
         self.fence(ticket, header, context);
-        Ok(self.step(progress, Undo::Nothing))
+        Ok(self.step(ticket, progress, Undo::Nothing))
     }
 
     /// Whether a context has the timeline that a fence names.
@@ -275,6 +291,12 @@ impl Gpu {
         let Some(Line::Ring(_, ring)) = line else { return Ok(()) };
         let has = renderer.capsets().iter().any(|other| other.id == capset && ring < other.rings);
         has.then_some(()).ok_or(ReplyError::InvalidParameter)
+    }
+
+    /// Whether a context may use a resource.
+    fn check_member(&self, context: ContextId, resource: ResourceId) -> Result<(), ReplyError> {
+        let is_member = self.three_d.as_ref().is_some_and(|three_d| three_d.contexts.is_member(context, resource));
+        is_member.then_some(()).ok_or(ReplyError::InvalidResourceId)
     }
 
     /// Has the renderer tell when the command with this header is complete, if more than the command itself may be under way.
@@ -305,9 +327,9 @@ impl Gpu {
     }
 
     /// What the 3D renderer began is in nobody's way: it keeps to the order of the calls.
-    pub(super) fn step(&mut self, progress: Progress, undo: Undo) -> Step {
+    pub(super) fn step(&mut self, ticket: Ticket, progress: Progress, undo: Undo) -> Step {
         match progress {
-            Progress::Done(result) => Step::Reply(self.conclude(undo, result)),
+            Progress::Done(result) => self.conclude(ticket, undo, result),
             Progress::Later => Step::Later(undo, None),
         }
     }

@@ -35,7 +35,7 @@ const DRAWN_AND_SAMPLED: u32 = 1 << 1 | 1 << 3;
 
 /// What a renderer is to make of an image. Its first row is the first one in memory, as of any resource that a guest's driver
 /// makes.
-fn desc(format: Format, width: u32, height: u32) -> Resource3d {
+pub(super) fn desc(format: Format, width: u32, height: u32) -> Resource3d {
     Resource3d {
         target: TEXTURE_2D,
         format: format as u32,
@@ -173,7 +173,8 @@ impl Gpu {
         }
         let ticket = self.order.ticket();
         let Ok(found) = self.resources.get(resource) else { return };
-        let entries: &[MemEntry] = found.backing.as_ref().map_or(&[], |backing| backing.entries());
+        let backing = found.backing.as_ref().filter(|_| !found.is_leaving);
+        let entries: &[MemEntry] = backing.map_or(&[], |backing| backing.entries());
         if let Some(three_d) = self.three_d.as_mut().filter(|_| !entries.is_empty()) {
             three_d.renderer.attach(ticket, resource, entries);
         }

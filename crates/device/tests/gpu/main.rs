@@ -10,6 +10,7 @@ mod chance_3d;
 mod charged;
 mod commands;
 mod conversation;
+mod failures;
 mod far;
 mod gates;
 mod hostile;

@@ -60,7 +60,17 @@ pub struct Known {
     /// Reads, and the parts that writes have, that are not answered: they go through the same memory.
     on_their_way: Vec<(u32, Option<Rect>)>,
     tickets: BTreeSet<u64>,
-    waiting: VecDeque<Ticket>,
+    waiting: VecDeque<(Ticket, Result<(), ReplyError>)>,
+    /// Methods that fail, and do nothing.
+    pub refused: BTreeSet<&'static str>,
+    /// How often each resource was attached and not said to be detached: whose pages it may use.
+    pub in_use: BTreeMap<u32, usize>,
+    /// What detaches that are not answered are of.
+    leaving: BTreeMap<Ticket, u32>,
+    /// Resources of which a detach was refused.
+    kept: BTreeSet<u32>,
+    /// What could not be made: as with what was lost, work on it fails, and closing or destroying it is right.
+    failed: BTreeSet<(&'static str, u32)>,
 }
 
 #[derive(Debug)]
@@ -117,6 +127,11 @@ impl Strict {
             gone: BTreeSet::new(),
             tickets: BTreeSet::new(),
             waiting: VecDeque::new(),
+            refused: BTreeSet::new(),
+            in_use: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            failed: BTreeSet::new(),
         };
         let capset = |id, version, size, rings, maps| Capset { id, version, bytes: vec![7; size].into(), rings, maps };
         let capsets = vec![
@@ -152,6 +167,8 @@ impl Strict {
         let contexts = std::mem::take(&mut known.contexts).into_keys().map(|context| ("context", context));
         let resources = std::mem::take(&mut known.resources).into_keys().map(|resource| ("resource", resource));
         known.gone.extend(contexts.chain(resources));
+        known.in_use.clear();
+        known.leaving.clear();
     }
 
     fn ring(&self) {
@@ -167,12 +184,30 @@ impl Strict {
             return LOST;
         }
         if result.is_ok() && known.pace != Pace::Prompt {
-            known.waiting.push_back(ticket);
-            known.most = known.most.max(known.waiting.len());
-            self.ring();
-            return Progress::Later;
+            return self.put_off(known, ticket, result);
         }
         Progress::Done(result)
+    }
+
+    fn put_off(&self, known: &mut Known, ticket: Ticket, result: Result<(), ReplyError>) -> Progress {
+        known.waiting.push_back((ticket, result));
+        known.most = known.most.max(known.waiting.len());
+        self.ring();
+        Progress::Later
+    }
+
+    /// Whether a method fails, and what it answers then.
+    fn refuse(&self, known: &mut Known, name: &str, ticket: Ticket) -> Option<Progress> {
+        if !known.refused.contains(name) || known.lost {
+            return None;
+        }
+        let fresh = known.tickets.insert(ticket.0);
+        known.must(fresh, || format!("{ticket:?} came twice"));
+        let failed = Err(ReplyError::OutOfMemory);
+        Some(match known.pace {
+            Pace::Prompt => Progress::Done(failed),
+            Pace::Late | Pace::Never => self.put_off(known, ticket, failed),
+        })
     }
 }
 
@@ -187,6 +222,14 @@ impl Known {
         *self.calls.entry(name).or_default() += 1;
     }
 
+    /// A resource's pages are said to be its guest's again.
+    fn let_go(&mut self, resource: u32) {
+        if let Some(times) = self.in_use.get_mut(&resource) {
+            *times -= 1;
+        }
+        self.in_use.retain(|_, times| *times > 0);
+    }
+
     fn cast_shadow(&mut self, resource: ResourceId, shadow: bool) {
         if let Some(found) = self.resources.get_mut(&resource.0) {
             found.shadow = shadow;
@@ -195,12 +238,14 @@ impl Known {
 
     fn must_be_open(&mut self, context: ContextId, what: &str) {
         let gone = what != "create_blob" && self.gone.contains(&("context", context.0));
+        let gone = gone || self.failed.contains(&("context", context.0));
         let open = self.lost || gone || self.contexts.contains_key(&context.0);
         self.must(open, || format!("{what} in {context:?}, which is not open"));
     }
 
     fn must_exist(&mut self, resource: ResourceId, what: &str) {
         let gone = ["destroy", "detach"].contains(&what) && self.gone.contains(&("resource", resource.0));
+        let gone = gone || self.failed.contains(&("resource", resource.0));
         let exists = self.lost || gone || self.resources.contains_key(&resource.0);
         self.must(exists, || format!("{what} of {resource:?}, which does not exist"));
     }
@@ -242,6 +287,10 @@ impl ThreeD for Strict {
     fn open(&mut self, ticket: Ticket, context: ContextId, capset: CapsetId, name: &[u8]) -> Progress {
         let mut known = self.known();
         known.call("open");
+        if let Some(refused) = self.refuse(&mut known, "open", ticket) {
+            known.failed.insert(("context", context.0));
+            return refused;
+        }
         let offered = self.capsets.iter().any(|offered| offered.id == capset);
         known.must(context.0 != 0 && offered, || format!("{context:?} of {capset}"));
         known.must(name.len() <= 64, || format!("A name of {} bytes", name.len()));
@@ -281,6 +330,9 @@ impl ThreeD for Strict {
     fn submit(&mut self, ticket: Ticket, context: ContextId, commands: &[u8]) -> Progress {
         let mut known = self.known();
         known.call("submit");
+        if let Some(refused) = self.refuse(&mut known, "submit", ticket) {
+            return refused;
+        }
         known.must_be_open(context, "submit");
         let (len, most) = (commands.len(), 4 << 20);
         known.must(len.is_multiple_of(4) && len <= most, || format!("Commands of {len} bytes"));
@@ -315,6 +367,10 @@ impl ThreeD for Strict {
     fn create(&mut self, ticket: Ticket, resource: ResourceId, desc: &Resource3d) -> Progress {
         let mut known = self.known();
         known.call("create");
+        if let Some(refused) = self.refuse(&mut known, "create", ticket) {
+            known.failed.insert(("resource", resource.0));
+            return refused;
+        }
         let small = desc.width <= PICTURE && desc.height <= PICTURE;
         let pixels = if small { desc.width as usize * desc.height as usize * 4 } else { 0 };
         known.must(desc.width > 0, || "An image without a width".into());
@@ -325,6 +381,10 @@ impl ThreeD for Strict {
     fn create_blob(&mut self, ticket: Ticket, context: ContextId, blob: &HostBlob) -> Progress {
         let mut known = self.known();
         known.call("create_blob");
+        if let Some(refused) = self.refuse(&mut known, "create_blob", ticket) {
+            known.failed.insert(("resource", blob.resource.0));
+            return refused;
+        }
         known.must_be_open(context, "create_blob");
         known.must(blob.size > 0, || "A blob without a size".into());
         known.must(matches!(blob.mem, 2 | 3), || format!("A blob of memory {}", blob.mem));
@@ -338,6 +398,8 @@ impl ThreeD for Strict {
         known.call("destroy");
         known.must_exist(resource, "destroy");
         known.resources.remove(&resource.0);
+        known.in_use.remove(&resource.0);
+        known.leaving.retain(|_, other| *other != resource.0);
         known.on_their_way.retain(|(other, _)| *other != resource.0);
         known.contexts.values_mut().for_each(|context| {
             context.members.remove(&resource.0);
@@ -347,31 +409,50 @@ impl ThreeD for Strict {
     fn attach(&mut self, ticket: Ticket, resource: ResourceId, entries: &[MemEntry]) -> Progress {
         let mut known = self.known();
         known.call("attach");
+        if let Some(refused) = self.refuse(&mut known, "attach", ticket) {
+            return refused;
+        }
         known.must_exist(resource, "attach");
         known.must(!entries.is_empty(), || "A backing of nothing".into());
         let had = known.resources.get_mut(&resource.0).map(|had| std::mem::replace(&mut had.attached, true));
-        known.must(had != Some(true), || format!("{resource:?} is attached twice"));
+        // After a detach that was refused it may be: who asked need not have waited for the answer.
+        let once = had != Some(true) || known.kept.contains(&resource.0);
+        known.must(once, || format!("{resource:?} is attached twice"));
+        if had == Some(false) {
+            *known.in_use.entry(resource.0).or_default() += 1;
+        }
         self.answer(&mut known, ticket, Ok(()))
     }
 
     fn detach(&mut self, ticket: Ticket, resource: ResourceId) -> Progress {
         let mut known = self.known();
         known.call("detach");
+        if let Some(refused) = self.refuse(&mut known, "detach", ticket) {
+            known.kept.insert(resource.0);
+            return refused;
+        }
         known.must_exist(resource, "detach");
         // Also where there are none: whether an earlier one was carried out is not known when its answer was not waited for.
-        if let Some(had) = known.resources.get_mut(&resource.0) {
-            had.attached = false;
-        }
+        let had = known.resources.get_mut(&resource.0).is_some_and(|had| std::mem::take(&mut had.attached));
         if known.lost {
             // Nobody has them any more.
             return Progress::Done(Ok(()));
         }
-        self.answer(&mut known, ticket, Ok(()))
+        let progress = self.answer(&mut known, ticket, Ok(()));
+        match progress {
+            Progress::Done(_) if had => known.let_go(resource.0),
+            Progress::Later if had => drop(known.leaving.insert(ticket, resource.0)),
+            _ => {}
+        }
+        progress
     }
 
     fn transfer(&mut self, ticket: Ticket, context: ContextId, _way: Way, transfer: &Transfer3d) -> Progress {
         let mut known = self.known();
         known.call("transfer");
+        if let Some(refused) = self.refuse(&mut known, "transfer", ticket) {
+            return refused;
+        }
         if context.0 != 0 {
             known.must_be_open(context, "transfer");
         }
@@ -404,6 +485,9 @@ impl ThreeD for Strict {
     fn read(&mut self, ticket: Ticket, resource: ResourceId, rect: Rect) -> Progress {
         let mut known = self.known();
         known.call("read");
+        if let Some(refused) = self.refuse(&mut known, "read", ticket) {
+            return refused;
+        }
         known.must_exist(resource, "read");
         known.cast_shadow(resource, true);
         if let Some(Resource { what: What::Image(desc), pixels, drawn, .. }) = known.resources.get_mut(&resource.0) {
@@ -428,6 +512,9 @@ impl ThreeD for Strict {
     fn write(&mut self, ticket: Ticket, resource: ResourceId, rect: Rect, pixels: &Pixels<'_>) -> Progress {
         let mut known = self.known();
         known.call("write");
+        if let Some(refused) = self.refuse(&mut known, "write", ticket) {
+            return refused;
+        }
         known.must_exist(resource, "write");
         known.cast_shadow(resource, true);
         let Pixels::Private(from) = *pixels else { panic!("{pixels:?} are not those of an image") };
@@ -501,6 +588,8 @@ impl ThreeD for Strict {
         known.contexts.clear();
         known.resources.clear();
         known.on_their_way.clear();
+        known.in_use.clear();
+        known.leaving.clear();
         known.lost = false;
     }
 
@@ -514,9 +603,15 @@ impl ThreeD for Strict {
         if known.pace == Pace::Never {
             return;
         }
-        let result = if known.lost { Err(ReplyError::Unspec) } else { Ok(()) };
+        let lost = known.lost;
         known.on_their_way.clear();
         // Out of order, for there is nothing between two rings.
-        done.extend(known.waiting.drain(..).rev().map(|ticket| Rendered { ticket, result }));
+        let waiting = std::mem::take(&mut known.waiting);
+        for (ticket, result) in waiting.into_iter().rev() {
+            if let Some(resource) = known.leaving.remove(&ticket) {
+                known.let_go(resource);
+            }
+            done.push(Rendered { ticket, result: if lost { Err(ReplyError::Unspec) } else { result } });
+        }
     }
 }
