@@ -5,8 +5,8 @@
 
 use std::ffi::{CStr, CString};
 use std::fs;
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat};
@@ -36,41 +36,38 @@ pub fn begin(path: PathBuf) {
     }
 }
 
-/// Removes all that is in a folder. A folder that is in one of those is brought up beside it first, so that nothing is ever deep.
+/// Removes all that is in a folder. What is in a folder in it is brought up beside that one first, so that nothing is ever deep.
 fn empty(top: &OwnedFd) -> io::Result<()> {
     let mut number = 0;
+    each(top, |name| {
+        if unlinked(top, name)? {
+            return Ok(());
+        }
+        let folder = open(top, name)?;
+        each(&folder, |inner| match unlinked(&folder, inner)? {
+            true => Ok(()),
+            false => bring_up(&folder, inner, top, &mut number),
+        })?;
+        // Not before it is empty: the kernel would look through all that is below it, each time.
+        Ok(unlinkat(top, name, AtFlags::REMOVEDIR)?)
+    })
+}
+
+/// Does it with each name in a folder, until there is none.
+fn each(folder: &OwnedFd, mut done: impl FnMut(&CStr) -> io::Result<()>) -> io::Result<()> {
     loop {
-        let mut gone = 0;
-        for name in names(top.as_fd())? {
-            if unlinked(top.as_fd(), &name)? {
-                gone += 1;
-                continue;
-            }
-            let folder = open(top, name.as_c_str())?;
-            for inner in names(folder.as_fd())? {
-                if !unlinked(folder.as_fd(), &inner)? {
-                    bring_up(&folder, &inner, top, &mut number)?;
-                }
-                gone += 1;
-            }
-            if unlinkat(top, &name, AtFlags::REMOVEDIR).is_ok() {
-                gone += 1;
-            }
+        let names = names(folder)?;
+        if names.is_empty() {
+            return Ok(());
         }
-        if gone == 0 {
-            break;
-        }
-    }
-    match names(top.as_fd())?.is_empty() {
-        true => Ok(()),
-        false => Err(ErrorKind::DirectoryNotEmpty.into()),
+        names.iter().try_for_each(|name| done(name))?;
     }
 }
 
 /// How many names are held at once. Stops one who made millions of them from taking our memory.
 const MOST_NAMES: usize = 4096;
 
-fn names(folder: BorrowedFd) -> io::Result<Vec<CString>> {
+fn names(folder: &OwnedFd) -> io::Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
@@ -84,15 +81,11 @@ fn names(folder: BorrowedFd) -> io::Result<Vec<CString>> {
     Ok(names)
 }
 
-/// Whether it is gone; if not, it is a folder that is not empty.
-fn unlinked(folder: BorrowedFd, name: &CStr) -> io::Result<bool> {
-    let done = match unlinkat(folder, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => unlinkat(folder, name, AtFlags::REMOVEDIR),
-        done => done,
-    };
-    match done {
+/// Whether it is gone; if not, it is a folder.
+fn unlinked(folder: &OwnedFd, name: &CStr) -> io::Result<bool> {
+    match unlinkat(folder, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
-        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+        Err(Errno::ISDIR) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -117,6 +110,11 @@ mod tests {
     use super::*;
     use rustix::fs::mkdirat;
 
+    /// In memory, where much takes a moment; else wherever there is room.
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    }
+
     /// As deep as it is asked for, which no path could say.
     fn dig(folder: &Path, depth: usize) {
         let mut at = open(CWD, folder).unwrap();
@@ -128,7 +126,7 @@ mod tests {
 
     #[test]
     fn folders_in_folders_end_nobody_however_deep_they_are() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let own = folder.path().join("own");
         fs::create_dir(&own).unwrap();
         dig(&own, 20_000);
@@ -139,7 +137,7 @@ mod tests {
 
     #[test]
     fn all_goes_whatever_it_is_called_and_nothing_that_a_link_leads_to() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let (own, other) = (folder.path().join("own"), folder.path().join("other"));
         for name in ["own/a/b/c", "own/gone-1/x/y", "own/gone-2", "own/a/gone-3/gone-4", "other"] {
             fs::create_dir_all(folder.path().join(name)).unwrap();
@@ -147,7 +145,7 @@ mod tests {
         for name in ["own/file", "own/gone-3", "own/a/b/gone-1", "own/gone-1/x/y/z", "other/precious"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        for number in 0..2 * MOST_NAMES {
+        for number in 0..=MOST_NAMES {
             fs::write(own.join(format!("{number}")), "").unwrap();
         }
         std::os::unix::fs::symlink(&other, own.join("a/link")).unwrap();
@@ -159,6 +157,6 @@ mod tests {
         remove(&link).unwrap();
         assert!(link.symlink_metadata().is_err() && other.join("precious").exists());
         remove(&other.join("precious")).unwrap();
-        assert_eq!(remove(&own).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(remove(&own).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }
