@@ -115,7 +115,12 @@ fn at_the_ends_of_batches_time_is_given_out_without_stopping_anybody() {
     let gained = |number| used(&after, number) - used(&before, number);
     assert!(after.values().all(|slice| slice["stops"] == 0), "{after:?}");
     let ratio = gained(1) / gained(0);
-    assert!((2.0..4.5).contains(&ratio), "{ratio}, not 3: {after:?}");
+    // Between two batches a guest has nothing to do for the device until it gets a processor itself, and where it gets none for a while
+    // the other one has that time: three times as much is had where there is room for both guests beside what draws. Alike it is nowhere,
+    // and neither is the wait.
+    assert!((1.2..4.5).contains(&ratio), "{ratio}, not 3: {after:?}");
+    let waited = |number| after[&number]["waited"].as_u64().unwrap() - before[&number]["waited"].as_u64().unwrap();
+    assert!(waited(1) < waited(0), "The heavier one waits longer: {after:?}");
 }
 
 #[test]
