@@ -16,6 +16,7 @@ pub fn check() -> Result<()> {
     doc.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"])
         .env("RUSTDOCFLAGS", "-D warnings");
     step::run(doc, "cargo doc")?;
+    cargo(&["test", "--quiet", "-p", "xtask"])?;
     cargo(&["test", "--quiet", "-p", "beamsplit-tests", "--test", "dependencies"])
 }
 
@@ -24,15 +25,18 @@ pub fn test() -> Result<()> {
     check()?;
     cargo(&["build", "-p", "beamsplit-backend", "-p", "beamsplit"])?;
     guest::make_bed()?;
-    let tests = ["test", "--workspace", "--exclude", "beamsplit-tests", "--exclude", "xtask", "--no-fail-fast"];
-    let mut command = workspace::cargo();
-    // Tests of the C library start themselves again where the bed's is.
-    let inside = bed::run::with_udmabuf(bed::mesa()?, "")?;
-    command.args(tests).env("BEAMSPLIT_INSIDE", bed::run::words(&inside).trim_end());
-    step::run(command, &format!("cargo {}", tests.join(" ")))?;
-    suite::run()?;
+    unit()?;
+    suite::guests()?;
     say("all passed");
     Ok(())
+}
+
+/// The tests that need no guest.
+pub fn unit() -> Result<()> {
+    // Tests of the C library start themselves again where the bed's is.
+    let inside = bed::run::with_udmabuf(bed::mesa()?, "")?;
+    suite::others(&[("BEAMSPLIT_INSIDE", bed::run::words(&inside).trim_end().to_owned())])?;
+    cargo(&[&["test", "--quiet", "--doc"], &suite::OTHERS[..]].concat())
 }
 
 /// Measures, with the peers from the bed: from a guest's place, and unless only some workloads are wanted, inside of a guest.

@@ -20,6 +20,8 @@ enum Task {
     Test,
     /// Look at the code without running guests: format, lints, documentation, dependencies.
     Check,
+    /// Run all tests that need no guest.
+    Unit,
     /// Run one theme's guest tests, or list the themes.
     Guest(guest::Options),
     /// Measure Beamsplit and its peers on this machine.
@@ -43,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Test => check::test(),
         Task::Check => check::check(),
+        Task::Unit => check::unit(),
         Task::Guest(options) => guest::run(&options),
         Task::Bench { arguments } => check::bench(&arguments),
         Task::Fuzz(options) => fuzz::run(&options),
