@@ -45,7 +45,7 @@ struct Job {
     environment: Vec<(&'static str, String)>,
 }
 
-/// Runs the tests of real guests.
+/// Runs the tests of real guests, as many at once as there are cores: what is found out of the host inside of one may not take for ever.
 pub fn guests() -> Result<()> {
     let mut jobs = Vec::new();
     for job in programs(&["-p", PACKAGE])? {
@@ -58,28 +58,31 @@ pub fn guests() -> Result<()> {
             environment: Vec::new(),
         }));
     }
-    run("tests of real guests", jobs)
+    run("tests of real guests", jobs, cores())
 }
 
-/// Runs all other test programs, with this in their environment.
+/// Runs all other test programs, with this in their environment. One more at once than there are cores: many only wait.
 pub fn others(environment: &[(&'static str, String)]) -> Result<()> {
     let mut jobs = programs(&OTHERS)?;
     for job in &mut jobs {
         job.environment = environment.to_vec();
     }
-    run("test programs", jobs)
+    run("test programs", jobs, cores() + 1)
 }
 
-/// Runs all of them, one more at once than there are cores: each waits some of its time. A failure's output is printed when it ends, and
-/// no failure ends the others.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs all of them. A failure's output is printed when it ends, and no failure ends the others.
 ///
 /// What failed runs a second time at the end, alone: a desktop that gets no processor for a while is not a defect of ours. Who fails
 /// then has failed; who passes then is named, because it may be one all the same.
-fn run(what: &str, mut jobs: Vec<Job>) -> Result<()> {
+fn run(what: &str, mut jobs: Vec<Job>, workers: usize) -> Result<()> {
     let total = jobs.len();
     ensure!(total > 0, "There are no {what}");
     jobs.sort_by_key(|job| !LONG.iter().any(|name| job.name.ends_with(name)));
-    let workers = (thread::available_parallelism().map_or(1, usize::from) + 1).min(total);
+    let workers = workers.min(total);
     say(format_args!("{total} {what}, {workers} at once"));
     let failed = run_all(jobs, workers);
     if failed.is_empty() {
