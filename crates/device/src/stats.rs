@@ -12,7 +12,7 @@ pub use traffic::{BOUNDS_US, Histogram, Times, Traffic};
 
 macro_rules! counters {
     ($what:literal, $stats:ident, $snapshot:ident { $($(#[$doc:meta])* $name:ident,)* }
-     $(and { $($(#[$more_doc:meta])* $more:ident: $type:ty,)* })?) => {
+     $(and { $($(#[$more_doc:meta])* $more:ident: $type:ty,)* } sums { $($(#[$sum_doc:meta])* $sum:ident: $kinds:expr,)* })?) => {
         #[doc = concat!("Counters of one ", $what, " since it started.")]
         #[derive(Debug, Default)]
         pub struct $stats {
@@ -24,13 +24,18 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         pub struct $snapshot {
             $($(#[$doc])* pub $name: u64,)*
+            $($($(#[$sum_doc])* pub $sum: u64,)*)?
         }
 
         impl $stats {
             /// The counters now; each is exact, together they may be of different moments.
             pub fn snapshot(&self) -> $snapshot {
-                $snapshot { $($name: self.$name.get(),)* }
+                $snapshot { $($name: self.$name.get(),)* $($($sum: self.$sum(),)*)? }
             }
+
+            $($($(#[$sum_doc])* pub fn $sum(&self) -> u64 {
+                self.memory.sum($kinds)
+            })*)?
         }
 
         impl Incidents for $stats {
@@ -78,10 +83,6 @@ counters! { "GPU", Stats, Snapshot {
     memory_faults,
     /// Log lines that were held back.
     log_lines_suppressed,
-    /// Bytes that are charged to the guest's memory now: all kinds that are, together.
-    charged_bytes,
-    /// Of them those in memory of ours: images, tables, the pointer and pixels on their way.
-    image_bytes,
     /// Resources that exist now.
     resources,
     /// Contexts that exist now.
@@ -96,10 +97,6 @@ counters! { "GPU", Stats, Snapshot {
     blob_maps,
     /// Bytes of blobs that are mapped into the guest now.
     blob_bytes,
-    /// Of the charged ones those of a 3D renderer's resources, as estimated.
-    rendered_bytes,
-    /// Of the charged ones those of a 3D renderer's blobs.
-    host_blob_bytes,
     /// Processes of a 3D renderer that were started.
     renderer_starts,
     /// Processes of a 3D renderer that died, or were ended because they hung or lied.
@@ -113,6 +110,15 @@ counters! { "GPU", Stats, Snapshot {
     traffic: Traffic,
     /// Memory by kind. Not in the snapshot.
     memory: Memory,
+} sums {
+    /// Bytes that are charged to the guest's memory now: all kinds that are, together.
+    charged_bytes: &Kind::CHARGED,
+    /// Of them those in memory of ours: images, tables, the pointer and pixels on their way.
+    image_bytes: &[Kind::Images, Kind::Tables, Kind::Cursors, Kind::Shadows],
+    /// Of the charged ones those of a 3D renderer's resources, as estimated.
+    rendered_bytes: &[Kind::Twins, Kind::Textures],
+    /// Of the charged ones those of a 3D renderer's blobs.
+    host_blob_bytes: &[Kind::Blobs],
 } }
 
 counters! { "input device", InputStats, InputSnapshot {

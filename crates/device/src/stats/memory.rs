@@ -50,8 +50,9 @@ kinds! {
 }
 
 impl Kind {
-    /// How many of [`ALL`](Self::ALL) are charged.
-    pub(crate) const CHARGED: usize = Kind::Blobs as usize + 1;
+    /// Those that commands are charged for: the first of [`ALL`](Self::ALL).
+    pub const CHARGED: [Kind; Kind::Blobs as usize + 1] =
+        [Kind::Images, Kind::Tables, Kind::Cursors, Kind::Shadows, Kind::Twins, Kind::Textures, Kind::Blobs];
 }
 
 /// Bytes of each kind now.
@@ -67,6 +68,11 @@ impl Memory {
     /// How many there are.
     pub fn get(&self, kind: Kind) -> u64 {
         self.0[kind as usize].get()
+    }
+
+    /// How many there are of some kinds, together.
+    pub fn sum(&self, kinds: &[Kind]) -> u64 {
+        kinds.iter().map(|kind| self.get(*kind)).sum()
     }
 
     /// All kinds by name.

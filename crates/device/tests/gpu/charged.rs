@@ -15,9 +15,6 @@ use crate::window::Guest;
 
 const VIRGL2: u32 = 2;
 const VENUS: u32 = 4;
-/// The kinds that are charged.
-const CHARGED: [Kind; 7] =
-    [Kind::Images, Kind::Tables, Kind::Cursors, Kind::Shadows, Kind::Twins, Kind::Textures, Kind::Blobs];
 
 /// An image with that many levels of detail.
 fn image(side: u32, levels: u32) -> Desc {
@@ -198,7 +195,7 @@ impl Model {
 impl Model {
     /// Whether the guest has what it was told that it has, and what the library has is charged too, unless one died.
     fn check(&self, guest: &Guest, with_library: bool) {
-        let mut expected = BTreeMap::from(CHARGED.map(|kind| (kind.name(), 0)));
+        let mut expected = BTreeMap::from(Kind::CHARGED.map(|kind| (kind.name(), 0)));
         let mut add = |kind: Kind, bytes: u64| *expected.get_mut(kind.name()).unwrap() += bytes;
         add(Kind::Cursors, self.cursor);
         for owned in self.resources.values() {
@@ -222,11 +219,11 @@ impl Model {
             }
         }
         let is_known = |kind: &Kind| with_library || !matches!(kind, Kind::Shadows | Kind::Twins);
-        for kind in CHARGED.into_iter().filter(is_known) {
+        for kind in Kind::CHARGED.into_iter().filter(is_known) {
             assert_eq!(guest.stats.memory.get(kind), expected[kind.name()], "{kind:?}");
         }
-        let sum: u64 = CHARGED.iter().map(|kind| guest.stats.memory.get(*kind)).sum();
-        assert_eq!(guest.stats.charged_bytes.get(), sum);
+        let sum: u64 = Kind::CHARGED.iter().map(|kind| guest.stats.memory.get(*kind)).sum();
+        assert_eq!(guest.stats.charged_bytes(), sum);
         assert!(sum <= LIMIT, "{sum}");
     }
 }
@@ -258,7 +255,7 @@ proptest! {
         }
         model.step(&mut guest, &Step::Cursor(0));
         model.check(&guest, false);
-        prop_assert_eq!(guest.stats.charged_bytes.get(), 0);
+        prop_assert_eq!(guest.stats.charged_bytes(), 0);
         guest.finish();
     }
 }
@@ -283,7 +280,7 @@ fn full() -> Guest {
             id += 1;
         }
     }
-    assert!(LIMIT - guest.stats.charged_bytes.get() < caps::RESOURCE_COST + 4, "it has room");
+    assert!(LIMIT - guest.stats.charged_bytes() < caps::RESOURCE_COST + 4, "it has room");
     guest
 }
 
@@ -303,7 +300,7 @@ fn who_has_all_its_memory_gets_no_more_of_any_kind_and_keeps_what_it_has() {
     ];
     for ask in &more {
         let mut guest = full();
-        let has = |guest: &Guest| CHARGED.map(|kind| guest.stats.memory.get(kind));
+        let has = |guest: &Guest| Kind::CHARGED.map(|kind| guest.stats.memory.get(kind));
         let before = has(&guest);
         for _ in 0..3 {
             assert_eq!(guest.ask(ask), "out_of_memory", "{ask:x?}");

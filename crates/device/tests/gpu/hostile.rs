@@ -490,7 +490,7 @@ fn cve_2016_9912_create_attach_unref_loops_leak_nothing() {
         }
         machine.must("unref 1");
         machine.must("unref 2");
-        assert_eq!((machine.stats.resources.get(), machine.stats.image_bytes.get()), (0, 0));
+        assert_eq!((machine.stats.resources.get(), machine.stats.image_bytes()), (0, 0));
     }
     machine.finish();
 }
@@ -521,9 +521,9 @@ fn cve_2017_5552_entries_of_backings_are_given_back() {
     for id in 1..=3 {
         machine.must(&format!("create_2d {id} bgrx 8x8"));
     }
-    let empty = machine.stats.charged_bytes.get();
+    let empty = machine.stats.charged_bytes();
     assert_eq!(attach(&mut machine, 1), "ok");
-    assert_eq!(machine.stats.charged_bytes.get(), empty + table);
+    assert_eq!(machine.stats.charged_bytes(), empty + table);
     assert_eq!(attach(&mut machine, 2), "out_of_memory");
     assert_eq!(attach(&mut machine, 1), "unspec");
     machine.must("attach 3 0x1000+256");
@@ -574,7 +574,7 @@ fn exhaustion_of_image_bytes() {
     for id in 1..=count {
         machine.must(&format!("create_2d {id} bgrx 1024x1024"));
     }
-    assert_eq!(machine.stats.image_bytes.get(), count * image);
+    assert_eq!(machine.stats.image_bytes(), count * image);
     let next = format!("create_2d {} bgrx 1024x1024", count + 1);
     assert_eq!(machine.ask(&next), "out_of_memory");
     machine.must("unref 1");
@@ -606,13 +606,13 @@ fn exhaustion_of_parked_requests() {
 fn exhaustion_by_cursor_updates() {
     let mut machine = Machine::soft();
     machine.must("create_2d 1 bgra 64x64");
-    let before = machine.stats.image_bytes.get();
+    let before = machine.stats.image_bytes();
     for _ in 0..2_000 {
         machine.must("cursor 0 1,1 1 0,0");
     }
-    assert_eq!(machine.stats.image_bytes.get(), before + 64 * 64 * 4, "the picture that is shown, once");
+    assert_eq!(machine.stats.image_bytes(), before + 64 * 64 * 4, "the picture that is shown, once");
     machine.must("cursor 0 1,1 0 0,0");
-    assert_eq!(machine.stats.image_bytes.get(), before);
+    assert_eq!(machine.stats.image_bytes(), before);
 }
 
 /// A fence retires without any other traffic: while a request waits, some descriptor says when to look again.

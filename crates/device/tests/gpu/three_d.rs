@@ -136,12 +136,12 @@ fn pixels_that_are_read_are_charged_and_those_that_nobody_sees_make_room() {
     let bytes = |side: u64| side * side * 4;
     let shadows = |guest: &Guest| guest.stats.memory.get(Kind::Shadows) / bytes(1024);
     // 64 MiB in all: beside ten images of four five are there once more.
-    let empty = guest.stats.charged_bytes.get();
+    let empty = guest.stats.charged_bytes();
     for image in 10..20 {
         guest.all("ok", &[create_3d(image, square(1024)), scanout(0, image, 16, 16)]);
         let before = shadows(&guest);
         guest.all("ok", &[flush(image, 16, 16), flush(image, 1, 1)]);
-        assert!(shadows(&guest) <= before + 1 && guest.stats.charged_bytes.get() <= 64 << 20);
+        assert!(shadows(&guest) <= before + 1 && guest.stats.charged_bytes() <= 64 << 20);
     }
     assert_eq!(shadows(&guest), 5);
     assert!((1..10).contains(&called(&guest, &["forget_pixels"])[0]));
@@ -154,7 +154,7 @@ fn pixels_that_are_read_are_charged_and_those_that_nobody_sees_make_room() {
     for image in (16..20).chain([31]) {
         guest.all("ok", &[unref(image)]);
     }
-    assert_eq!(guest.stats.charged_bytes.get(), empty);
+    assert_eq!(guest.stats.charged_bytes(), empty);
     guest.finish();
 }
 

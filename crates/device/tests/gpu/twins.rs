@@ -266,13 +266,13 @@ fn who_waits_to_use_an_image_is_passed_by_what_is_2d_and_not_by_its_end() {
 fn the_last_context_that_goes_leaves_what_it_drew_and_no_twin() {
     for go in [close(1), leave(1, 5)] {
         let mut guest = with_image(Pace::Late);
-        let before = guest.stats.image_bytes.get();
+        let before = guest.stats.image_bytes();
         guest.all("ok", &[submit(1, &[0]), open(3, VIRGL2), join(3, 5), submit(3, &[0])]);
-        assert_eq!(guest.stats.image_bytes.get(), before + BYTES, "its pixels are held once more");
+        assert_eq!(guest.stats.image_bytes(), before + BYTES, "its pixels are held once more");
         guest.all("ok", &[go]);
         assert_eq!(called(&guest, ["read", "destroy"]), [0, 0]);
         guest.all("ok", &[close(3)]);
-        assert_eq!((called(&guest, ["read", "destroy"]), guest.stats.image_bytes.get()), ([1, 1], before));
+        assert_eq!((called(&guest, ["read", "destroy"]), guest.stats.image_bytes()), ([1, 1], before));
         guest.all("ok", &[flush(5, 16, 16)]);
         assert_eq!((shown(&guest, 7), called(&guest, ["read"])), (DRAWN, [1]));
         guest.finish();
@@ -440,7 +440,7 @@ fn images_over_the_caps_have_no_twin_and_who_is_told_may_go_on() {
     guest.all("out_of_memory", &[join(1, 5)]);
     assert_eq!(called(&guest, ["create"]), [0]);
     guest.all("ok", &[unref(5), create_2d(5, 2000, 2000), join(1, 5)]);
-    assert_eq!(guest.stats.image_bytes.get(), 2 * 2000 * 2000 * 4 + caps::RESOURCE_COST);
+    assert_eq!(guest.stats.image_bytes(), 2 * 2000 * 2000 * 4 + caps::RESOURCE_COST);
     guest.finish();
 }
 
