@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use protocol::CapsetId;
@@ -43,7 +43,8 @@ struct Entry {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
     path: PathBuf,
-    /// Seconds, nanoseconds, bytes, inode; nothing if it is not there.
+    /// Seconds, nanoseconds, bytes, inode; of a device its number in the place of the bytes, and nothing else: each boot makes its file
+    /// anew, and udev touches it. Nothing if it is not there.
     state: Option<(i64, i64, u64, u64)>,
     usable: bool,
 }
@@ -51,7 +52,10 @@ struct Stamp {
 impl Stamp {
     fn of(path: &Path) -> Self {
         let there = path.metadata().ok();
-        let state = there.map(|there| (there.mtime(), there.mtime_nsec(), there.size(), there.ino()));
+        let state = there.map(|there| match there.file_type().is_char_device() {
+            true => (0, 0, there.rdev(), 0),
+            false => (there.mtime(), there.mtime_nsec(), there.size(), there.ino()),
+        });
         Stamp { usable: access(path, Access::READ_OK).is_ok(), path: path.to_owned(), state }
     }
 }
@@ -152,6 +156,14 @@ mod tests {
         keep(&file, "key".to_owned(), finding(&library)).unwrap();
         std::fs::remove_file(&library).unwrap();
         assert_eq!(recall(&file, "key"), None);
+    }
+
+    #[test]
+    fn a_device_is_the_same_after_a_boot_and_whenever_udev_touches_its_file() {
+        let [null, zero] = ["/dev/null", "/dev/zero"].map(|path| Stamp::of(Path::new(path)).state.unwrap());
+        let number = Path::new("/dev/null").metadata().unwrap().rdev();
+        assert_eq!(null, (0, 0, number, 0));
+        assert_ne!(null, zero);
     }
 
     #[test]
