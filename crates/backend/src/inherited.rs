@@ -88,6 +88,16 @@ pub(crate) mod tests {
         }
     }
 
+    /// What a window of a front-end's asks of its socket, for the sandbox to allow: how much was not read yet.
+    pub fn unread(socket: &UnixStream) -> std::io::Result<libc::c_int> {
+        let mut unread = 0;
+        // SAFETY: SIOCOUTQ writes one int, which is there, and has no other effect.
+        match unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut unread) } {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(unread),
+        }
+    }
+
     /// What injected code needs, for the sandbox to refuse.
     pub fn map_code() -> std::io::Result<()> {
         let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;

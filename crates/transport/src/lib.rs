@@ -22,7 +22,6 @@ pub mod worker;
 pub use engine::Engine;
 pub use interrupt::Interrupt;
 pub use kernel::sigbus;
-pub use kernel::unread::unread;
 pub use ring::{Layout, Ring, RingError};
 
 /// Feature bits of virtio 1.3, section 6, that the transport itself answers for.

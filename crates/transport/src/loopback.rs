@@ -364,11 +364,6 @@ impl Loopback {
         self.window().set_present(front.maps);
     }
 
-    /// The driver read or wrote the configuration.
-    pub fn touch_config(&mut self) {
-        self.engine.config_accessed(self.now);
-    }
-
     /// The device, to look at.
     pub fn device(&self) -> &dyn VirtioDevice {
         self.engine.device()

@@ -18,20 +18,20 @@ type Key = (String, String, u64);
 
 /// One opening of a GPU: descriptors that were duplicated or passed on are the same client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Client {
+struct Client {
     /// The driver.
-    pub driver: String,
+    driver: String,
     /// The PCI address of the GPU, if it has one.
-    pub pdev: String,
+    pdev: String,
     /// Unique among the clients of this GPU.
-    pub id: u64,
+    id: u64,
     /// Time that each engine worked for it; of several of a kind, together.
-    pub engines: BTreeMap<String, Duration>,
+    engines: BTreeMap<String, Duration>,
 }
 
 impl Client {
     /// Parses one `fdinfo`. `None`: it is of no GPU, or its driver does not tell clients apart.
-    pub fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let mut client = Client::default();
         let mut id = None;
         for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
@@ -60,22 +60,22 @@ impl Client {
     }
 
     /// Time of all engines.
-    pub fn used(&self) -> Duration {
+    fn used(&self) -> Duration {
         self.engines.values().sum()
     }
 }
 
 /// What processes have open of GPUs.
 #[derive(Debug, Default)]
-pub struct Open {
+struct Open {
     /// Each client once.
-    pub clients: Vec<Client>,
+    clients: Vec<Client>,
     /// They have more open than is looked at.
-    pub more: bool,
+    more: bool,
 }
 
 /// What these processes have open.
-pub fn open(processes: &Processes, pids: impl IntoIterator<Item = i32>) -> Open {
+fn open(processes: &Processes, pids: impl IntoIterator<Item = i32>) -> Open {
     let folders = pids.into_iter().map(|pid| processes.root().join(format!("{pid}/fdinfo")));
     let mut files = folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
     let mut clients = BTreeMap::new();
