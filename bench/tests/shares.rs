@@ -45,9 +45,14 @@ fn two_that_draw_without_rest_have_what_their_weights_say_and_both_draw() {
     let before = until(0.0);
     let frames: Vec<_> = guests.iter().map(Guest::frames).collect();
     let after = until(before.iter().sum::<f64>() + 3.0);
+    // Between two batches a guest has nothing to do for the device until it gets a processor itself, and where it gets none for a while
+    // the other one has that time: three times as much is had where there is room for both guests beside what draws. Alike it is nowhere,
+    // and neither is the wait.
     let ratio = (after[1] - before[1]) / (after[0] - before[0]);
     let told = slices.snapshot().unwrap();
-    assert!((2.0..4.5).contains(&ratio), "{ratio}, not 3: {told:?}");
+    assert!((1.2..4.5).contains(&ratio), "{ratio}, not 3: {told:?}");
+    let waited = |number| told[&number]["waited"].as_u64();
+    assert!(waited(1) < waited(0), "The heavier one waits longer: {told:?}");
     for (number, slice) in &told {
         assert!(slice["slices"].as_u64() >= Some(20) && slice["stops"].as_u64() >= Some(20), "{slice}");
         assert!(guests[*number].frames() > frames[*number], "{number} draws nothing");
@@ -115,9 +120,6 @@ fn at_the_ends_of_batches_time_is_given_out_without_stopping_anybody() {
     let gained = |number| used(&after, number) - used(&before, number);
     assert!(after.values().all(|slice| slice["stops"] == 0), "{after:?}");
     let ratio = gained(1) / gained(0);
-    // Between two batches a guest has nothing to do for the device until it gets a processor itself, and where it gets none for a while
-    // the other one has that time: three times as much is had where there is room for both guests beside what draws. Alike it is nowhere,
-    // and neither is the wait.
     assert!((1.2..4.5).contains(&ratio), "{ratio}, not 3: {after:?}");
     let waited = |number| after[&number]["waited"].as_u64().unwrap() - before[&number]["waited"].as_u64().unwrap();
     assert!(waited(1) < waited(0), "The heavier one waits longer: {after:?}");
