@@ -63,6 +63,7 @@ fn a_host_has_the_manager_as_a_service() -> Result<()> {
     host.comes_up_with_what_is_to_come_up()?;
     host.says_how_locked_in_it_is()?;
     host.is_asked_by_its_group_alone()?;
+    host.lists_what_users_started()?;
     host.reads_its_files_again()?;
     host.starts_when_somebody_asks()?;
     host.bounds_devices()?;
@@ -216,6 +217,27 @@ impl Host {
         ensure!(refused.code != 0 && refused.text().contains("for root and the group beamsplit"), "{}", refused.text());
         let answer = self.run(&as_user("member", "beamsplit list"))?;
         ensure!(answer.contains("desk"), "{answer}");
+        Ok(())
+    }
+
+    /// A device in the folder of somebody who logged in after the manager was started.
+    fn lists_what_users_started(&mut self) -> Result<()> {
+        let uid = self.run("id -u vmm")?;
+        let folder = format!("/run/user/{uid}");
+        self.run(&format!("mkdir -p {folder} && mount -t tmpfs -o mode=0700,uid={uid} tmpfs {folder}"))?;
+        let device =
+            format!("beamsplit-device --socket-path {folder}/gpu.sock --control-socket {folder}/beamsplit/own.sock");
+        let command = format!("mkdir {folder}/beamsplit && {device} >{folder}/log 2>&1");
+        let group = self.guest.spawn(&as_user("vmm", &command))?;
+        let found = wait_until(PATIENCE, "a user's device in the list", || {
+            let list = self.ask("list")?;
+            let own = |vgpu: &&Value| vgpu["socket"] == format!("{folder}/beamsplit/own.sock");
+            Ok(list["foreign"].as_array().into_iter().flatten().find(own).cloned())
+        });
+        let log = self.run(&format!("cat {folder}/log"))?;
+        let found = found.context(log)?;
+        ensure!(found["owner"] == "vmm" && found["managed"] == false, "{found}");
+        self.run(&format!("kill -9 -{group}; umount -l {folder}"))?;
         Ok(())
     }
 

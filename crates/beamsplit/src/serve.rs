@@ -115,7 +115,7 @@ pub fn run(words: Words) -> Result<()> {
     let notify = Notify::from_environment(|name| std::env::var_os(name), pid);
 
     let config = Config::read(&config_folder)?;
-    let catalogue = facts::find(&config_folder, &config.device)?;
+    let catalogue = facts::find(&config_folder, &config.device, &notify)?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().context("Cannot start a runtime")?;
     let devices = Devices { runtime: runtime.clone(), cache: folders::cache(), guarded };
     let (mut keeper, desk) = Keeper::new(Parts {
@@ -265,14 +265,14 @@ async fn reload_when_told(
 }
 
 /// Reads all files again. What cannot be read leaves all as it was.
-async fn reload(notify: &Notify, desk: &Desk, config_folder: &Path) -> Result<(), String> {
+async fn reload(notify: &Arc<Notify>, desk: &Desk, config_folder: &Path) -> Result<(), String> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
     notify.say(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
-    let config_folder = config_folder.to_owned();
+    let (config_folder, waiting) = (config_folder.to_owned(), notify.clone());
     let read = move || -> Result<_> {
         let config = Config::read(&config_folder)?;
-        Ok((facts::find(&config_folder, &config.device)?, config))
+        Ok((facts::find(&config_folder, &config.device, &waiting)?, config))
     };
     // It takes its time, and others ask meanwhile.
     let read = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.into()));

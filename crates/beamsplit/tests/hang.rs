@@ -119,6 +119,8 @@ fn a_driver_that_hangs_while_files_are_read_again_keeps_neither_the_watchdog_nor
     reload_and_hang();
     wait_until("the watchdog is fed", || after("RELOADING=1").iter().filter(|line| *line == "WATCHDOG=1").count() >= 3);
     assert!(!after("RELOADING=1").contains(&"READY=1".to_owned()));
+    // It may take longer than a start or a reload usually has.
+    assert!(after("RELOADING=1").iter().any(|line| line.starts_with("EXTEND_TIMEOUT_USEC=")));
     fs::remove_file(&slow).unwrap();
     wait_until("the files are read", || after("RELOADING=1").contains(&"READY=1".to_owned()));
 

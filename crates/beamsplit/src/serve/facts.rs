@@ -15,12 +15,16 @@ use manager::value::Capset;
 use manager::{Gpu, GpuId};
 use serde_json::Value;
 
+use super::notify::Notify;
 use super::store;
 
 /// The file of types in the config folder.
 const FILE: &str = "types.toml";
-/// How long it may take to find out what a GPU draws: a second where nothing is known yet, and driver bugs.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to find out what a GPU draws: a second where nothing is known yet, far more on a host that boots and has all
+/// to do at once, and driver bugs. What it does not know by then it does not offer until it is told to reload.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long the rest may take, for each GPU.
+const REST: Duration = Duration::from_secs(30);
 /// How often it is looked whether it is known.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long what it said may take to arrive once it has ended.
@@ -28,9 +32,14 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The longest answer.
 const MAX_ANSWER: u64 = 1 << 20;
 
-/// Looks at the host, and reads the file of types in this folder if there is one. `device` is the program that draws.
-pub fn find(config: &Path, device: &[OsString]) -> Result<Catalogue> {
-    let gpus: Vec<Gpu> = host::gpus::find(Roots::of_this_host()).into_iter().map(|gpu| offered(gpu, device)).collect();
+/// Looks at the host, and reads the file of types in this folder if there is one. `device` is the program that draws. Says to
+/// `notify` for each GPU that it takes its time.
+pub fn find(config: &Path, device: &[OsString], notify: &Notify) -> Result<Catalogue> {
+    let look = |gpu| {
+        notify.say(&format!("EXTEND_TIMEOUT_USEC={}", (PATIENCE + REST).as_micros()));
+        offered(gpu, device)
+    };
+    let gpus: Vec<Gpu> = host::gpus::find(Roots::of_this_host()).into_iter().map(look).collect();
     let path = config.join(FILE);
     match store::read(&path).with_context(|| format!("Cannot read {}", path.display()))? {
         Some(text) => Catalogue::parse(&text, &gpus).with_context(|| path.display().to_string()),
