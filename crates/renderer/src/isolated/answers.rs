@@ -34,10 +34,10 @@ impl Isolated {
                     }
                 }
             }
-            (Aim::Read(resource, number), Ok(_)) => {
+            (Aim::Read(resource, number), _) => {
                 let image = self.resources.get_mut(&resource).and_then(|resource| resource.image.as_mut());
                 if let Some(image) = image.filter(|image| image.number == number) {
-                    image.was_read();
+                    image.answered(result.is_ok());
                 }
             }
             _ => {}

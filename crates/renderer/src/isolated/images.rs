@@ -25,6 +25,8 @@ pub struct Image {
     pub len: u64,
     /// When it was asked for last, by a count of that.
     pub used: u64,
+    /// How many reads into it are under way: it stays until they are answered.
+    readers: u32,
     shared: SharedImage,
     /// Somebody has read into it: nobody maps it to write any more, and it may be shown.
     sealed: bool,
@@ -33,7 +35,7 @@ pub struct Image {
 impl Image {
     /// Black memory.
     pub fn new(number: u32, len: u64) -> io::Result<Self> {
-        Ok(Self { number, len, used: 0, shared: SharedImage::unsealed(len)?, sealed: false })
+        Ok(Self { number, len, used: 0, readers: 0, shared: SharedImage::unsealed(len)?, sealed: false })
     }
 
     /// Its file, for who is to read into it.
@@ -46,10 +48,11 @@ impl Image {
         self.shared.slice()
     }
 
-    /// Pixels were read into it.
-    pub fn was_read(&mut self) {
+    /// A read into it was answered, and whether it has pixels of it.
+    pub fn answered(&mut self, is_read: bool) {
+        self.readers = self.readers.saturating_sub(1);
         // Who shows it looks at the seals itself.
-        self.sealed = self.sealed || self.shared.seal().is_ok();
+        self.sealed = self.sealed || is_read && self.shared.seal().is_ok();
     }
 
     /// What it shows; none before pixels were read.
@@ -103,12 +106,14 @@ impl Black {
 }
 
 impl Isolated {
-    /// The image that a resource is read into, known to its process. An old one of another makes room for it.
+    /// The image that a resource is read into, known to its process, until that is answered. An old one of another makes room for it,
+    /// unless all of them are being read.
     pub(super) fn image(&mut self, id: ResourceId) -> Result<u32, ReplyError> {
         let resource = self.resources.get_mut(&id).ok_or(ReplyError::InvalidResourceId)?;
         self.reads += 1;
         if let Some(image) = &mut resource.image {
             image.used = self.reads;
+            image.readers += 1;
             return Ok(image.number);
         }
         let len = u64::from(resource.width) * u64::from(resource.height) * 4;
@@ -116,11 +121,11 @@ impl Isolated {
         if len == 0 || len > IMAGE_BYTES {
             return Err(ReplyError::OutOfMemory);
         }
-        self.make_room(len);
+        self.make_room(len)?;
         self.images += 1;
         let mut image = Image::new(self.images, len).map_err(|_| ReplyError::OutOfMemory)?;
         let file = image.file().map_err(|_| ReplyError::OutOfMemory)?;
-        image.used = self.reads;
+        (image.used, image.readers) = (self.reads, 1);
         let number = image.number;
         let process = self.living(Some(home)).ok_or(ReplyError::Unspec)?;
         process.send(ToChild::Image { number, len }, file);
@@ -139,10 +144,17 @@ impl Isolated {
         }
     }
 
-    fn make_room(&mut self, len: u64) {
+    fn make_room(&mut self, len: u64) -> Result<(), ReplyError> {
         loop {
             let images = self.resources.iter().filter_map(|(id, resource)| Some((*id, resource.image.as_ref()?)));
-            let Some(oldest) = in_the_way(images.map(|(id, image)| (id, image.used, image.len)), len) else { return };
+            let used = |image: &Image| if image.readers > 0 { u64::MAX } else { image.used };
+            let Some(oldest) = in_the_way(images.map(|(id, image)| (id, used(image), image.len)), len) else {
+                return Ok(());
+            };
+            let image = self.resources.get(&oldest).and_then(|resource| resource.image.as_ref());
+            if image.is_some_and(|image| image.readers > 0) {
+                return Err(ReplyError::OutOfMemory);
+            }
             self.drop_image(oldest);
         }
     }

@@ -308,6 +308,27 @@ fn images_have_a_limit_and_the_oldest_makes_room() {
 }
 
 #[test]
+fn an_image_stays_while_it_is_read() {
+    let (mut desk, _) = desk();
+    let most = IMAGES as u32;
+    let read = |desk: &mut Desk, resource| {
+        desk.ask(|isolated, ticket| isolated.read(ticket, ResourceId(resource), Rect::of_size(2, 1)))
+    };
+    for resource in 1..=most + 1 {
+        desk.create(resource, 2, 1);
+    }
+    let reads: Vec<_> = (1..=most).map(|resource| read(&mut desk, resource)).collect();
+    let another = read(&mut desk, most + 1);
+    desk.settle();
+    assert!(reads.iter().all(|ticket| desk.is_ok(*ticket)) && !desk.is_ok(another));
+    assert!((1..=most).all(|resource| pixels(&mut desk, resource).1));
+    // Now that they are answered the oldest goes.
+    let another = read(&mut desk, most + 1);
+    desk.settle();
+    assert!(desk.is_ok(another) && !pixels(&mut desk, 1).1 && pixels(&mut desk, 2).1);
+}
+
+#[test]
 fn memory_of_a_blob_comes_with_it() {
     let (mut desk, _) = desk();
     desk.open(1, CapsetId::VENUS);
