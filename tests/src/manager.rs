@@ -54,7 +54,7 @@ impl Manager {
         let dir = workspace::scratch("m-")?;
         fs::create_dir(dir.path().join("c"))?;
         // Users of their own could neither enter the bed's tree nor reach a folder of the project.
-        let serve = format!("{words}users = \"none\"\nhang-timeout = 4\n");
+        let serve = format!("{words}users = \"none\"\nhang-timeout = 10\n");
         fs::write(dir.path().join("c/serve.toml"), serve)?;
         fs::write(dir.path().join("c/types.toml"), types)?;
         let reaper = reaper(&dir.path().join("r"))?;

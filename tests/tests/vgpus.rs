@@ -44,14 +44,20 @@ const STOPS: u64 = 20;
 #[test]
 fn three_guests_share_a_gpu_and_what_befalls_one_stays_with_it() -> Result<()> {
     let mut manager = Manager::start(TYPES)?;
+    let done = share(&mut manager);
+    // Who is held, and why, tells more than what its guest made of that.
+    done.with_context(|| manager.tell(&["list"]).unwrap_or_else(|error| error.to_string()))
+}
+
+fn share(manager: &mut Manager) -> Result<()> {
     for name in NAMES {
         manager.tell(&["define", name, "--name", name])?;
         manager.start_vgpu(name)?;
     }
     say(manager.tell(&["list"])?);
-    let [mut desk, mut light, mut heavy] = boot(&manager)?;
+    let [mut desk, mut light, mut heavy] = boot(manager)?;
 
-    three_pictures(&manager, [&mut desk, &mut light, &mut heavy])?;
+    three_pictures(manager, [&mut desk, &mut light, &mut heavy])?;
 
     scene::bring(&mut light)?;
     scene::bring(&mut heavy)?;
@@ -61,16 +67,16 @@ fn three_guests_share_a_gpu_and_what_befalls_one_stays_with_it() -> Result<()> {
     }
 
     // What draws for one dies.
-    let before = pids(&manager)?;
+    let before = pids(manager)?;
     for renderer in manager.renderers("light")? {
         kill_process(renderer, Signal::KILL)?;
     }
     Scene::in_guest(&mut light, "", "gl", 20)?.assert_same(&expected)?;
     Scene::in_guest(&mut heavy, "", "gl", 20)?.assert_same(&expected)?;
-    ensure!(pids(&manager)? == before, "A device is another process");
+    ensure!(pids(manager)? == before, "A device is another process");
 
-    weights_are_applied(&manager, &mut light, &mut heavy)?;
-    one_that_hangs_is_held(&manager, &mut light, &mut heavy, &expected)?;
+    weights_are_applied(manager, &mut light, &mut heavy)?;
+    one_that_hangs_is_held(manager, &mut light, &mut heavy, &expected)?;
 
     // The manager dies under them.
     manager.kill()?;
@@ -80,11 +86,11 @@ fn three_guests_share_a_gpu_and_what_befalls_one_stays_with_it() -> Result<()> {
     for name in NAMES {
         manager.wait_for(name, "running", PATIENCE)?;
     }
-    ensure!(pids(&manager)? == before, "A device is another process");
+    ensure!(pids(manager)? == before, "A device is another process");
     alone.wait_until_shown(|| manager.screen("desk"))?;
-    three_pictures(&manager, [&mut desk, &mut light, &mut heavy])?;
+    three_pictures(manager, [&mut desk, &mut light, &mut heavy])?;
 
-    nothing_is_left_behind(&manager, desk)?;
+    nothing_is_left_behind(manager, desk)?;
     for name in NAMES {
         manager.tell(&["stop", name])?;
         manager.wait_for(name, "defined", PATIENCE)?;
