@@ -180,7 +180,10 @@ pub fn sections(
     three_d: Option<Facts>,
 ) -> Sections {
     Box::new(move || {
-        let mut sections = Map::from_iter([("device".to_owned(), json!(stats.snapshot()))]);
+        let mut device = json!(stats.snapshot());
+        // All parts of the process share its log.
+        device["log_lines_suppressed"] = device::log::suppressed().into();
+        let mut sections = Map::from_iter([("device".to_owned(), device)]);
         let inputs = inputs.iter().map(|(kind, stats)| (word_for(*kind).to_owned(), json!(stats.snapshot())));
         sections.extend(inputs);
         sections.extend(traffic(&stats));

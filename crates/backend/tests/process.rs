@@ -129,6 +129,16 @@ fn a_device_answers_questions_from_inside_its_sandbox() {
 }
 
 #[test]
+fn lines_that_a_front_end_can_trigger_are_held_back_and_counted() {
+    let device = Device::listening(&["--display", "none"]);
+    let held_back = || device.stats()["device"]["log_lines_suppressed"].as_u64().unwrap();
+    assert_eq!(held_back(), 0);
+    while held_back() == 0 {
+        drop(UnixStream::connect(device.folder.path().join("gpu")).unwrap());
+    }
+}
+
+#[test]
 fn a_second_device_does_not_take_the_first_ones_socket() {
     let device = Device::listening(&[]);
     let socket = device.folder.path().join("gpu");

@@ -81,8 +81,6 @@ counters! { "GPU", Stats, Snapshot {
     panics,
     /// Times that the front-end's memory vanished under a read.
     memory_faults,
-    /// Log lines that were held back.
-    log_lines_suppressed,
     /// Resources that exist now.
     resources,
     /// Contexts that exist now.
