@@ -1,6 +1,6 @@
 //! The rings of Venus, over which guests' drivers talk to the library past the device.
 
-/// Each stream's first word when it is Mesa's that creates a ring: `vkCreateRingMESA`.
+/// `vkCreateRingMESA`, which Mesa says in a stream of its own: the first word of it.
 const CREATE_RING: u32 = 188;
 /// `VK_STRUCTURE_TYPE_RING_CREATE_INFO_MESA`
 const CREATE_INFO: u32 = 1_000_384_000;
@@ -16,8 +16,8 @@ const LONGEST: u32 = 500_000;
 /// shorter one is as the driver wants it.
 pub(super) fn show_life(commands: &mut [u8]) {
     let (words, _) = commands.as_chunks_mut::<4>();
-    // The command, its flags and the ring's number; a pointer that is there, to a structure whose first is such a pointer too, to
-    // the next one, which ends the chain and has one value. Numbers and pointers are of two words.
+    // The command, its flags and the ring's number; a pointer, the type of what it points to, and a pointer to what extends that: its
+    // type, no further pointer, and the period. The number and the pointers, of which it matters only that they are there, have two words.
     let [command, _flags, _, _, info_low, info_high, info, next_low, next_high, next, end_low, end_high, period, ..] =
         words
     else {
